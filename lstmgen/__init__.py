@@ -1,0 +1,137 @@
+"""lstmgen: recurrent cells from their equations to verified NumPy, C and LaTeX.
+
+Everything public is importable from here. Names are loaded when they are first used, so that the
+command line answers at once and only what derives anything imports SymPy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from . import cells
+    from .cell import Cell
+    from .derivation import Derivation, derive
+    from .errors import CellError, GenerateError, LstmgenError, ToolchainError
+    from .loading import load_cell
+    from .schedule import Plan, plan
+    from .symbols import (
+        biases,
+        constants,
+        cumsum,
+        elu,
+        gelu,
+        inputs,
+        layer_norm,
+        leaky_relu,
+        log_sigmoid,
+        masks,
+        matrix,
+        max_,
+        mean,
+        named,
+        relu,
+        rsqrt,
+        sigmoid,
+        silu,
+        softmax,
+        softplus,
+        states,
+        step,
+        stop_gradient,
+        sum_,
+        tanh,
+        vector,
+        vectors,
+        weights,
+    )
+    from .targets import generate
+    from .toolchain import compile
+    from .verification import Report, check
+
+_HOME = {
+    "Cell": "cell",
+    "CellError": "errors",
+    "Derivation": "derivation",
+    "GenerateError": "errors",
+    "LstmgenError": "errors",
+    "Plan": "schedule",
+    "Report": "verification",
+    "ToolchainError": "errors",
+    "check": "verification",
+    "compile": "toolchain",
+    "derive": "derivation",
+    "generate": "targets",
+    "load_cell": "loading",
+    "plan": "schedule",
+} | dict.fromkeys(
+    (
+        "biases constants cumsum elu gelu inputs layer_norm leaky_relu log_sigmoid masks matrix "
+        "max_ mean named relu rsqrt sigmoid silu softmax softplus states step stop_gradient sum_ "
+        "tanh vector vectors weights"
+    ).split(),
+    "symbols",
+)
+
+__all__ = [
+    "Cell",
+    "CellError",
+    "Derivation",
+    "GenerateError",
+    "LstmgenError",
+    "Plan",
+    "Report",
+    "ToolchainError",
+    "biases",
+    "cells",
+    "check",
+    "compile",
+    "constants",
+    "cumsum",
+    "derive",
+    "elu",
+    "gelu",
+    "generate",
+    "inputs",
+    "layer_norm",
+    "leaky_relu",
+    "load_cell",
+    "log_sigmoid",
+    "masks",
+    "matrix",
+    "max_",
+    "mean",
+    "named",
+    "plan",
+    "relu",
+    "rsqrt",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softplus",
+    "states",
+    "step",
+    "stop_gradient",
+    "sum_",
+    "tanh",
+    "vector",
+    "vectors",
+    "weights",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "cells":
+        return importlib.import_module(".cells", __name__)
+    if name in _HOME:
+        value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

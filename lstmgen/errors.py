@@ -1,0 +1,38 @@
+"""The errors that lstmgen raises on purpose: all of them say what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LstmgenError(Exception):
+    """Base of every error that a user can cause. The message is complete: it needs no traceback."""
+
+
+class CellError(LstmgenError):
+    """The equations of a cell are not well formed.
+
+    The message names the equation by its number and text, then says what is wrong, then what to do.
+    """
+
+    def __init__(self, problem: str, *, where: str = "", hint: str = "") -> None:
+        self.problem, self.where, self.hint = problem, where, hint
+        lines = [where, f"  {problem}" if where else problem]
+        if hint:
+            lines.append(f"  hint: {hint}")
+        super().__init__("\n".join(line for line in lines if line))
+
+
+class GenerateError(LstmgenError):
+    """A target cannot express a cell, or an option is not one that the target has."""
+
+
+class ToolchainError(LstmgenError):
+    """A compiler or a library that compiling needs is missing, or refused the code."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``did you mean "gru"?`` or the empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f'did you mean "{close[0]}"?' if close else ""

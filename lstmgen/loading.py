@@ -1,0 +1,74 @@
+"""Finding a cell: by its name among the reference cells, or in a Python file that defines it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+from . import cells
+from .cell import Cell
+from .errors import CellError, LstmgenError, did_you_mean
+
+
+def load_cell(path: str | Path) -> Cell:
+    """The ``cell`` that a Python file defines.
+
+    The file is run, as any Python module is when it is imported: load only what you trust.
+
+    Raises
+    ------
+    LstmgenError
+        If there is no such file, it fails, or it defines no ``cell``.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise LstmgenError(f"{path}: there is no such file")
+    module = _run(path)
+    found = getattr(module, "cell", None)
+    if isinstance(found, Cell):
+        return found
+    others = [name for name, value in vars(module).items() if isinstance(value, Cell)]
+    hint = (
+        f"it defines {others[0]}: rename that to cell" if others else "end it with cell = Cell(…)"
+    )
+    raise LstmgenError(f"{path}: it defines no cell\n  hint: {hint}")
+
+
+def find_cell(name: str) -> Cell:
+    """The reference cell called ``name``, or the one in the file of that name."""
+    if name.endswith(".py") or "/" in name or "\\" in name:
+        return load_cell(name)
+    if name in cells.names():
+        return cells.get(name)
+    near = did_you_mean(name, cells.names())
+    here = "a file of that name has to end in .py" if Path(name).exists() else ""
+    hint = near or here or "see: lstmgen cells; a file is given as my_cell.py"
+    raise LstmgenError(f'no cell is called "{name}"\n  hint: {hint}')
+
+
+def _run(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"_lstmgen_cell_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise LstmgenError(f"{path}: it is no Python file; a cell's file ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # so that dataclasses and the like find their module
+    try:
+        spec.loader.exec_module(module)
+    except CellError as error:
+        raise LstmgenError(f"{path}: {error}") from error
+    except Exception as error:
+        raise LstmgenError(f"{path}: {_last_line(error, path)}") from error
+    finally:
+        sys.modules.pop(spec.name, None)
+    return module
+
+
+def _last_line(error: BaseException, path: Path) -> str:
+    """What went wrong, and on which line of the user's file."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else None
+    at = line or (lines[-1] if lines else None)
+    return (f"line {at}: " if at else "") + f"{type(error).__name__}: {error}"
