@@ -1,0 +1,61 @@
+"""Targets: one module a language, each a printer and templates. ``generate`` is the way in."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ..errors import GenerateError, did_you_mean
+
+if TYPE_CHECKING:
+    from ..cell import Cell
+
+NAMES = ("numpy", "c", "latex")
+
+
+def generate(cell: Cell, target: str, **options: Any) -> dict[str, str]:
+    """Generate code for ``cell``: a dict from file name to text. Nothing is written.
+
+    Parameters
+    ----------
+    cell : Cell
+    target : str
+        "numpy", "c" or "latex".
+    **options
+        What the target offers. C: ``dtype`` ("float32" or "float64"), and sizes that become
+        compile-time constants (``D=24, H=32``).
+
+    Raises
+    ------
+    GenerateError
+        If there is no such target or option, or the target cannot express the cell.
+    """
+    if target not in NAMES:
+        raise GenerateError(
+            f'there is no target "{target}"\n'
+            f"  hint: {did_you_mean(target, NAMES)} the targets are {', '.join(NAMES)}"
+        )
+    module = importlib.import_module(f".{target}", __name__)
+    files: dict[str, str] = module.files(cell, **_checked(cell, target, module, options))
+    return files
+
+
+def _checked(cell: Cell, target: str, module: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Options that the target has; ``dtype`` is accepted by all, since NumPy code fits any."""
+    known = set(module.OPTIONS) | {"source"}
+    if module.TAKES_SIZES:
+        known |= {str(n) for n in cell.sizes}
+    options = dict(options)
+    dtype = options.get("dtype", "float64")
+    if dtype not in ("float32", "float64"):
+        raise GenerateError(f'dtype is "float32" or "float64", not {dtype!r}')
+    if "dtype" not in known:
+        options.pop("dtype", None)
+    unknown = sorted(set(options) - known)
+    if unknown:
+        near = did_you_mean(unknown[0], known)
+        raise GenerateError(
+            f"the target {target} has no option {unknown[0]!r}\n"
+            f"  hint: {near} it takes {', '.join(sorted(known - {'source'})) or 'none'}"
+        )
+    return options
