@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from .derivation import Derivation, derive
     from .errors import CellError, GenerateError, LstmgenError, ToolchainError
     from .loading import load_cell
-    from .schedule import Plan, plan
+    from .operations import Plan
+    from .schedule import plan
     from .symbols import (
         biases,
         constants,
@@ -58,7 +59,7 @@ _HOME = {
     "Derivation": "derivation",
     "GenerateError": "errors",
     "LstmgenError": "errors",
-    "Plan": "schedule",
+    "Plan": "operations",
     "Report": "verification",
     "ToolchainError": "errors",
     "check": "verification",

@@ -74,12 +74,21 @@ class Derivation:
 
         ``δc = δh ⊙ o ⊙ (1 - tanh² c) + δc[t+1] ⊙ f[t+1]``; ``Vector.at`` and ``shift`` tell time.
         """
-        later = {symbol.at(0): shift(rhs, 1) for symbol, rhs in self.carried.items()}
-        return [
-            Eq(e.lhs, e.rhs.xreplace(later), evaluate=False)
+        only = self._only_carried
+        later = {s.at(0): shift(rhs.xreplace(only), 1) for s, rhs in self.carried.items()}
+        first = [Eq(delta, later[symbol], evaluate=False) for symbol, delta in only.items()]
+        return first + [
+            Eq(e.lhs, e.rhs.xreplace(only).xreplace(later), evaluate=False)
             for e in self.adjoints
             if e.lhs.category != "carry" and not _is_input_adjoint(e.lhs, self.cell)
         ]
+
+    @cached_property
+    def _only_carried(self) -> dict[Vector, Vector]:
+        """Where all that reaches a state comes from t+1, and so has no line: what a line calls it."""
+        own = {e.lhs for e in self.adjoints}
+        new = [s.at(0) for s in self.cell.states]
+        return {carry(s): adjoint(s) for s in new if adjoint(s) not in own}
 
     @cached_property
     def gradients(self) -> list[Eq]:
@@ -88,14 +97,14 @@ class Derivation:
         A step's right-hand side is taken at each t for an input, and at t = 1 for an initial
         state, where t-1 is the initial state itself.
         """
-        inputs = [
-            Eq(Gradient(v), self._adjoint_of(v), evaluate=False) for v in self.cell.inputs
+        inputs = [(v, self._adjoint_of(v)) for v in self.cell.inputs]
+        initial = [(s, self.carried[carry(s, -1)]) for s in self.cell.states]
+        return [
+            Eq(e.lhs, e.rhs.xreplace(self._only_carried), evaluate=False) for e in self.totals
+        ] + [
+            Eq(Gradient(v), rhs.xreplace(self._only_carried), evaluate=False)
+            for v, rhs in (*inputs, *initial)
         ]
-        initial = [
-            Eq(Gradient(s), self.carried[carry(s, -1)], evaluate=False)
-            for s in self.cell.states
-        ]
-        return [*self.totals, *inputs, *initial]
 
     def _adjoint_of(self, v: Vector) -> Expr:
         symbol = adjoint(v)
@@ -177,7 +186,8 @@ class _Sweep:
     def _close(self, v: Vector, symbol: Vector) -> Vector | None:
         """All contributions to ``v`` are in: write its line. None if nothing flows into it."""
         symbol = Vector(symbol.name, symbol.category, str(self.cell.size(v)), symbol.time)
-        scalar, wide = [], []
+        scalar: list[Expr] = []
+        wide: list[Expr] = []
         for delta, coefficient in self.linear.get(v, {}).items():
             if coefficient != 0:
                 term = delta * coefficient
@@ -198,7 +208,7 @@ class _Sweep:
 
     def _broadcast(self, v: Vector, term: Expr) -> bool:
         """Whether the scalar ``v`` was broadcast to more units, which its adjoint must sum."""
-        return self.cell.size(v) == 1 and self._size(term) != 1
+        return bool(self.cell.size(v) == 1 and self._size(term) != 1)
 
     def _size(self, term: Expr) -> Expr:
         sizes = {self.cell.size(u) for u in term.atoms(Vector)} - {Integer(1)}
@@ -249,11 +259,9 @@ class _Sweep:
         slope = sympy.diff(e, v)
         # jumps have derivative 0 wherever they have one
         slope = slope.replace(sympy.DiracDelta, lambda *_: ZERO)
-        slope = slope.replace(
-            lambda n: isinstance(n, (sympy.Derivative, sympy.Subs))
-            and n.has(sympy.floor, sympy.ceiling, sympy.sign),
-            lambda _: ZERO,
-        )
+        unknown = slope.atoms(sympy.Derivative, sympy.Subs)
+        jumps = [n for n in unknown if n.has(sympy.floor, sympy.ceiling, sympy.sign)]
+        slope = slope.xreplace(dict.fromkeys(jumps, ZERO))
         if slope.has(sympy.Derivative, sympy.Subs):
             raise CellError(
                 f"∂/∂{v} is not known for {e}", where=f"{equation.lhs} = {equation.rhs}"

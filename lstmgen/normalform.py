@@ -123,7 +123,7 @@ class _Normaliser:
         moving = _moving(e)
         root = self.root.get(moving[0], moving[0].name) if moving else self.target
         symbol = self._name(e, f"{prefix}_{root}")
-        self.root.setdefault(symbol, root)
+        self.root.setdefault(symbol, str(root))
         return symbol
 
     def _name(self, e: Expr, name: str) -> Vector:

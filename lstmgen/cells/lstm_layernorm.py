@@ -3,7 +3,7 @@
 recurrent and the input part have a normalisation each; only what the hidden state sees of the cell
 state is normalised, the state itself stays raw."""
 
-from sympy import Eq
+from sympy import Eq, Expr
 
 from lstmgen import (
     Cell,
@@ -17,6 +17,7 @@ from lstmgen import (
     vectors,
     weights,
 )
+from lstmgen.symbols import Vector
 
 x = inputs("x")
 h, c = states("h c")
@@ -26,7 +27,7 @@ k, s = biases("k", init=1.0), biases("s", init=1.0)  # gains of the input and re
 gain, shift = vector("gain", init=1.0), vector("shift")  # of the cell state
 
 
-def gate(name, bias):  # type: ignore[no-untyped-def]
+def gate(name: str, bias: Vector) -> Expr:
     """LN(W x) + LN(U h) + b, the pre-activation of one gate."""
     return layer_norm(W[name] @ x, gain=k[name]) + layer_norm(U[name] @ h, gain=s[name]) + bias
 

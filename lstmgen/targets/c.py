@@ -19,7 +19,7 @@ from sympy.printing.str import StrPrinter
 from .. import schedule
 from ..cell import C_KEYWORDS, Cell
 from ..errors import GenerateError
-from ..schedule import (
+from ..operations import (
     AFTER,
     BEFORE,
     STEP,

@@ -216,8 +216,6 @@ class _Braced(Function):
 class _Printer(LatexPrinter):
     """One expression in LaTeX. ``origin`` is t, or empty where steps are counted from 0."""
 
-    printmethod = ""
-
     def __init__(self, order: Order, names: Names, origin: str = "t") -> None:
         super().__init__()
         self.person, self.names, self.origin = order, names, origin
@@ -225,13 +223,37 @@ class _Printer(LatexPrinter):
     def sides(self, e: Eq) -> tuple[str, list[str]]:
         """The left-hand side, and the right-hand side in pieces between which it may break."""
         rhs = tidy(e.rhs)
-        if rhs.is_Add:
-            pieces = self._terms(rhs)
-        elif rhs.is_Mul and not is_negative(rhs) and not self.person.fraction(rhs)[1]:
-            pieces = self._row(self.person.fraction(rhs)[0])
-        else:
-            pieces = [self._print(rhs)]
-        return self._print(e.lhs), pieces
+        return self._print(e.lhs), self._terms(rhs) if rhs.is_Add else self._pieces(rhs)
+
+    def _pieces(self, e: Expr) -> list[str]:
+        """``e`` in pieces between which a line may break, if it is too long for one."""
+        text: str = self._print(e)
+        if width(text) < _LINE - 80:
+            return [text]
+        e = unnamed(e)
+        if e.is_Add:
+            return self._terms(e)
+        if e.is_Mul and is_negative(e):
+            first, *others = self._pieces(-e)
+            return [f"-{first}", *others]
+        if e.is_Mul:
+            above, below = self.person.fraction(e)
+            before = [self._fraction("1", below)] if below else []
+            return [*before, *self._long_row(above)]
+        head, opened, _ = text.partition(r"\left(")
+        if opened and isinstance(e, Function) and len(e.args) == 1:
+            return _enclosed(head, self._pieces(e.args[0]))
+        return [text]
+
+    def _long_row(self, factors: Sequence[Expr]) -> list[str]:
+        """The factors of a product, and long sums among them, in pieces."""
+        pieces = []
+        for f, text in zip(factors, self._row(factors), strict=True):
+            if unnamed(f).is_Add and width(text) > _LINE / 2:
+                pieces += _enclosed(text.partition(r"\left(")[0], self._pieces(f))
+            else:
+                pieces.append(text)
+        return pieces
 
     def _bound(self, e: Expr, level: str) -> str:
         inner: str = self._print(e)
@@ -251,10 +273,11 @@ class _Printer(LatexPrinter):
         pieces = []
         for k, t in enumerate(self.person.terms(e)):
             minus = is_negative(t)
-            loose = minus or isinstance(t, sympy.Piecewise)
-            term = self._bound(-t if minus else t, "Add") if loose else self._print(t)
+            loose = unnamed(t).is_Add or isinstance(t, sympy.Piecewise)
+            term = -t if minus else t
+            first, *others = [self._bound(term, "Add")] if loose else self._pieces(term)
             sign = "- " if minus and k else "-" if minus else "+ " if k else ""
-            pieces.append(sign + term)
+            pieces += [sign + first, *others]
         return pieces
 
     def _print_Mul(self, e: Expr) -> str:
@@ -286,17 +309,15 @@ class _Printer(LatexPrinter):
         for k, f in enumerate(factors):
             last = k == len(factors) - 1
             text = self._bound(f, "Mul") if last else self._not_last(f)
-            if k == 0:
-                pieces.append(text)
-                continue
-            before = factors[k - 1]
-            if not (self.person.scalar(before) or self.person.scalar(f)):
-                pieces.append(rf"\odot {text}")
-            elif before.is_number and f.is_number:
-                pieces[-1] += rf" \cdot {text}"
-            else:
-                symbols = isinstance(before, Vector) and isinstance(f, (Vector, Product))
-                pieces[-1] += (r"\, " if symbols else " ") + text
+            if k:
+                before = factors[k - 1]
+                if not (self.person.scalar(before) or self.person.scalar(f)):
+                    text = rf"\odot {text}"
+                elif before.is_number and f.is_number:
+                    text = rf"\cdot {text}"
+                elif before.atoms(Vector) and not text.startswith(r"\left"):
+                    text = rf"\, {text}"
+            pieces.append(text)
         return pieces
 
     def _print_Pow(self, e: Expr) -> str:
@@ -378,7 +399,10 @@ class _Printer(LatexPrinter):
 
     def _print__Braced(self, e: _Braced) -> str:
         inner, name = (self._print(a) for a in e.args)
-        return rf"{{\underbrace{{\left({inner}\right)}}_{{{name}}}}}"
+        # \left( would grow with the brace
+        size = "bigg" if re.search(r"\\frac|\\sqrt|\\sum|\\begin", inner) else ""
+        left, right = (rf"\{size}l(", rf"\{size}r)") if size else ("(", ")")
+        return rf"{left}\underbrace{{{inner}}}_{{{name}}}{right}"
 
     def _print_Helper(self, e: Helper) -> str:
         first, *indices = e.name.split("_")
@@ -413,6 +437,15 @@ class _Printer(LatexPrinter):
     def _print_Heaviside(self, e: Expr, exp: Any = None) -> str:
         return rf"\Theta{_parentheses(self._print(e.args[0]))}"
 
+    def _print_Abs(self, e: Expr, exp: Any = None) -> str:
+        return rf"\left|{self._print(e.args[0])}\right|"
+
+    def _print_floor(self, e: Expr, exp: Any = None) -> str:
+        return rf"\left\lfloor {self._print(e.args[0])}\right\rfloor"
+
+    def _print_ceiling(self, e: Expr, exp: Any = None) -> str:
+        return rf"\left\lceil {self._print(e.args[0])}\right\rceil"
+
     def _print_Max(self, e: Expr, exp: Any = None) -> str:
         args = sorted(e.args, key=lambda a: (a.is_number, str(a)))
         return _COMMANDS[e.func.__name__] + _parentheses(self._list(args))
@@ -439,6 +472,14 @@ def _parentheses(inner: str) -> str:
     return rf"\left({inner}\right)"
 
 
+def _enclosed(head: str, pieces: list[str]) -> list[str]:
+    """``pieces`` in parentheses that a line may break between."""
+    first, *others = pieces
+    enclosed = [rf"{head}\biggl({first}", *others]
+    enclosed[-1] += r"\biggr)"
+    return enclosed
+
+
 def _script(mark: str, text: str) -> str:
     return f"{mark}{text}" if len(text) == 1 else f"{mark}{{{text}}}"
 
@@ -447,11 +488,12 @@ def _script(mark: str, text: str) -> str:
 
 # Points in Computer Modern at 10pt, near enough to choose where a line breaks.
 _WIDTHS = {
-    r"\odot": 13.0, r"\sum": 22.0, r"\delta": 4.5, r"\,": 1.7, r"\quad": 10.0, r"\qquad": 20.0,
+    r"\odot": 13.0, r"\delta": 4.5, r"\,": 1.7, r"\quad": 10.0, r"\qquad": 20.0,
     r"\left": 2.0, r"\right": 0.0, r"\operatorname": 2.0, r"\mathbf": 0.8, r"\boldsymbol": 0.8,
-    r"\cdot": 7.0, r"\sqrt": 9.0, r"\mathrm": 0.0, r"\text": 0.0, r"\smash": -11.0, r"\\": 0.0,
+    r"\cdot": 7.0, r"\sqrt": 9.0, r"\mathrm": 0.0, r"\text": 0.0, r"\biggl": 3.0, r"\biggr": 3.0,
     "+": 12.5, "-": 12.5, "=": 13.5, "<": 13.5, ">": 13.5, ",": 4.5, "&": 0.0, "(": 4.0, ")": 4.0,
-    ".": 2.8, "|": 2.8, r"\top": 7.0, r"\partial": 6.0, r"\_": 5.0,
+    ".": 2.8, "|": 2.8, r"\top": 8.5, r"\partial": 6.0, r"\_": 5.0, r"\\": 0.0,
+    r"\star": 5.0, r"\lfloor": 2.5, r"\rfloor": 2.5, r"\lceil": 2.5, r"\rceil": 2.5,
 }  # fmt: skip
 _LINE = 325.0  # what remains of \textwidth in a plain article, beside the equation's number
 
@@ -480,10 +522,11 @@ def _widths(tokens: list[str], nested: bool = False) -> float:
             total += _widths(tokens, nested=True)
         elif token == r"\frac":
             total += max(_argument(tokens), _argument(tokens)) + 3.0
-        elif token == r"\underbrace":
-            total += _argument(tokens)
-            tokens.pop(0)  # _
-            _argument(tokens)
+        elif token in (r"\underbrace", r"\sum"):  # with something below and above, not beside
+            total += _argument(tokens) if token == r"\underbrace" else 18.0
+            while tokens and tokens[0] in "_^":
+                tokens.pop(0)
+                _argument(tokens)
         else:
             total += _WIDTHS.get(token, _letter(token))
     return total + scripts
@@ -500,7 +543,7 @@ def _letter(token: str) -> float:
     if token[0] == "\\":
         name = token[1:]
         return 6.0 if name.lower() in {n.lower() for n in _GREEK} else 5.0 * len(name) + 1.7
-    return 8.0 if token.isupper() else 5.2
+    return 9.6 if token in "mwMW" else 8.0 if token.isupper() else 5.3
 
 
 # --------------------------------------------------------------------------- the page
@@ -515,6 +558,14 @@ class Row:
     meaning: str
 
 
+@dataclass(frozen=True)
+class Block:
+    """Lines of an ``alignat``, and how many equations stand beside each other in it."""
+
+    columns: int
+    lines: list[str]
+
+
 class _Page:
     """What the templates set: every attribute that they read is LaTeX, or a list of it."""
 
@@ -526,7 +577,8 @@ class _Page:
         self.header = [one_line(line) for line in header(cell, "latex", source)]
         self.name = escape(cell.name)
         self.title = escape(cell.title[:1].upper() + cell.title[1:]) or self.name
-        self.source = escape(cell.source)
+        after = f", after {escape(cell.source)}" if cell.source else ""
+        self.byline = rf"\texttt{{{self.name}}}{after}"
 
     def _symbol_names(self) -> list[str]:
         d, cell = self.derivation, self.cell
@@ -567,8 +619,10 @@ class _Page:
         """``e`` with a brace under each argument of a function that has a name."""
         if not e.args:
             return e
+        if isinstance(e, Helper):
+            return e.func(e.args[0], self._brace(e.operand), e.made)
         if isinstance(e, Function) and len(e.args) == 1:
-            symbol = self._arguments.get(_without_names(e.args[0]))
+            symbol = self._arguments.get(_spelled_out(e.args[0]))
             if symbol is not None:
                 return e.func(_Braced(e.args[0], symbol))
         return e.func(*(self._brace(a) for a in e.args))
@@ -578,13 +632,12 @@ class _Page:
 
     @cached_property
     def _forward(self) -> tuple[list[Eq], list[Eq]]:
-        braced = [Eq(e.lhs, self._brace(e.rhs), evaluate=False) for e in self.cell.equations]
-        equations, helpers = fold_helpers(braced)
+        folded, helpers = fold_helpers(self.cell.equations)
         shown: list[Eq] = []
-        for e in equations:
-            left, pieces = self._sides(e)
+        for e in folded:
+            e = Eq(e.lhs, self._brace(e.rhs), evaluate=False)
             braces = self._braces(e)
-            if braces and width(f"{left} = {' '.join(pieces)}") > _LINE:
+            if braces and width(self._line(e)) > _LINE:
                 # no line breaks inside of a brace: the argument gets a line of its own
                 shown += [Eq(b.args[1], b.args[0], evaluate=False) for b in braces]
                 e = Eq(e.lhs, e.rhs.xreplace({b: b.args[1] for b in braces}), evaluate=False)
@@ -670,8 +723,9 @@ class _Page:
         alike: dict[Eq, list[int]] = {}
         letters: dict[int, str] = {}
         for k, e in enumerate(equations):
-            letter = e.lhs.name.rpartition("_")[2]
-            if e.lhs.name not in self._own and letter in self._own:
+            name = (e.lhs.args[0] if isinstance(e.lhs, Gradient) else e.lhs).name
+            letter = name.rpartition("_")[2]
+            if name not in self._own and letter in self._own:
                 letters[k] = letter
                 alike.setdefault(self._with_star(e, letter), []).append(k)
         sets = Counter(
@@ -711,51 +765,64 @@ class _Page:
     # ------------------------------------------------------------------ the gradients
 
     @cached_property
-    def _gradients(self) -> tuple[list[list[tuple[str, str] | None]], list[Eq]]:
-        """Rows of gradients side by side, a row a gate; and those too long for that."""
-        columns: dict[str, int] = {}
-        rows: dict[str, list[tuple[int, tuple[str, str]]]] = {}
+    def _totals(self) -> tuple[list[Eq], list[str]]:
+        """The parameters' gradients; with ⋆ if the backward step has it."""
+        d = self.derivation
+        totals = d.gradients[: len(d.totals)]
+        return self._starred(totals) if self._adjoints[1] else (totals, [])
+
+    @property
+    def gradient_stars(self) -> str:
+        """The same for the gradients."""
+        return self._stars(self._totals[1])
+
+    @cached_property
+    def _gradients(self) -> tuple[list[Block], list[Eq]]:
+        """Gradients of parameters side by side, a row a gate; and those too long for that."""
+        columns: dict[str, dict[str, str]] = {}  # W -> i -> the gradient of W_i
         long = []
-        for e in self.derivation.totals:
-            left, pieces = self._sides(e)
-            family, _, letter = e.lhs.args[0].name.partition("_")
-            if width(left + "=" + " ".join(pieces)) > _LINE:
+        for e in self._totals[0]:
+            line = self._line(e)
+            if width(line) > _LINE:
                 long.append(e)
                 continue
-            row = rows.setdefault(letter, [])
-            column = columns.setdefault(family, len(columns)) if letter else len(row)
-            row.append((column, (left, " ".join(pieces))))
-        wide: dict[int, float] = {}
-        for row in rows.values():
-            for column, cell in row:
-                wide[column] = max(wide.get(column, 0.0), width("=".join(cell)))
-        blocks: list[list[int]] = [[]]
-        for column in sorted(wide):
-            if blocks[-1] and sum(wide[c] + 20 for c in blocks[-1]) + wide[column] > _LINE:
-                blocks.append([])
-            blocks[-1].append(column)
-        table = []
-        for block in blocks:
-            for row in rows.values():
-                cells = dict(row)
-                if any(c in cells for c in block):
-                    table.append([cells.get(c) for c in block])
-        return table, long
+            name = e.lhs.args[0].name
+            family, _, letter = name.partition("_")
+            if letter in ("", STAR):  # no table to stand in
+                columns.setdefault(letter, {})[name] = line
+            else:
+                columns.setdefault(family, {})[letter] = line
+        beside: list[list[dict[str, str]]] = []
+        table = False
+        for head, column in columns.items():
+            in_table = head not in ("", STAR)
+            if in_table and table and sum(map(_widest, [*beside[-1], column])) <= _LINE:
+                beside[-1].append(column)
+            else:
+                beside.append([column])
+            table = in_table
+        return [self._block(block) for block in beside], long
 
-    @property
-    def columns(self) -> int:
-        return max((len(row) for row in self._gradients[0]), default=0)
-
-    @property
-    def gradients(self) -> list[str]:
-        """The gradients of the parameters, several to a line."""
-        lines = []
-        for row in self._gradients[0]:
-            cells = [f"{cell[0]} &= {cell[1]}" if cell else "&" for cell in row]
+    def _block(self, columns: Sequence[dict[str, str]]) -> Block:
+        if len(columns) == 1:  # alone, a family is set in rows
+            lines = list(columns[0].values())
+            number = min(len(lines), max(1, int(_LINE / _widest(columns[0]))))
+            rows = [lines[k : k + number] for k in range(0, len(lines), number)]
+        else:
+            letters = dict.fromkeys(letter for family in columns for letter in family)
+            rows = [[family.get(letter, "") for family in columns] for letter in letters]
+        aligned = []
+        for row in rows:
+            cells = [line.replace(" = ", " &= ", 1) or "&" for line in row]
             while cells[-1] == "&":
                 cells.pop()
-            lines.append(r" &\qquad ".join(cells))
-        return _ended(lines)
+            aligned.append(r" &\qquad ".join(cells))
+        return Block(max(map(len, rows)), _ended(aligned))
+
+    @property
+    def gradients(self) -> list[Block]:
+        """The gradients of the parameters, several to a line."""
+        return self._gradients[0]
 
     @property
     def ends(self) -> list[str]:
@@ -816,10 +883,20 @@ class _Page:
             }
             kind = "input " if "input" in read else "recurrent " if "state" in read else ""
             return f"{kind}weights"
-        sums = [a for e in self.cell.equations for a in e.rhs.atoms(sympy.Add)]
+        equations = self._forward[0]
+        sums = [a for e in equations for a in e.rhs.atoms(sympy.Add)]
         if all(any(p in a.args for a in sums) for p in family):
             return "biases" if many else "bias"
-        return "weights of single units"
+        others = {
+            tuple(f for f in m.args if f not in family)
+            for e in equations
+            for m in e.rhs.atoms(sympy.Mul)
+            if set(m.args) & set(family)
+        }
+        scaled = {self.names(o[0].name, bold=True) for o in others if isinstance(o[0], Vector)}
+        if len(scaled) == len(others) == 1 or len(scaled) == 1:
+            return f"elementwise weights of ${scaled.pop()}$"
+        return "gains" if many else "gain"
 
     @property
     def count(self) -> str:
@@ -828,7 +905,10 @@ class _Page:
     @property
     def remarks(self) -> list[str]:
         """What only some cells need explained."""
-        seen = [*self._forward[0], *self._parts[0], *self._adjoints[0], *self.derivation.totals]
+        seen = [
+            Eq(e.lhs, e.rhs.replace(Helper, lambda name, operand, made: operand), evaluate=False)
+            for e in (*self._forward[0], *self._parts[0], *self._adjoints[0], *self._totals[0])
+        ]
         functions = {f.func for e in seen for f in e.rhs.atoms(Function)}
         remarks = []
         if any(self.order.scalar(v) for e in seen for v in e.atoms(Vector)):
@@ -865,31 +945,34 @@ class _Page:
 
     def _aligned(self, equations: Sequence[Eq]) -> list[str]:
         """Lines of an ``align``, those that are too long broken at a term."""
-        lines = []
-        for e in equations:
-            left, pieces = self._sides(e)
-            parts = _filled(pieces, _LINE - width(left + "="))
-            joint = " \\notag \\\\\n    &\\quad {} "
-            lines.append(f"{left} &= {joint.join(parts)}")
-        return _ended(lines)
+        sides = [self._sides(e) for e in equations]
+        room = _LINE - max((width(f"{left} =") for left, _ in sides), default=0.0)
+        joint = " \\notag \\\\*\n    &\\quad {} "
+        return _ended([f"{left} &= {joint.join(_filled(p, room))}" for left, p in sides])
 
     def _packed(self, equations: Sequence[Eq]) -> list[str]:
-        """Lines that hold as many short equations as fit."""
+        """Lines that hold as many short equations as fit, of those that build on each other."""
+        margin = max((width(self._math(e.lhs)) for e in equations), default=0.0)
         lines: list[str] = []
-        room = 0.0
+        room, chain = 0.0, set[Vector]()
         for e in equations:
             left, pieces = self._sides(e)
-            text = f"{left} &= {' '.join(pieces)}"
-            if width(text) + 20 < room:
-                lines[-1] += rf", \qquad {text.replace('&', '')}"
-                room -= width(text) + 24
+            line = f"{left} = {' '.join(pieces)}"
+            builds = bool(chain & e.rhs.atoms(Vector))
+            if builds and width(line) + 24 < room:
+                lines[-1] += rf", \qquad {line}"
+                room -= width(line) + 24
             else:
-                lines.append(text)
-                room = _LINE - width(text)
+                lines += self._aligned([e])
+                room = _LINE - margin - width(f"= {' '.join(pieces)}")
+                chain = chain if builds else set()
+            chain.add(e.lhs)
         return _ended(lines)
 
 
-def _without_names(e: Expr) -> Expr:
+def _spelled_out(e: Expr) -> Expr:
+    """``e`` in the words of the normal form: without helpers, and without ``named``."""
+    e = e.replace(lambda n: isinstance(n, Helper), lambda n: n.made)
     return e.replace(lambda n: isinstance(n, named), lambda n: n.args[0])
 
 
@@ -899,7 +982,7 @@ def _in_order(lines: Sequence[Eq], letters: Sequence[str]) -> bool:
     def each(v: Vector) -> set[tuple[str, str, int]]:
         return {(v.name.replace(STAR, letter), v.category, v.time) for letter in letters}
 
-    made = [each(e.lhs) for e in lines]
+    made = [each(e.lhs) if isinstance(e.lhs, Vector) else set() for e in lines]
     ever: set[tuple[str, str, int]] = set().union(*made)
     so_far: set[tuple[str, str, int]] = set()
     for e, names in zip(lines, made, strict=True):
@@ -910,18 +993,33 @@ def _in_order(lines: Sequence[Eq], letters: Sequence[str]) -> bool:
     return True
 
 
+def _widest(family: dict[str, str]) -> float:
+    return max(map(width, family.values())) + 20.0
+
+
 def _listed(items: Sequence[str]) -> str:
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
 def _filled(pieces: Sequence[str], room: float) -> list[str]:
-    """``pieces`` in as few lines as hold them."""
-    lines = [pieces[0]]
-    for piece in pieces[1:]:
-        if width(f"{lines[-1]} {piece}") > room:
-            lines.append(piece)
+    """``pieces`` in as few lines as hold them; if two do, the terms of step t+1 on the second."""
+    chunks: list[str] = []
+    for piece in pieces:
+        if chunks and not piece.startswith(("+", "-", r"\odot")):
+            chunks[-1] += f" {piece}"
         else:
-            lines[-1] += f" {piece}"
+            chunks.append(piece)
+    if width(" ".join(chunks)) > room:
+        later = next((k for k, chunk in enumerate(chunks) if "t+1" in chunk), 0)
+        halves = [" ".join(chunks[:later]), " ".join(chunks[later:])]
+        if later and max(map(width, halves)) <= room - 10:
+            return halves
+    lines = chunks[:1]
+    for chunk in chunks[1:]:
+        if width(f"{lines[-1]} {chunk}") > room - 10:
+            lines.append(chunk)
+        else:
+            lines[-1] += f" {chunk}"
     return lines
 
 

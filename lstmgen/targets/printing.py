@@ -72,12 +72,12 @@ class Order:
         input, with a state, other products, elementwise terms, and parameters alone.
         """
         terms = Add.make_args(add)
-        linear = any(_products(t) for t in terms)
+        closed = add.atoms(Vector) and not any(_products(t) for t in terms)
         subtracts = any(is_negative(t) for t in terms if not t.is_number)
 
         def key(t: Expr) -> tuple[Any, ...]:
             if t.is_number:  # 1 - z, 1 + erf(x), but W x + b + 1 and var + 1e-05
-                ahead = not is_negative(t) and not linear and (subtracts or t.is_Integer)
+                ahead = closed and not is_negative(t) and (subtracts or t.is_Integer)
                 return (-1,) if ahead else (9,)
             return self._term(t)
 
@@ -230,7 +230,8 @@ def is_negative(t: Expr) -> bool:
 
 def exact(e: Expr) -> Expr:
     """``e`` with 2 for 2.0: nobody writes 1.0 x."""
-    whole = {x: sympy.Integer(int(x)) for x in e.atoms(sympy.Float) if x == int(x)}
+    floats = e.atoms(sympy.Float)
+    whole = {x: sympy.Integer(int(x)) for x in floats if float(x).is_integer()}
     return e.xreplace(whole) if whole else e
 
 
@@ -304,13 +305,13 @@ def one_line(text: str) -> str:
 
 
 class Helper(Function):
-    """A helper of the language, such as ``layer_norm``, put back where it was used."""
+    """A helper of the language, such as ``layer_norm``, put back where it was used.
 
-    nargs = 2
+    Its arguments are its name, the operand, and what it made of that.
+    """
+
+    nargs = 3
     is_real = True
-
-    def __new__(cls, name: Any, operand: Any) -> Any:
-        return super().__new__(cls, Symbol(str(name)), operand)
 
     @property
     def name(self) -> str:
@@ -320,49 +321,57 @@ class Helper(Function):
     def operand(self) -> Expr:
         return self.args[1]
 
+    @property
+    def made(self) -> Expr:
+        return self.args[2]
+
 
 def fold_helpers(equations: Sequence[Eq]) -> tuple[list[Eq], list[Eq]]:
     """``equations`` with LN(v) and softmax(v) where they were written out, and what these mean."""
     taken = {s.name for e in equations for s in e.free_symbols}
     letter = next(n for n in ("v", "u", "w", "vec", "operand", "_") if n not in taken)
-    v = Vector(letter, "vector", "n")
+    v = Vector(letter, "parameter", "n")  # any vector, at no time
     names: dict[Expr, str] = {}  # what a helper makes of v -> its name
     folded = []
     for equation in equations:
         rhs = equation.rhs
-        for name, made, general, operand in _uses(rhs, v):
-            same = sum(n.partition("_")[0] == name for g, n in names.items() if g != general)
-            unique = names.get(general, f"{name}_{same + 1}" if same else name)
-            after = _replaced(rhs, set(made.args), Helper(unique, operand))
+        for name, meaning, operand, made in _uses(rhs, v):
+            same = sum(n.partition("_")[0] == name for e, n in names.items() if e != meaning)
+            unique = names.get(meaning, f"{name}_{same + 1}" if same else name)
+            after = _replaced(rhs, set(made.args), Helper(Symbol(unique), operand, made))
             if after != rhs:
-                names[general] = unique
+                names[meaning] = unique
                 rhs = after
         folded.append(Eq(equation.lhs, rhs, evaluate=False))
-    return folded, [Eq(Helper(name, v), e, evaluate=False) for e, name in names.items()]
+    return folded, [Eq(Helper(Symbol(n), v, e), e, evaluate=False) for e, n in names.items()]
 
 
 def _uses(e: Expr, v: Vector) -> list[tuple[str, Expr, Expr, Expr]]:
-    """The helpers that may have been used: name, what it made, what it makes of v, the operand."""
+    """The helpers that may have been used: name, what it means, the operand, what it made."""
     shifts = {
         sum((t for t in r.args[0].args if not isinstance(t, named)), sympy.S.Zero)
         for r in e.atoms(rsqrt)
         if r.args[0].is_Add
     }
     norms = [
-        ("LN", layer_norm(u, eps=eps), layer_norm(v, eps=eps), u)
+        ("LN", layer_norm(v, eps=eps), u, layer_norm(u, eps=eps))
         for u in _operands(e, mean)
         for eps in sorted(shifts, key=str)
     ]
-    return norms + [("softmax", softmax(u), softmax(v), u) for u in _operands(e, max_)]
+    # its maximum is taken off against overflow, and cancels
+    shares = sympy.exp(v) / sum_(sympy.exp(v))
+    return norms + [("softmax", shares, u, softmax(u)) for u in _operands(e, max_)]
 
 
 def _operands(e: Expr, reduction: type) -> list[Expr]:
     return sorted({unnamed(r.args[0]) for r in e.atoms(reduction)}, key=str)
 
 
-def _replaced(e: Expr, parts: set[Expr], by: Expr) -> Expr:
+def _replaced(e: Expr, parts: set[Expr], by: Helper) -> Expr:
     """``e`` with ``by`` in the place of the factors ``parts``."""
-    return e.replace(
-        lambda n: n.is_Mul and parts <= set(n.args),
-        lambda n: n.func(by, *(a for a in n.args if a not in parts)),
-    )
+    if isinstance(e, sympy.Mul) and parts <= set(e.args):
+        rest = (_replaced(a, parts, by) for a in e.args if a not in parts)
+        return e.func(by, *rest)
+    if isinstance(e, Helper) or not e.args:
+        return e
+    return e.func(*(_replaced(a, parts, by) for a in e.args))

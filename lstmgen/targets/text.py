@@ -359,7 +359,7 @@ def _equation_table(cell: Cell, order: Order, equations: Sequence[Eq]) -> list[s
         rows.append((left, wrap(right, _WIDTH), role, _range_text(known[equation.lhs])))
     margin = max(len(left) for left, *_ in rows)
     body = max(len(part) for _, right, *_ in rows for part in right)
-    roles = max(len(role) for *_, role, _ in rows)
+    roles = min(max(len(role) for *_, role, _ in rows), 36)
     ranges = max(len(bounds) for *_, bounds in rows)
     lines = []
     for left, (first, *others), role, bounds in rows:
@@ -368,15 +368,15 @@ def _equation_table(cell: Cell, order: Order, equations: Sequence[Eq]) -> list[s
     return lines
 
 
-def wrap(line: str, width: int) -> list[str]:
+def wrap(line: str, width: int, deep: int = 0) -> list[str]:
     """``line`` in pieces of at most ``width``, as far as it can be broken.
 
-    It can before a + or a - that is in at most one pair of parentheses.
+    It can before a + or a -, outside of parentheses if that is enough, else inside of one pair.
     """
     cuts, depth = [], 0
     for mark in re.finditer(r"[()]| (?=[+-] )", line):
         depth += {"(": 1, ")": -1}.get(mark.group(), 0)
-        if mark.group() == " " and depth <= 1:
+        if mark.group() == " " and depth <= deep:
             cuts.append(mark.start())
     pieces, start, end = [], 0, 0
     for cut in (*cuts, len(line)):
@@ -384,7 +384,10 @@ def wrap(line: str, width: int) -> list[str]:
             pieces.append(line[start:end])
             start = end + 1
         end = cut
-    return [*pieces, line[start:]]
+    pieces.append(line[start:])
+    if deep == 0:
+        return [part for piece in pieces for part in wrap(piece, width, deep=1)]
+    return pieces
 
 
 def _symbol_table(cell: Cell, order: Order) -> list[str]:

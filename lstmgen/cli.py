@@ -1,0 +1,282 @@
+"""The command line. SymPy and NumPy are imported inside the commands, so that --help is instant."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import click.shell_completion
+
+from . import __version__
+from .errors import LstmgenError
+
+if TYPE_CHECKING:
+    from .cell import Cell
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_EPILOG = """CELL is a name that `lstmgen cells` lists, or a Python file that defines `cell`.
+
+\b
+  lstmgen show lstm                              its equations
+  lstmgen check my_cell.py --target c            are its gradients right?
+  lstmgen codegen my_cell.py --target c --out build
+"""
+
+
+class _Cell(click.ParamType):  # type: ignore[type-arg]
+    """A cell by name, or in a file; names are completed by the shell."""
+
+    name = "cell"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        return str(value)
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[Any]:
+        from .cells import names
+
+        known = [name for name in names() if name.startswith(incomplete)]
+        if known:
+            return [click.shell_completion.CompletionItem(name) for name in known]
+        return [click.shell_completion.CompletionItem(incomplete, type="file")]
+
+
+class _Size(click.ParamType):  # type: ignore[type-arg]
+    """NAME=NUMBER, such as H=32."""
+
+    name = "name=number"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, int]:
+        name, equals, number = str(value).partition("=")
+        if not equals or not name.isidentifier() or not number.isdigit() or int(number) < 1:
+            self.fail(f"{value!r} is no size; write it as H=32", param, ctx)
+        return name, int(number)
+
+
+def _reports(command: _F) -> _F:
+    """Errors that a user can cause are printed, not traced."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except LstmgenError as error:
+            first, _, rest = str(error).partition("\n")
+            click.echo(f"{click.style('error:', fg='red', bold=True)} {first}", err=True)
+            if rest:
+                click.echo(rest, err=True)
+            sys.exit(1)
+        except BrokenPipeError:  # lstmgen show lstm | head -1
+            sys.stderr.close()
+            sys.exit(1)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def _find(name: str) -> Cell:
+    from .loading import find_cell
+
+    return find_cell(name)
+
+
+_cell = click.argument("cell", type=_Cell())
+_dtype = click.option(
+    "--dtype",
+    type=click.Choice(["float64", "float32"]),
+    default="float64",
+    show_default=True,
+    help="Precision of the C code.",
+)
+_sizes = click.option(
+    "--size",
+    "sizes",
+    multiple=True,
+    type=_Size(),
+    metavar="NAME=NUMBER",
+    help="Make a size a compile-time constant of the C code, such as H=32; repeatable.",
+)
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="lstmgen")
+def main() -> None:
+    """Recurrent cells from their equations: verified NumPy, C and LaTeX.
+
+    A cell is written once, as symbolic equations. Its backpropagation through time is derived
+    from them, and code and formulas come from that one derivation.
+    """
+
+
+@main.command()
+@_reports
+def cells() -> None:
+    """List the reference cells."""
+    from . import cells as reference
+
+    found = [reference.get(name) for name in reference.names()]
+    rows = []
+    for cell in found:
+        gates = sum(1 for e in cell.equations if e.lhs.category == "vector")
+        states = " ".join(s.name for s in cell.states)
+        rows.append((cell.name, cell.title, cell.source, f"{gates} vectors", f"states {states}"))
+    widths = [max(len(row[k]) for row in rows) + 2 for k in range(5)]
+    for row in rows:
+        click.echo("".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip())
+
+
+@main.command()
+@_cell
+@_reports
+def show(cell: str) -> None:
+    """Show a cell's equations, what its gates are called, and their ranges."""
+    from .targets.text import show as render
+
+    click.echo(render(_find(cell)))
+
+
+@main.command()
+@_cell
+@_dtype
+@click.option(
+    "--eager", is_flag=True, help="The plan of the NumPy target: all it can for all steps at once."
+)
+@_reports
+def plan(cell: str, dtype: str, eager: bool) -> None:
+    """Show what runs before, in and after the time loop, and what it costs."""
+    from .schedule import plan as make_plan
+
+    click.echo(str(make_plan(_find(cell), eager=eager, dtype=dtype)))
+
+
+@main.command()
+@_cell
+@click.option(
+    "--target",
+    type=click.Choice(["numpy", "c", "latex"]),
+    required=True,
+    help="The language of the code.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(),
+    help="Folder to write to; made if it is not there.  [default: here]",
+)
+@_dtype
+@_sizes
+@click.option("--force", is_flag=True, help="Overwrite files that were edited.")
+@_reports
+def codegen(
+    cell: str,
+    target: str,
+    out: Path,
+    dtype: str,
+    sizes: tuple[tuple[str, int], ...],
+    force: bool,
+) -> None:
+    """Generate code: numpy (one module), c (.h and .c), or latex.
+
+    Files that were edited since they were generated are not overwritten without --force.
+    """
+    from .targets import generate
+    from .writing import write_files
+
+    found = _find(cell)
+    source = Path(cell).name if cell.endswith(".py") else ""
+    options: dict[str, Any] = {"source": source, **dict(sizes)}
+    if target == "c":
+        options["dtype"] = dtype
+    files = generate(found, target, **options)
+    paths = write_files(files, out, force=force)
+    width = max(len(str(p)) for p in paths)
+    for path, text in zip(paths, files.values(), strict=True):
+        click.echo(f"{str(path).ljust(width)}  {text.count(chr(10))} lines")
+
+
+@main.command()
+@_cell
+@click.option(
+    "--document", is_flag=True, help="A document that compiles, not a fragment to \\input."
+)
+@_reports
+def latex(cell: str, document: bool) -> None:
+    """Print the equations, their adjoints and all gradients as LaTeX."""
+    from .targets.latex import emit
+
+    click.echo(emit(_find(cell), document=document), nl=False)
+
+
+@main.command()
+@_cell
+@click.option(
+    "--target",
+    type=click.Choice(["numpy", "c"]),
+    default="numpy",
+    show_default=True,
+    help="The code to check.",
+)
+@_dtype
+@click.option("--steps", "T", default=7, show_default=True, help="Steps of the sequence, T.")
+@click.option("--batch", "B", default=3, show_default=True, help="Rows of the batch, B.")
+@_sizes
+@click.option("--seed", default=0, show_default=True, help="Seed of the random case.")
+@_reports
+def check(
+    cell: str,
+    target: str,
+    dtype: str,
+    T: int,
+    B: int,
+    sizes: tuple[tuple[str, int], ...],
+    seed: int,
+) -> None:
+    """Check generated code: forward against the equations, gradients against differences.
+
+    Exits with 1 if anything disagrees.
+    """
+    from .verification import check as run
+
+    found = _find(cell)
+    with _progress("checking") as progress:
+        report = run(
+            found, target, dtype, T=T, B=B, sizes=dict(sizes) or None, seed=seed, progress=progress
+        )
+    click.echo(str(report))
+    sys.exit(0 if report.passed else 1)
+
+
+@contextmanager
+def _progress(label: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A progress bar on a terminal, nothing elsewhere: a function of (done, total, what)."""
+    if not sys.stderr.isatty():
+        yield lambda done, total, what: None
+        return
+    bar = click.progressbar(length=1, label=label, file=sys.stderr, show_eta=False)
+
+    def advance(done: int, total: int, what: str) -> None:
+        bar.length, bar.label = total, f"{label} {what}".ljust(24)
+        bar.update(done - bar.pos)
+
+    with bar:
+        yield advance
+    click.echo("\x1b[1A\x1b[2K", nl=False, err=True)  # what is done needs no bar
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what makes the shell complete commands and cells.
+
+    \b
+      bash   eval "$(lstmgen completion bash)"      in ~/.bashrc
+      zsh    eval "$(lstmgen completion zsh)"       in ~/.zshrc
+      fish   lstmgen completion fish | source       in ~/.config/fish/config.fish
+    """
+    made = click.shell_completion.get_completion_class(shell)
+    assert made is not None, f"click knows no shell {shell}"
+    click.echo(made(main, {}, "lstmgen", "_LSTMGEN_COMPLETE").source())

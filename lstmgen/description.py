@@ -1,0 +1,139 @@
+"""A plan as text: the first thing to look at when a kernel is slow."""
+
+from __future__ import annotations
+
+import sympy
+from sympy import Expr
+
+from .operations import Fill, Fused, Multiply, Operation, Outers, Pass, Plan, Sums
+from .symbols import Matrix, Reduction, Size, Vector
+from .targets.printing import Order
+from .targets.text import text
+
+
+def describe(plan: Plan) -> str:
+    """What runs where, what is kept, and exact counts as polynomials in T, B and the sizes."""
+    rows: list[tuple[str, str, str]] = []
+    for name, part in (("forward", plan.forward), ("backward", plan.backward)):
+        rows += _pass(plan, part, name)
+    left = max(len(r[0]) for r in rows) + 3
+    middle = min(max(len(r[1]) for r in rows), 56) + 3
+    lines = [f"{a:<{left}}{b:<{middle}}{c}".rstrip() for a, b, c in rows]
+    return "\n".join([*lines, "", *_totals(plan)])
+
+
+def _pass(plan: Plan, part: Pass, name: str) -> list[tuple[str, str, str]]:
+    forward = name == "forward"
+    titles = (
+        ("before the loop", part.before),
+        ("each step" if forward else "backward step", part.step),
+        ("after the loop", part.after),
+    )
+    rows: list[tuple[str, str, str]] = []
+    for title, operations in titles:
+        for n, op in enumerate(operations):
+            what, note = _operation(plan, op)
+            rows.append((title if n == 0 else "", what, note))
+    return rows
+
+
+def _operation(plan: Plan, op: Operation) -> tuple[str, str]:
+    order = Order(plan.cell, plan.derivation.forward)
+    if isinstance(op, Multiply):
+        outs = " ".join(text(o, order) for o in op.outs)
+        sign = "+=" if op.accumulate else "="
+        matrices = _stack(op.matrices)
+        operands = " ".join(text(o, order) for o in op.operands)
+        bias = " + b" if any(op.biases) else ""
+        cost = sum((2 * _area(plan, m) for m in op.matrices), sympy.S.Zero)
+        stacked = f"stacked {_members(op.matrices)}, " if len(op.matrices) > 1 else ""
+        return f"{outs} {sign} {matrices} {operands}{bias}", f"{stacked}{_poly(cost)} flop a row"
+    if isinstance(op, Fill):
+        return " ".join(text(o, order) for o in op.outs) + " = bias", "products are added later"
+    if isinstance(op, Fused):
+        return _fused(plan, op, order)
+    if isinstance(op, Outers):
+        gradients = " ".join(f"∂{p.name}" for p in op.parameters)
+        cost = sum((2 * _area(plan, m) for m in op.parameters), sympy.S.Zero)
+        return f"{gradients} += δ {text(op.right, order)}ᵀ", f"stacked, {_poly(cost)} flop a row"
+    assert isinstance(op, Sums)
+    return " ".join(f"∂{p.name}" for p in op.parameters), "sums over all rows"
+
+
+def _fused(plan: Plan, op: Fused, order: Order) -> tuple[str, str]:
+    values = " ".join(text(e.lhs, order) for e in op.equations)
+    loops = [f"{loop.size}" for loop in op.loops]
+    reductions = sum(isinstance(e.rhs, Reduction) for e in op.equations)
+    note = "one fused stage" if len(loops) == 1 else f"fused, {len(loops)} loops over units"
+    if reductions:
+        note += f", {reductions} reduction{'s' if reductions > 1 else ''}"
+    kept = [e.lhs for e in op.equations if _scope(plan, e.lhs) in ("tape", "state")]
+    if kept:
+        note += f"; tape: {' '.join(v.name for v in kept)}"
+    again = [e.lhs for e in op.equations if e.lhs.category == "shared"]
+    if again:
+        note += f"; recomputed: {' '.join(text(v, order) for v in again)}"
+    return _shortened(values), note
+
+
+def _scope(plan: Plan, v: Vector) -> str:
+    return plan.home[v].scope if v in plan.home else ""
+
+
+def _shortened(line: str, width: int = 56) -> str:
+    return line if len(line) <= width else line[: line.rfind(" ", 0, width - 2)] + " …"
+
+
+def _stack(matrices: tuple[Matrix, ...]) -> str:
+    families = dict.fromkeys(m.name.partition("_")[0] for m in matrices)
+    name = matrices[0].name if len(matrices) == 1 else "".join(families)
+    return name + ("ᵀ" if matrices[0].transposed else "")
+
+
+def _members(matrices: tuple[Matrix, ...]) -> str:
+    return " ".join(m.name.partition("_")[2] or m.name for m in matrices)
+
+
+def _area(plan: Plan, m: Matrix) -> Expr:
+    rows, columns = plan.cell.shape(m)
+    return rows * columns
+
+
+def _totals(plan: Plan) -> list[str]:
+    forward, backward = plan.flops_of(plan.forward), plan.flops_of(plan.backward)
+    weights = [p for p in plan.cell.parameters if isinstance(p, Matrix)]
+    products = sympy.expand(sum((_area(plan, m) for m in weights), sympy.S.Zero))
+    lines = [
+        f"forward    {_poly(forward)} flop",
+        f"backward   {_poly(backward)} flop",
+        f"moved      {_poly(plan.bytes_of(plan.forward))} bytes forward,",
+        f"           {_poly(plan.bytes_of(plan.backward))} bytes backward ({plan.dtype})",
+        f"tape       {_poly(plan.tape)} numbers",
+        f"workspace  {_poly(plan.workspace)} numbers" + ("" if plan.eager else ", K steps a tile"),
+    ]
+    if products != 0:
+        lines.append(f"weights    {_poly(products)} numbers in matrices")
+    return lines
+
+
+_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def _poly(e: Expr) -> str:
+    """8·T·B·H² + …, the largest terms first."""
+    terms = []
+    for term in sympy.Add.make_args(sympy.expand(e)):
+        coefficient, rest = term.as_coeff_Mul()
+        powers = rest.as_powers_dict()
+        names = sorted((s for s in powers if isinstance(s, Size)), key=_place)
+        factors = [
+            s.name + (str(powers[s]).translate(_RAISED) if powers[s] != 1 else "") for s in names
+        ]
+        shown = [str(coefficient)] if coefficient != 1 or not factors else []
+        degree = sum(int(powers[s]) for s in names)
+        terms.append((-degree, [_place(s) for s in names], "·".join([*shown, *factors])))
+    return " + ".join(t for _, _, t in sorted(terms))
+
+
+def _place(s: Size) -> tuple[int, str]:
+    return ("TKB".find(s.name) if s.name in ("T", "K", "B") else 9, s.name)

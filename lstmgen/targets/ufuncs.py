@@ -1,0 +1,298 @@
+"""Elementwise expressions and reductions as NumPy calls that write into given arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import sympy
+from sympy import Expr, Integer
+from sympy.printing.str import StrPrinter
+
+from ..cell import Cell
+from ..errors import GenerateError
+from ..symbols import (
+    Reduction,
+    Vector,
+    cumsum,
+    equal,
+    max_,
+    mean,
+    rcumsum,
+    relu,
+    rsqrt,
+    sigmoid,
+    softplus,
+    step,
+    stop_gradient,
+    sum_,
+)
+from .printing import Order, is_negative, literal
+
+HELPERS: dict[type, str] = {softplus: "_softplus", sympy.erf: "_erf"}  # functions of the template
+_UNARY: dict[type, str] = {
+    sympy.exp: "np.exp", sympy.log: "np.log", sympy.sin: "np.sin", sympy.cos: "np.cos",
+    sympy.tan: "np.tan", sympy.asin: "np.arcsin", sympy.acos: "np.arccos",
+    sympy.atan: "np.arctan", sympy.sinh: "np.sinh", sympy.cosh: "np.cosh", sympy.tanh: "np.tanh",
+    sympy.asinh: "np.arcsinh", sympy.acosh: "np.arccosh", sympy.atanh: "np.arctanh",
+    sympy.Abs: "np.abs", sympy.sign: "np.sign", sympy.floor: "np.floor",
+    sympy.ceiling: "np.ceil", stop_gradient: "np.copyto",
+}  # fmt: skip
+_BINARY: dict[type, str] = {sympy.Max: "np.maximum", sympy.Min: "np.minimum", equal: "np.equal"}
+_WITH_NUMBER: dict[type, tuple[str, str]] = {
+    relu: ("np.maximum", "0.0"),
+    step: ("np.greater", "0.0"),
+    sympy.Heaviside: ("np.heaviside", "0.5"),
+}
+_REDUCE: dict[type, str] = {mean: "np.mean", sum_: "np.sum", max_: "np.max"}
+
+
+class Calls:
+    """Writes an expression as a sequence of calls with ``out=``.
+
+    Parameters
+    ----------
+    ref : function
+        The name of the array that holds a vector.
+    temporary : function
+        The name of the n-th scratch array of a size; equal arguments give equal names.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        order: Order,
+        ref: Callable[[Vector], str],
+        temporary: Callable[[int, Expr], str],
+    ) -> None:
+        self.cell, self.order, self.ref, self.temporary = cell, order, ref, temporary
+        self.lines: list[str] = []
+        self.busy = 0  # scratch arrays that hold something
+
+    def into(self, e: Expr, out: str) -> list[str]:
+        """Lines that write ``e`` to ``out``, even where ``e`` reads what is there."""
+        self.lines, self.busy = [], 0
+        reads = [v for v in e.atoms(Vector) if self.ref(v) == out]
+        if not reads or self._one_call(e):
+            self._into(e, out)
+        elif isinstance(e, sympy.Add) and reads[0] in e.args:
+            rest = e - reads[0]
+            if rest.has(reads[0]):
+                self._by_detour(e, out)
+            else:  # a sum that is being completed
+                self._fold(out, self.order.terms(rest), out)
+        else:
+            self._by_detour(e, out)
+        return self.lines
+
+    def value(self, e: Expr) -> tuple[list[str], str]:
+        """Lines that compute ``e``, and the name of what holds it."""
+        self.lines, self.busy = [], 0
+        return self.lines, self._value(e)
+
+    # ------------------------------------------------------------------ inside
+
+    def _by_detour(self, e: Expr, out: str) -> None:
+        self._emit("np.copyto", out, self._value(e))
+
+    def _emit(self, function: str, *arguments: str, out: str = "") -> None:
+        written = f", out={out}" if out else ""
+        self.lines.append(f"{function}({', '.join(arguments)}{written})")
+
+    def _extent(self, e: Expr) -> Expr:
+        return self.cell.shapes.of(e)
+
+    def _is_plain(self, e: Expr) -> bool:
+        """A number as far as NumPy is concerned: no vector in it."""
+        return not e.atoms(Vector)
+
+    def _one_call(self, e: Expr) -> bool:
+        atoms = all(isinstance(a, Vector) or self._is_plain(a) for a in e.args)
+        single = len(e.args) <= 2 and not isinstance(e, (sigmoid, rsqrt, sympy.Piecewise))
+        return atoms and single and not (isinstance(e, sympy.Pow) and e.exp not in (2,))
+
+    def _value(self, e: Expr) -> str:
+        """The name or literal that holds ``e``."""
+        if isinstance(e, Vector):
+            return self.ref(e)
+        if self._is_plain(e):
+            return scalar(e)
+        self.busy += 1
+        name = self.temporary(self.busy, self._extent(e))
+        self._into(e, name)
+        return name
+
+    def _start(self, e: Expr, out: str, size: Expr) -> str:
+        """The first operand of a chain: computed in place if it is as wide as the result."""
+        if isinstance(e, Vector) or self._is_plain(e) or self._extent(e) != size:
+            return self._value(e)
+        self._into(e, out)
+        return out
+
+    def _chain(self, function: str, held: str, e: Expr, out: str) -> None:
+        """out = function(held, e), with scratch for ``e`` given back afterwards."""
+        busy = self.busy
+        self._emit(function, held, self._value(e), out=out)
+        self.busy = busy
+
+    def _into(self, e: Expr, out: str) -> None:
+        """Write ``e`` to ``out``, which it does not read (unless it is a single call)."""
+        kind = type(e)
+        busy = self.busy
+        if isinstance(e, Vector) or self._is_plain(e):
+            self._emit("np.copyto", out, self._value(e))
+        elif isinstance(e, Reduction):
+            self._reduce(e, out)
+        elif isinstance(e, sympy.Add):
+            first, *rest = self.order.terms(e)
+            self._fold(self._start(first, out, self._extent(e)), rest, out)
+        elif isinstance(e, sympy.Mul):
+            self._product(e, out)
+        elif isinstance(e, sympy.Pow):
+            self._power(e, out)
+        elif isinstance(e, sympy.Piecewise):
+            self._piecewise(e, out)
+        elif kind in _BINARY:
+            first, *rest = e.args
+            held = self._start(first, out, self._extent(e))
+            for arg in rest:
+                self._chain(_BINARY[kind], held, arg, out)
+                held = out
+        else:
+            self._unary(e, self._start(e.args[0], out, self._extent(e)), out)
+        self.busy = busy
+
+    def _unary(self, e: Expr, inner: str, out: str) -> None:
+        kind = type(e)
+        if isinstance(e, sigmoid):
+            self.lines.append(f"np.multiply({inner}, 0.5, out={out})  # σ(a) = (1 + tanh(a/2)) / 2")
+            self._emit("np.tanh", out, out=out)
+            self._emit("np.multiply", out, "0.5", out=out)
+            self._emit("np.add", out, "0.5", out=out)
+        elif isinstance(e, rsqrt):
+            self._emit("np.sqrt", inner, out=out)
+            self._emit("np.divide", "1.0", out, out=out)
+        elif isinstance(e, stop_gradient):
+            if inner != out:
+                self._emit("np.copyto", out, inner)
+        elif kind in HELPERS:
+            self.lines.append(f"{out}[...] = {HELPERS[kind]}({inner})")
+        elif kind in _WITH_NUMBER:
+            function, number = _WITH_NUMBER[kind]
+            self._emit(function, inner, number, out=out)
+        elif kind in _UNARY:
+            self._emit(_UNARY[kind], inner, out=out)
+        else:
+            raise GenerateError(f"the NumPy target cannot print {kind.__name__}: {e}")
+
+    def _fold(self, held: str, terms: Sequence[Expr], out: str) -> None:
+        """out = held ± terms."""
+        for term in terms:
+            negative = is_negative(term)
+            function = "np.subtract" if negative else "np.add"
+            self._chain(function, held, -term if negative else term, out)
+            held = out
+
+    def _product(self, e: Expr, out: str) -> None:
+        above = [f for f in self.order.factors(e) if not _is_reciprocal(f)]
+        below = [1 / f for f in self.order.factors(e) if _is_reciprocal(f)]
+        number = sympy.Mul(*(f for f in above if self._is_plain(f))) / sympy.Mul(
+            *(f for f in below if self._is_plain(f))
+        )
+        above = [f for f in above if not self._is_plain(f)]
+        below = [f for f in below if not self._is_plain(f)]
+        # the widest first: what is computed in place has to be as wide as the result
+        above.sort(key=lambda f: self._extent(f) == 1)
+        if above:
+            held = self._start(above[0], out, self._extent(e))
+            for f in above[1:]:
+                self._chain("np.multiply", held, f, out)
+                held = out
+            if number == -1:
+                self._emit("np.negative", held, out=out)
+                held = out
+            elif number != 1:
+                self._emit("np.multiply", held, scalar(number), out=out)
+                held = out
+        else:
+            held = scalar(number)
+        for f in below:
+            self._chain("np.divide", held, f, out)
+            held = out
+        if held != out:
+            self._emit("np.copyto", out, held)
+
+    def _power(self, e: Expr, out: str) -> None:
+        base, exponent = e.args
+        if exponent.is_number and exponent.is_negative:
+            self._chain("np.divide", "1.0", 1 / e, out)
+        elif exponent == sympy.Rational(1, 2):
+            self._emit("np.sqrt", self._start(base, out, self._extent(e)), out=out)
+        elif exponent == 2:
+            self._emit("np.square", self._start(base, out, self._extent(e)), out=out)
+        elif exponent in (3, 4):
+            held = self._value(base)
+            self._emit("np.square", held, out=out)
+            self._emit("np.multiply", out, held if exponent == 3 else out, out=out)
+        elif isinstance(base, Vector) or self._is_plain(base):
+            self._chain("np.power", self._value(base), exponent, out)
+        else:
+            self._chain("np.power", self._start(base, out, self._extent(e)), exponent, out)
+
+    def _piecewise(self, e: Expr, out: str) -> None:
+        cases = list(e.args)
+        text = "np.nan"
+        for value, condition in reversed(cases):
+            chosen = self._value(value)
+            if condition == sympy.true:
+                text = chosen
+            else:
+                text = f"np.where({self._condition(condition)}, {chosen}, {text})"
+        self.lines.append(f"{out}[...] = {text}")
+
+    def _condition(self, c: Expr) -> str:
+        if isinstance(c, (sympy.And, sympy.Or)):
+            joint = " & " if isinstance(c, sympy.And) else " | "
+            return joint.join(sorted(f"({self._condition(a)})" for a in c.args))
+        if isinstance(c, sympy.Not):
+            return f"~({self._condition(c.args[0])})"
+        return f"{self._value(c.lhs)} {c.rel_op} {self._value(c.rhs)}"
+
+    def _reduce(self, e: Expr, out: str) -> None:
+        operand = self._value(e.args[0])
+        if isinstance(e, cumsum):
+            self._emit("np.cumsum", operand, "axis=-1", out=out)
+        elif isinstance(e, rcumsum):
+            self._emit("np.cumsum", f"{operand}[..., ::-1]", "axis=-1", out=f"{out}[..., ::-1]")
+        elif all(v.category in ("parameter", "constant") for v in e.atoms(Vector)):
+            # the same for every row: it has no axes but its own
+            self.lines.append(f"{out}[...] = {_REDUCE[type(e)]}({operand}, axis=-1, keepdims=True)")
+        else:
+            self._emit(_REDUCE[type(e)], operand, "axis=-1", "keepdims=True", out=out)
+
+
+def _is_reciprocal(f: Expr) -> bool:
+    return isinstance(f, sympy.Pow) and bool(f.exp.is_number) and bool(f.exp.is_negative)
+
+
+class _Scalars(StrPrinter):
+    """Numbers and sizes as Python writes them."""
+
+    def _print_Rational(self, e: Expr) -> str:
+        return repr(float(e)) if e.q & (e.q - 1) == 0 else f"({e.p} / {e.q})"
+
+    def _print_Float(self, e: Expr) -> str:
+        return literal(e)
+
+
+def scalar(e: Expr) -> str:
+    """A number, or an expression in sizes, as Python: 0.5, 4*H, 1/H."""
+    if e.is_number and not isinstance(e, (Integer, sympy.Rational)):
+        return repr(float(e))
+    if isinstance(e, Integer):
+        return f"{int(e)}.0"
+    return str(_Scalars().doprint(e))
+
+
+def count(e: Expr) -> str:
+    """A number of units as Python: H, 4*H."""
+    return str(_Scalars().doprint(sympy.expand(e)))

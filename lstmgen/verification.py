@@ -1,0 +1,1093 @@
+"""Verification: a generated module held against the cell's own equations.
+
+The forward pass is compared with a direct evaluation of the equations as their author wrote them: a
+walk over the SymPy trees, without normal form, plan, templates or generated text. The gradients are
+compared with two witnesses that know no calculus, both made of nothing but that evaluation: the
+complex step and the central difference. So nothing that leads from the equations to the module under
+test is used to judge it.
+
+The cases are the ones in which a wrong backward pass shows: more than two steps, initial states that
+are not zero, cotangents on every output and on every final state, all sizes different, several rows,
+weights of order 1; and beside them a single step of a single row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, reduce
+from typing import Any, TypeAlias
+
+import numpy as np
+import sympy
+from numpy.typing import NDArray
+from sympy import Eq, Expr
+
+from . import symbols as language
+from .cell import Cell
+from .errors import LstmgenError
+from .symbols import Matrix, Product, Reduction, Vector, named, stop_gradient
+
+__all__ = ["Case", "Evaluator", "Examination", "Finding", "Report", "Row", "Trace", "check"]
+
+Array: TypeAlias = NDArray[Any]
+Entity: TypeAlias = tuple[str, str]  # ("parameter" | "input" | "state", name): what has a gradient
+Progress: TypeAlias = Callable[[int, int, str], None]  # done, of how many, and what comes next
+
+# --------------------------------------------------------------------------- direct evaluation
+# Functions with branches choose by the real part. A complex step then follows the branch that the
+# values are on, and its imaginary part is the derivative there.
+
+
+def _sigmoid(z: Array) -> Array:
+    positive = z.real >= 0
+    e = np.exp(np.where(positive, -z, z))  # never overflows
+    return np.where(positive, 1.0, e) / (1 + e)
+
+
+def _softplus(z: Array) -> Array:
+    positive = z.real > 0
+    return np.where(positive, z, 0) + np.log1p(np.exp(np.where(positive, -z, z)))
+
+
+_real_erf = np.frompyfunc(math.erf, 1, 1)
+
+
+def _erf(z: Array) -> Array:
+    value = np.asarray(_real_erf(z.real), dtype=float)
+    if not np.iscomplexobj(z):
+        return value
+    # To first order in the imaginary part, which for a step of 1e-30 is exact.
+    return np.asarray(value + 1j * z.imag * (2 / math.sqrt(math.pi) * np.exp(-(z.real**2))))
+
+
+def _heaviside(z: Array, at_zero: Array) -> Array:
+    return np.where(z.real > 0, 1.0, np.where(z.real < 0, 0.0, at_zero))
+
+
+def _larger(a: Array, b: Array) -> Array:
+    return np.where(a.real >= b.real, a, b)
+
+
+def _smaller(a: Array, b: Array) -> Array:
+    return np.where(a.real <= b.real, a, b)
+
+
+def _max(z: Array) -> Array:
+    """The mean of the largest units: each of several equal ones has its share of the derivative."""
+    hit = z.real == z.real.max(axis=-1, keepdims=True)
+    total: Array = np.where(hit, z, 0).sum(axis=-1, keepdims=True)
+    return np.asarray(total / hit.sum(axis=-1, keepdims=True))
+
+
+_FUNCTIONS: dict[type, Callable[..., Array]] = {
+    sympy.Add: lambda *a: reduce(np.add, a),
+    sympy.Mul: lambda *a: reduce(np.multiply, a),
+    sympy.Max: lambda *a: reduce(_larger, a),
+    sympy.Min: lambda *a: reduce(_smaller, a),
+    sympy.Abs: lambda z: np.where(z.real < 0, -z, z),
+    sympy.sign: lambda z: np.sign(z.real),
+    sympy.Heaviside: _heaviside,
+    sympy.floor: lambda z: np.floor(z.real),
+    sympy.ceiling: lambda z: np.ceil(z.real),
+    sympy.Mod: lambda a, b: a - b * np.floor(a.real / b.real),
+    sympy.exp: np.exp,
+    sympy.log: np.log,
+    sympy.sin: np.sin,
+    sympy.cos: np.cos,
+    sympy.tan: np.tan,
+    sympy.asin: np.arcsin,
+    sympy.acos: np.arccos,
+    sympy.atan: np.arctan,
+    sympy.sinh: np.sinh,
+    sympy.cosh: np.cosh,
+    sympy.tanh: np.tanh,
+    sympy.asinh: np.arcsinh,
+    sympy.acosh: np.arccosh,
+    sympy.atanh: np.arctanh,
+    sympy.erf: _erf,
+    language.sigmoid: _sigmoid,
+    language.softplus: _softplus,
+    language.relu: lambda z: np.where(z.real > 0, z, 0),
+    language.step: lambda z: np.where(z.real > 0, 1.0, 0.0),
+    language.rsqrt: lambda z: 1 / np.sqrt(z),
+    language.equal: lambda a, b: np.where(a.real == b.real, 1.0, 0.0),
+    language.mean: lambda z: z.mean(axis=-1, keepdims=True),
+    language.sum_: lambda z: z.sum(axis=-1, keepdims=True),
+    language.max_: _max,
+    language.cumsum: lambda z: np.cumsum(z, axis=-1),
+    language.rcumsum: lambda z: np.cumsum(z[..., ::-1], axis=-1)[..., ::-1],
+}
+
+_COMPARISONS: dict[type, Callable[[Array, Array], Array]] = {
+    sympy.StrictLessThan: np.less,
+    sympy.LessThan: np.less_equal,
+    sympy.StrictGreaterThan: np.greater,
+    sympy.GreaterThan: np.greater_equal,
+    sympy.Equality: np.equal,
+    sympy.Unequality: np.not_equal,
+}
+
+
+def _power(base: Array, exponent: Expr, value: Callable[[Expr], Array]) -> Array:
+    if exponent.is_Integer:
+        n = abs(int(exponent))
+        result, square = np.ones(1), base
+        while n:  # by squaring: no detour through a logarithm, for real and complex alike
+            result = result * square if n & 1 else result
+            square, n = square * square, n >> 1
+        return np.asarray(1 / result) if exponent.is_negative else result
+    if abs(exponent) == sympy.S.Half:
+        root: Array = np.sqrt(base)
+        return np.asarray(1 / root) if exponent.is_negative else root
+    return np.asarray(np.power(base, value(exponent)))
+
+
+@dataclass
+class Trace:
+    """What an evaluation leaves behind.
+
+    Attributes
+    ----------
+    outputs : list of arrays
+        The output of each step, (K, B, size); K is 1 where the copies agree.
+    states : list of dicts
+        The states before the first step, after it, …: one more than there are steps.
+    frozen : dict
+        The values under ``stop_gradient``, by step and expression.
+    """
+
+    outputs: list[Array] = field(default_factory=list)
+    states: list[dict[str, Array]] = field(default_factory=list)
+    frozen: dict[tuple[int, Expr], Array] = field(default_factory=dict)
+
+
+class Evaluator:
+    """The equations of a cell, evaluated as they stand, for K perturbed copies at once.
+
+    Vectors are (K, B, size) and matrices (K, rows, columns), with 1 in place of K or B where the
+    copies or the rows agree: NumPy's broadcasting does the rest.
+    """
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+
+    def run(
+        self,
+        values: Mapping[Entity, Array],
+        given: Mapping[str, Array],
+        sizes: Mapping[str, int],
+        frozen: Mapping[tuple[int, Expr], Array] | None = None,
+    ) -> Trace:
+        """Evaluate a whole sequence.
+
+        Parameters
+        ----------
+        values : mapping
+            Parameters, inputs with a leading T, and initial states, each with its axis of copies.
+        given : mapping
+            Masks with a leading T, and constants.
+        sizes : mapping
+            Numbers for the symbolic sizes.
+        frozen : mapping, optional
+            What another evaluation found under ``stop_gradient``. It is used in place of what the
+            perturbed values would give, so that differences are those of the cut function.
+        """
+        cell, trace = self.cell, Trace()
+        state = {s.name: values["state", s.name] for s in cell.states}
+        trace.states.append(state)
+        static: dict[Expr, Array] = {
+            p: values["parameter", p.name] for p in cell.parameters if isinstance(p, Vector)
+        }
+        static.update({c: given[c.name] for c in cell.constants})
+        matrices = {p.name: values["parameter", p.name] for p in cell.parameters}
+        steps = len(values["input", cell.inputs[0].name])
+        for t in range(steps):
+            memo = dict(static)
+            memo.update({x: values["input", x.name][t] for x in cell.inputs})
+            memo.update({m: given[m.name][t] for m in cell.masks})
+            memo.update({s: state[s.name] for s in cell.states})
+            walk = _Walk(matrices, memo, t, frozen, trace.frozen)
+            for equation in cell.equations:
+                value = walk(equation.rhs)
+                size = number(cell.size(equation.lhs), sizes)
+                memo[equation.lhs] = np.broadcast_to(value, (*value.shape[:-1], size))
+            state = {s.name: memo[s.at(0)] for s in cell.states}
+            trace.states.append(state)
+            trace.outputs.append(memo[cell.output])
+        return trace
+
+
+class _Walk:
+    """One step: the value of an expression, from the values of the vectors in ``memo``."""
+
+    def __init__(
+        self,
+        matrices: Mapping[str, Array],
+        memo: dict[Expr, Array],
+        t: int,
+        frozen: Mapping[tuple[int, Expr], Array] | None,
+        record: dict[tuple[int, Expr], Array],
+    ) -> None:
+        self.matrices, self.memo, self.t = matrices, memo, t
+        self.frozen, self.record = frozen, record
+
+    def __call__(self, e: Expr) -> Array:
+        value = self.memo.get(e)
+        if value is None:
+            value = self.memo[e] = self._compute(e)
+        return value
+
+    def _compute(self, e: Expr) -> Array:
+        if e.is_Number or e.is_NumberSymbol:
+            return np.full((1, 1, 1), float(e))
+        if isinstance(e, Product):
+            matrix = self.matrices[e.matrix.name]
+            if not e.matrix.transposed:
+                matrix = np.swapaxes(matrix, -1, -2)
+            return self(e.operand) @ matrix  # rows are samples: (W u)ᵀ = uᵀ Wᵀ
+        if isinstance(e, named):
+            return self(e.args[0])
+        if isinstance(e, stop_gradient):
+            key = (self.t, e)
+            value = self(e.args[0]) if self.frozen is None else self.frozen[key]
+            self.record[key] = value
+            return value
+        if isinstance(e, sympy.Pow):
+            return _power(self(e.base), e.exp, self)
+        if isinstance(e, sympy.Piecewise):
+            return self._piecewise(e)
+        if e.func not in _FUNCTIONS:
+            raise LstmgenError(f"the evaluation of equations does not know {e.func.__name__}")
+        return np.asarray(_FUNCTIONS[e.func](*map(self, e.args)))
+
+    def _piecewise(self, e: Expr) -> Array:
+        value: Array = np.full((1, 1, 1), np.nan)
+        for piece, condition in reversed(e.args):
+            value = np.where(self._holds(condition), self(piece), value)
+        return value
+
+    def _holds(self, condition: Any) -> Array:
+        if condition in (sympy.true, sympy.false):
+            return np.full((1, 1, 1), bool(condition))
+        if condition.func in _COMPARISONS:
+            a, b = map(self, condition.args)
+            return _COMPARISONS[condition.func](a.real, b.real)
+        if isinstance(condition, sympy.Not):
+            return ~self._holds(condition.args[0])
+        parts = [self._holds(arg) for arg in condition.args]
+        return reduce(np.logical_and if isinstance(condition, sympy.And) else np.logical_or, parts)
+
+
+def number(size: Expr, sizes: Mapping[str, int]) -> int:
+    """A symbolic size as a number."""
+    return int(size) if size.is_Integer else sizes[size.name]
+
+
+# --------------------------------------------------------------------------- cases
+
+
+@dataclass(frozen=True)
+class Case:
+    """A sequence to judge a module by: its arrays in the layout of the module's face.
+
+    ``values`` holds the parameters, inputs and initial states; ``given`` the masks and constants;
+    ``dy`` and ``dstate`` the cotangents. All are float64, and already rounded to the precision of
+    the module, so that rounding its arguments is no part of its error.
+    """
+
+    name: str
+    steps: int
+    batch: int
+    values: dict[Entity, Array]
+    given: dict[str, Any]
+    dy: Array
+    dstate: dict[str, Array]
+
+
+# How cases are tried until the equations have a finite value and derivative: the scale of the
+# values, and whether all are made positive (for a logarithm or a root).
+_ATTEMPTS = (
+    (1.0, False), (1.0, False), (0.5, False), (0.25, False), (1.0, True), (0.5, True), (0.25, True),
+)  # fmt: skip
+_TAME = 1e4  # values beyond this are taken only if no attempt stays below
+
+
+class _Maker:
+    """Draws the values of a case."""
+
+    def __init__(
+        self, cell: Cell, sizes: Mapping[str, int], dtype: np.dtype[Any], seed: Sequence[int]
+    ) -> None:
+        self.cell, self.sizes, self.dtype = cell, sizes, dtype
+        self.rng = np.random.default_rng(seed)
+
+    def make(self, name: str, steps: int, batch: int, scale: float, positive: bool) -> Case:
+        cell, shape = self.cell, self._shape
+        values: dict[Entity, Array] = {}
+        for p in cell.parameters:
+            drawn = self._normal(shape(p), scale, positive)
+            if isinstance(p, Matrix):
+                # Of order 1 for the handful of columns of a case; their sum does not saturate.
+                drawn = drawn * 1.2 / math.sqrt(drawn.shape[-1])
+            else:
+                start = cell.initial(p) or 0.0
+                drawn = start * (1 + 0.3 * drawn) if start else 0.5 * drawn
+            values["parameter", p.name] = drawn
+        for x in cell.inputs:
+            values["input", x.name] = self._normal((steps, batch, *shape(x)), scale, positive)
+        for s in cell.states:
+            values["state", s.name] = self._normal((batch, *shape(s)), 0.7 * scale, positive)
+        given: dict[str, Any] = {}
+        for m in cell.masks:
+            given[m.name] = self.rng.integers(0, 2, (steps, batch, *shape(m))).astype(float)
+        for c in cell.constants:
+            default = cell.initial(c)
+            given[c.name] = self.rng.uniform(0.3, 0.9) if default is None else default
+        dy = self._normal((steps, batch, *shape(cell.output)), 1.0, False)
+        dstate = {s.name: self._normal((batch, *shape(s)), 1.0, False) for s in cell.states}
+        return Case(name, steps, batch, values, given, dy, dstate)
+
+    def _shape(self, symbol: Vector | Matrix) -> tuple[int, ...]:
+        return tuple(number(n, self.sizes) for n in self.cell.shape(symbol))
+
+    def _normal(self, shape: tuple[int, ...], scale: float, positive: bool) -> Array:
+        drawn = self.rng.normal(0.0, scale, shape)
+        if positive:
+            drawn = np.abs(drawn) + 0.1 * scale
+        return drawn.astype(self.dtype).astype(float)
+
+
+# All different, different from T = 7 and B = 3, and mostly odd, so that nothing fits by accident
+# and the vector loops of a compiled target have remainders.
+_SIZES = (5, 11, 4, 6, 13, 9, 8, 10, 14, 15, 16, 17)
+
+
+def _choose_sizes(cell: Cell, sizes: Mapping[str, int] | None, taken: set[int]) -> dict[str, int]:
+    free = (n for n in _SIZES if n not in taken | set((sizes or {}).values()))
+    unknown = sorted(set(sizes or {}) - {n.name for n in cell.sizes})
+    if unknown:
+        raise LstmgenError(
+            f"{unknown[0]} is no size of {cell.name}; it has "
+            f"{', '.join(n.name for n in cell.sizes) or 'none'}"
+        )
+    return {n.name: (sizes or {}).get(n.name) or next(free) for n in cell.sizes}
+
+
+# --------------------------------------------------------------------------- witnesses
+
+_TINY_STEP = 1e-30  # its square vanishes beside 1, so that the complex step has no truncation error
+_COPIES = 384  # perturbed copies evaluated at once: enough to amortise Python, and small in memory
+
+
+class _Witness:
+    """The gradients of one case, by evaluation alone.
+
+    L = <dy, y> + <dstate, final states>, and the two parts are kept apart: the first alone is what
+    a module gives for ``dstate=None``.
+    """
+
+    def __init__(self, cell: Cell, case: Case, sizes: Mapping[str, int]) -> None:
+        self.cell, self.case, self.sizes = cell, case, sizes
+        self.evaluator = Evaluator(cell)
+        self.given = {
+            n: v[:, None] if isinstance(v, np.ndarray) else np.full((1, 1, 1), float(v))
+            for n, v in case.given.items()
+        }
+        self.base = self._run({e: _lift(e, v[None]) for e, v in case.values.items()})
+        self.exact: dict[Entity, tuple[Array, Array]] = {}
+
+    def _run(self, values: Mapping[Entity, Array], frozen: bool = False) -> Trace:
+        with np.errstate(all="ignore"):  # NaN and overflow are looked for, in the results
+            return self.evaluator.run(
+                values, self.given, self.sizes, self.base.frozen if frozen else None
+            )
+
+    @cached_property
+    def largest(self) -> float:
+        """The largest output or state; NaN if the equations have no value."""
+        found = [*self.base.outputs, *(s for states in self.base.states for s in states.values())]
+        return float(np.max([np.max(np.abs(a)) if np.isfinite(a).all() else np.nan for a in found]))
+
+    def has_derivative(self) -> bool:
+        """Whether the derivative in a random direction is finite."""
+        rng = np.random.default_rng(0)
+        values = {
+            e: _lift(e, v[None] + 1j * _TINY_STEP * rng.normal(size=v.shape))
+            for e, v in self.case.values.items()
+        }
+        return bool(np.isfinite(self._losses(values)).all())
+
+    def troubled(self) -> str:
+        """The first equation that has no finite value, as text."""
+        memo_cell = self.cell
+        for k in range(1, len(memo_cell.equations) + 1):
+            equation = memo_cell.equations[k - 1]
+            probe = _values_of(self, equation)
+            if not np.isfinite(probe).all():
+                return f"equation {k}, {equation.lhs} = {equation.rhs}"
+        return "the equations' derivatives"
+
+    def _losses(self, values: Mapping[Entity, Array]) -> Array:
+        """How far both parts of L are from their unperturbed values, (2, K).
+
+        The unperturbed outputs are subtracted first: the large part of L, and with it most of the
+        rounding of its sum, cancels exactly.
+        """
+        trace = self._run(values, frozen=True)
+        with np.errstate(all="ignore"):
+            terms = [
+                (dy * (y - y0)).sum(axis=(-2, -1))
+                for dy, y, y0 in zip(self.case.dy, trace.outputs, self.base.outputs, strict=True)
+            ]
+            finals = [
+                (d * (trace.states[-1][n] - self.base.states[-1][n])).sum(axis=(-2, -1))
+                for n, d in self.case.dstate.items()
+            ]
+        through_outputs, through_states = sum(terms), sum(finals, np.zeros(1))
+        return np.stack(np.broadcast_arrays(through_outputs, through_states))
+
+    def _perturbed(self, entity: Entity, entries: Array, offsets: Array) -> Array:
+        """Losses for each of ``entries`` (flat indices) moved by each offset: (2, entries, offsets)."""
+        base = {e: _lift(e, v[None]) for e, v in self.case.values.items()}
+        value = self.case.values[entity]
+        chunk = max(1, _COPIES // len(offsets))
+        found = []
+        for start in range(0, len(entries), chunk):
+            some = entries[start : start + chunk]
+            copies = np.repeat(
+                value.reshape(1, -1).astype(offsets.dtype), len(some) * len(offsets), axis=0
+            )
+            rows = np.arange(len(copies))
+            copies[rows, np.repeat(some, len(offsets))] += np.tile(offsets, len(some))
+            moved = _lift(entity, copies.reshape(-1, *value.shape))
+            losses = self._losses({**base, entity: moved})
+            losses = np.broadcast_to(losses, (2, len(copies)))  # what nothing reads moves nothing
+            found.append(losses.reshape(2, len(some), len(offsets)))
+        return np.concatenate(found, axis=1) if found else np.zeros((2, 0, len(offsets)))
+
+    def complex_step(self, entity: Entity) -> tuple[Array, Array]:
+        """∂L/∂entity through the outputs, and through the final states: Im L(v + ih) / h.
+
+        Nothing is subtracted, so it is exact to rounding. Where a function has branches it is the
+        derivative of the branch that the values are on.
+        """
+        if entity not in self.exact:
+            value = self.case.values[entity]
+            offsets = np.array([1j * _TINY_STEP])
+            losses = self._perturbed(entity, np.arange(value.size), offsets)
+            a, b = losses[..., 0].imag / _TINY_STEP
+            self.exact[entity] = (a.reshape(value.shape), b.reshape(value.shape))
+        return self.exact[entity]
+
+    def central_difference(self, entity: Entity, noise: float) -> tuple[Array, Array]:
+        """∂L/∂entity and a bound on its error; NaN where the difference straddles a kink.
+
+        Differences over ±h, ±h/2 and ±h/4 are extrapolated (Romberg), which leaves an error of
+        order h⁶ and a first one, of order h⁴, to judge it by. An entry is taken at the first h at
+        which its orders agree to within rounding; smaller h follow for the others, at the price of
+        more rounding.
+
+        A kink within ±h shows in two ways that smooth functions do not: the slopes on both sides
+        differ by more than h f″ explains, or the extrapolations disagree. What remains unsettled at
+        the smallest h is left to the complex step.
+        """
+        shape = self.case.values[entity].shape
+        size = int(np.prod(shape))
+        value, bound = np.full(size, np.nan), np.full(size, np.nan)
+        open_ = np.arange(size)
+        for h in _STEPS_SMOOTH if self.cell.is_analytic else _STEPS_KINKED:
+            if not len(open_):
+                break
+            offsets = np.array([h, -h, h / 2, -h / 2, h / 4, -h / 4])
+            losses = self._perturbed(entity, open_, offsets).sum(axis=0)
+            forward, backward = losses[:, 0::2].T, losses[:, 1::2].T
+            steps = np.array([[h], [h / 2], [h / 4]])
+            slopes = (forward - backward) / (2 * steps)
+            fourth = (4 * slopes[1:] - slopes[:-1]) / 3
+            sixth = (16 * fourth[1] - fourth[0]) / 15
+            doubt = np.abs(fourth[1] - fourth[0])
+            if not self.cell.is_analytic:
+                curving = (forward + backward) / steps  # h f″, halved with h
+                doubt = doubt + np.abs(curving[:-1] - 2 * curving[1:]).sum(axis=0)
+            # The weights of the six values in the extrapolation add up to less than 14 / h.
+            rounding = 14 * noise / h
+            settled = doubt <= rounding
+            value[open_[settled]] = sixth[settled]
+            bound[open_[settled]] = rounding + doubt[settled]
+            open_ = open_[~settled]
+        return value.reshape(shape), bound.reshape(shape)
+
+
+# For smooth cells h balances truncation, h⁶ f⁽⁷⁾ / 3e5, and rounding, 1e-15 / h. For cells with
+# kinks a small h makes it unlikely to straddle one: with some hundred relu in a case, ±1e-4 meets a
+# kink for about 1 entry in 100.
+_STEPS_SMOOTH = (2.0**-6, 2.0**-9, 2.0**-12)
+_STEPS_KINKED = (2.0**-13, 2.0**-17, 2.0**-21)
+
+
+def _lift(entity: Entity, copies: Array) -> Array:
+    """An array with a leading axis of copies, in the evaluator's layout."""
+    kind, _ = entity
+    if kind == "input":
+        return np.moveaxis(copies, 0, 1)  # (T, K, B, size)
+    return copies[:, None, :] if copies.ndim == 2 else copies  # a learned vector is (K, 1, size)
+
+
+def _values_of(witness: _Witness, equation: Eq) -> Array:
+    """The values that an equation's left-hand side takes over the steps."""
+    probe = _Probe(witness.cell, equation.lhs)
+    with np.errstate(all="ignore"):
+        values = {e: _lift(e, v[None]) for e, v in witness.case.values.items()}
+        return np.stack(Evaluator(probe).run(values, witness.given, witness.sizes).outputs)  # type: ignore[arg-type]
+
+
+class _Probe:
+    """A cell that puts out another of its vectors."""
+
+    def __init__(self, cell: Cell, output: Vector) -> None:
+        self._cell, self.output = cell, output
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cell, name)
+
+
+# --------------------------------------------------------------------------- the report
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison of a module with one witness, at the entry that agrees least.
+
+    ``error`` is relative to the largest entry of the array that is compared.
+    """
+
+    witness: str
+    error: float
+    tolerance: float
+    index: tuple[int, ...] = ()
+    expected: float = math.nan
+    got: float = math.nan
+    note: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """The error in units of its tolerance; infinite if it is no number."""
+        return self.error / self.tolerance if math.isfinite(self.error) else math.inf
+
+    @property
+    def passed(self) -> bool:
+        return self.ratio <= 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: an array that the module returns, against each witness.
+
+    Attributes
+    ----------
+    name : str
+        "forward", "step", or a gradient, such as "∂L/∂W_i".
+    size : int
+        How many entries it has.
+    findings : tuple of Finding
+        The worst for each witness, over all cases.
+    """
+
+    name: str
+    size: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def worst(self) -> Finding:
+        """The finding with the largest error over its tolerance."""
+        return max(self.findings, key=lambda f: f.ratio)
+
+    @property
+    def passed(self) -> bool:
+        return self.worst.passed
+
+    @property
+    def is_gradient(self) -> bool:
+        return self.name.startswith("∂")
+
+    def error(self, witness: str) -> float:
+        """The error that a witness found; NaN if it was not asked."""
+        return next((f.error for f in self.findings if f.witness == witness), math.nan)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What ``check`` found. ``str(report)`` is the table.
+
+    Attributes
+    ----------
+    title : str
+        Cell, target, precision and sizes.
+    rows : tuple of Row
+        The forward pass, the streaming step, and every gradient.
+    """
+
+    title: str
+    rows: tuple[Row, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(row.passed for row in self.rows)
+
+    @property
+    def worst(self) -> Row:
+        """The row with the largest error over its tolerance."""
+        return max(self.rows, key=lambda row: row.worst.ratio)
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __str__(self) -> str:
+        return "\n".join([self.title, *self._table(), *self._verdict()])
+
+    def _table(self) -> Iterator[str]:
+        wide = max(len(row.name) for row in self.rows)
+        for row in self.rows:
+            cells = [f"{f.witness} {_text(f.error):>7}" for f in row.findings]
+            index = row.worst.index
+            place = f"worst at {list(index)}" if index and row.is_gradient else ""
+            verdict = "" if row.passed else "DISAGREES"
+            parts = [row.name.ljust(wide), *cells, place, verdict]
+            yield "   ".join(part for part in parts if part)
+
+    def _verdict(self) -> Iterator[str]:
+        gradients = [row for row in self.rows if row.is_gradient]
+        bad = [row for row in gradients if not row.passed]
+        others = [row for row in self.rows if not row.is_gradient and not row.passed]
+        for row in others:
+            yield f"{row.name} DISAGREES with the equations"
+        if bad:
+            yield f"{len(bad)} of {len(gradients)} gradients DISAGREE"
+        else:
+            yield f"all {len(gradients)} gradients agree"
+        if not self.passed:
+            row, finding = self.worst, self.worst.worst
+            where = f"{row.name}{list(finding.index)}" if finding.index else row.name
+            if math.isnan(finding.expected) and finding.note:
+                yield f"  worst: {where} {finding.note}"
+                return
+            note = f", {finding.note}" if finding.note else ""
+            yield (
+                f"  worst: {where} is {finding.got:.15g}, expected {finding.expected:.15g} "
+                f"({finding.witness}{note})"
+            )
+            yield f"  error {_text(finding.error)} where {_text(finding.tolerance)} is allowed"
+
+
+def _text(error: float) -> str:
+    return "0" if error == 0 else f"{error:.1e}"
+
+
+# --------------------------------------------------------------------------- judging
+
+_TARGET_NAMES = {"numpy": "NumPy", "c": "C"}
+EXACT, DIFFERENCE, DIRECT = "complex step", "central difference", "against the equations"
+
+
+class Examination:
+    """The cases for one cell and precision, and what the witnesses say of them.
+
+    Made once, it can judge any number of modules: the witnesses do not depend on the module.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        dtype: str = "float64",
+        *,
+        sizes: Mapping[str, int] | None = None,
+        T: int = 7,
+        B: int = 3,
+        seed: int = 0,
+    ) -> None:
+        self.cell, self.dtype = cell, np.dtype(dtype)
+        self.sizes = _choose_sizes(cell, sizes, {T, B})
+        self.steps, self.batch = T, B
+        shapes = {"": (T, B), "T=1 B=1": (1, 1)}
+        self.witnesses = [self._find(name, *shape, seed) for name, shape in shapes.items()]
+        self.entities: list[Entity] = [
+            *(("parameter", p.name) for p in cell.parameters),
+            *(("input", x.name) for x in cell.inputs),
+            *(("state", s.name) for s in cell.states),
+        ]
+        self._differences: dict[Entity, tuple[Array, Array]] = {}
+        self._scales: dict[int, float] = {}
+        self._conditions: dict[int, dict[Entity | str, float]] = {}
+
+    def _find(self, name: str, steps: int, batch: int, seed: int) -> _Witness:
+        """A case in which the equations have finite values and derivatives."""
+        wild: _Witness | None = None
+        for attempt, (scale, positive) in enumerate(_ATTEMPTS):
+            maker = _Maker(self.cell, self.sizes, self.dtype, (seed, steps, attempt))
+            case = maker.make(name, steps, batch, scale, positive)
+            witness = _Witness(self.cell, case, self.sizes)
+            if math.isfinite(witness.largest) and witness.has_derivative():
+                if witness.largest < _TAME:
+                    return witness
+                wild = wild or witness
+        if wild is None:
+            raise LstmgenError(
+                f"{self.cell.name} cannot be checked: in {len(_ATTEMPTS)} random cases, also with "
+                f"small and with positive values, {witness.troubled()} was infinite or not a "
+                "number\n  hint: look for a logarithm, a root or a quotient whose argument leaves "
+                "its domain"
+            )
+        return wild
+
+    # ------------------------------------------------------------------ tolerances
+
+    @cached_property
+    def chain(self) -> int:
+        """Roundings that follow each other in one step: along the longest path of equations, the
+        terms that are summed and the functions that are applied."""
+        longest: dict[Vector, int] = {}
+        for e in self.cell.equations:
+            before = [longest.get(v, 0) for v in e.rhs.atoms(Vector)]
+            longest[e.lhs] = self._roundings(e.rhs) + max(before, default=0)
+        return max(longest.values())
+
+    def _roundings(self, e: Expr) -> int:
+        if e.is_Atom:
+            return 0
+        inner = max((self._roundings(a) for a in e.args), default=0)
+        if isinstance(e, Product):
+            return inner + number(self.cell.shapes.of(e.operand), self.sizes)
+        if isinstance(e, Reduction):
+            return inner + number(self.cell.shapes.of(e.args[0]), self.sizes)
+        return inner + max(1, len(e.args) - 1)
+
+    def _tolerance(self, gradient: bool, steps: int, batch: int) -> float:
+        """How far rounding alone can lead, relative to the largest entry.
+
+        Each of ``chain`` roundings in each of T steps is of eps/2, relative to terms that are no
+        larger than what they sum to, give or take: T · chain · eps leaves a factor 2 for that, and
+        for functions that are right to an ulp or two. A gradient goes through all steps twice,
+        there and back, and is a sum over T · B rows.
+        """
+        eps = float(np.finfo(self.dtype).eps)
+        forward = steps * self.chain * eps
+        return 2 * forward + steps * batch * eps if gradient else forward
+
+    def _condition(self, k: int) -> dict[Entity | str, float]:
+        """How much more than one relative perturbations of all arguments move each result.
+
+        Gates do not amplify, but a quotient or a root near 0 does, and rounding with it. Measured
+        with the witness, and only when an error is larger than what rounding explains without it.
+        """
+        if k not in self._conditions:
+            witness, relative = self.witnesses[k], 1e-8
+            worst: dict[Entity | str, float] = dict.fromkeys([*self.entities, DIRECT], 1.0)
+            rng = np.random.default_rng(0)
+            for _ in range(2):
+                moved = {
+                    e: v * (1 + relative * rng.choice([-1.0, 1.0], v.shape))
+                    for e, v in witness.case.values.items()
+                }
+                other = _Witness(self.cell, replace(witness.case, values=moved), self.sizes)
+                for e in self.entities:
+                    distance = sum(other.complex_step(e)) - sum(witness.complex_step(e))
+                    amplified = np.max(np.abs(distance)) / (relative * self._scale(k, e))
+                    worst[e] = float(max(worst[e], amplified))
+                pairs = zip(other.base.outputs, witness.base.outputs, strict=True)
+                distance = max(float(np.max(np.abs(a - b))) for a, b in pairs)
+                worst[DIRECT] = max(worst[DIRECT], distance / (relative * witness.largest))
+            self._conditions[k] = worst
+        return self._conditions[k]
+
+    def _scale(self, k: int, entity: Entity) -> float:
+        """What an error of a gradient is relative to: its largest entry.
+
+        But not less than 1/20 of the largest of all gradients and cotangents: where a gradient is
+        the small difference of large terms (0, as that of a bias that layer normalisation removes;
+        or the factor 1 - i of a gate that is nearly open), rounding is relative to the terms.
+        """
+        witness = self.witnesses[k]
+        if k not in self._scales:
+            arrays = [sum(witness.complex_step(e)) for e in self.entities]
+            arrays += [witness.case.dy, *witness.case.dstate.values()]
+            self._scales[k] = max(float(np.max(np.abs(a))) for a in arrays)
+        own = float(np.max(np.abs(sum(witness.complex_step(entity)))))
+        return max(own, self._scales[k] / 20)
+
+    @cached_property
+    def _noise(self) -> float:
+        """The rounding error of L in the first case: each y has T · chain roundings of eps/2 at
+        most, which add up like independent ones over the entries of y and the final states."""
+        witness = self.witnesses[0]
+        terms = [dy * y for dy, y in zip(witness.case.dy, witness.base.outputs, strict=True)]
+        terms += [d * witness.base.states[-1][n] for n, d in witness.case.dstate.items()]
+        spread = math.sqrt(sum(float((term**2).sum()) for term in terms))
+        return float(np.finfo(float).eps) / 2 * self.steps * self.chain * spread
+
+    # ------------------------------------------------------------------ judging
+
+    def judge(self, module: Any, title: str = "", progress: Progress | None = None) -> Report:
+        """Hold a module of the generated kind against the witnesses."""
+        report = progress or (lambda done, total, what: None)
+        total = 1 + len(self.entities)
+        report(0, total, "forward")
+        found: dict[str, list[Finding]] = {"forward": [], "step": []}
+        sizes = {"forward": self.witnesses[0].case.dy.size, "step": self.witnesses[0].case.dy.size}
+        runs = [self._run_module(k, module, found) for k in range(len(self.witnesses))]
+        for done, entity in enumerate(self.entities, 1):
+            name = _gradient_name(entity)
+            report(done, total, name)
+            sizes[name] = self.witnesses[0].case.values[entity].size
+            found[name] = [
+                f for k, run in enumerate(runs) for f in self._judge_gradient(k, entity, *run)
+            ]
+        report(total, total, "")
+        rows = tuple(Row(n, sizes[n], _worst_of_each(f)) for n, f in found.items())
+        numbers = " ".join(
+            f"{n}={v}" for n, v in {"T": self.steps, "B": self.batch, **self.sizes}.items()
+        )
+        return Report(" · ".join([self.cell.name, *filter(None, [title]), str(self.dtype), numbers]), rows)
+
+    def _run_module(
+        self, k: int, module: Any, found: dict[str, list[Finding]]
+    ) -> tuple[dict[Entity, Any], dict[Entity, Any]]:
+        """Run all that the module offers; the gradients with and without ``dstate`` come back."""
+        case = self.witnesses[k].case
+        cast = self._cast
+        params = {n: cast(v) for (kind, n), v in case.values.items() if kind == "parameter"}
+        params.update({c.name: float(case.given[c.name]) for c in self.cell.constants})
+        x = self._join({v.name: cast(case.values["input", v.name]) for v in self.cell.inputs})
+        state = {s.name: cast(case.values["state", s.name]) for s in self.cell.states}
+        masks = {m.name: cast(case.given[m.name]) for m in self.cell.masks}
+        extra = {"masks": masks} if masks else {}
+        dy, dstate = cast(case.dy), {n: cast(v) for n, v in case.dstate.items()}
+        before = _snapshot((params, x, state, masks, dy, dstate))
+
+        y, final, tape = module.forward(params, x, state, **extra)
+        found["forward"] += self._judge_forward(k, y, final)
+        full = self._gradients(*module.backward(params, tape, dy, dstate))
+        partial = self._gradients(*module.backward(params, tape, dy))
+        found["forward"] += self._judge_defaults(module, params, x, extra, dy)
+        found["step"] += self._judge_steps(k, module, params, x, masks)
+        if _snapshot((params, x, state, masks, dy, dstate)) != before:
+            found["forward"].append(_broken("an argument was changed in place"))
+        return full, partial
+
+    def _cast(self, value: Array) -> Array:
+        return np.ascontiguousarray(value, dtype=self.dtype)
+
+    def _join(self, by_name: dict[str, Array]) -> Any:
+        """One input is an array, several are a dict."""
+        return by_name if len(by_name) > 1 else next(iter(by_name.values()))
+
+    def _split(self, joined: Any) -> dict[str, Any]:
+        names = [v.name for v in self.cell.inputs]
+        return dict(joined) if len(names) > 1 else {names[0]: joined}
+
+    def _gradients(self, grads: Any, dx: Any, dstate: Any) -> dict[Entity, Any]:
+        found: dict[Entity, Any] = {}
+        for kind, arrays in (("parameter", grads), ("input", self._split(dx)), ("state", dstate)):
+            found.update({(kind, name): array for name, array in arrays.items()})
+        return found
+
+    def _compare(
+        self, witness: str, want: Array, got: Any, scale: float, tolerance: Any, note: str = ""
+    ) -> Finding:
+        """The entry whose error is largest in units of its tolerance; NaN in ``want`` is left out."""
+        if got is None:
+            return _broken("is missing")
+        got = np.asarray(got)
+        if got.shape != want.shape:
+            return _broken(f"has shape {got.shape} where {want.shape} is expected")
+        if got.dtype != self.dtype:
+            return _broken(f"is {got.dtype} where {self.dtype} is expected")
+        with np.errstate(all="ignore"):
+            error = np.abs(got.astype(float) - want) / scale
+        error = np.where(np.isfinite(got), error, np.inf)
+        left_out = np.isnan(want)
+        allowed = np.broadcast_to(tolerance, error.shape)
+        ratio = np.where(left_out, -1.0, error / np.where(left_out, 1.0, allowed))
+        index = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
+        if not got.size or left_out.all():
+            return Finding(witness, 0.0, 1.0, note="left to the other witness")
+        return Finding(
+            witness, float(error[index]), float(allowed[index]), tuple(int(i) for i in index),
+            float(want[index]), float(got[index]), note,
+        )  # fmt: skip
+
+    def _judge_forward(self, k: int, y: Any, final: Any) -> Iterator[Finding]:
+        witness = self.witnesses[k]
+        wanted = {"y": np.stack([self._whole(a, k) for a in witness.base.outputs])}
+        wanted.update({n: self._whole(a, k) for n, a in witness.base.states[-1].items()})
+        for name, want in wanted.items():
+            yield self._compare_values(k, want, y if name == "y" else final.get(name), name)
+
+    def _whole(self, a: Array, k: int) -> Array:
+        """The one copy of an unperturbed value, for all rows."""
+        return np.broadcast_to(a[0], (self.witnesses[k].case.batch, a.shape[-1]))
+
+    def _compare_values(self, k: int, want: Array, got: Any, what: str) -> Finding:
+        case = self.witnesses[k].case
+        tolerance = self._tolerance(False, case.steps, case.batch)
+        note = ", ".join(filter(None, [what, case.name]))
+        # Relative to the array's largest entry, but a state that a step takes away is relative to
+        # the others: it is a difference of theirs.
+        scale = max(float(np.max(np.abs(want), initial=0.0)), self.witnesses[k].largest / 20, 1e-30)
+        return self._with_condition(
+            k, DIRECT, lambda factor: self._compare(DIRECT, want, got, scale, tolerance * factor, note)
+        )
+
+    def _with_condition(
+        self, k: int, key: Entity | str, compare: Callable[[float], Finding]
+    ) -> Finding:
+        """Compare; if rounding does not explain the error, allow for how the case amplifies it."""
+        finding = compare(1.0)
+        if finding.passed or not math.isfinite(finding.error):
+            return finding
+        # Where less than half of the digits can be right, nothing would be verified.
+        ceiling = math.sqrt(float(np.finfo(self.dtype).eps)) / finding.tolerance
+        return compare(max(1.0, min(self._condition(k)[key], ceiling)))
+
+    def _judge_defaults(
+        self, module: Any, params: Any, x: Any, extra: Any, dy: Array
+    ) -> Iterator[Finding]:
+        """``state=None`` is a state of zeros, and ``dstate=None`` a cotangent of zeros.
+
+        The module is compared with itself, to the last bit: zeros are where kinks are, and no
+        place to ask a witness.
+        """
+        batch = dy.shape[1]
+        shapes = {s.name: (batch, number(self.cell.size(s), self.sizes)) for s in self.cell.states}
+        zeros = {n: np.zeros(shape, self.dtype) for n, shape in shapes.items()}
+        results = []
+        with np.errstate(all="ignore"):
+            for state, dstate in ((None, None), (zeros, zeros)):
+                y, final, tape = module.forward(params, x, state, **extra)
+                found = self._gradients(*module.backward(params, tape, dy, dstate))
+                results.append({"y": y, **final, **{_gradient_name(e): g for e, g in found.items()}})
+        for name, one in results[0].items():
+            if not np.array_equal(one, results[1].get(name), equal_nan=True):
+                yield _broken(f"{name} differs between state=None, dstate=None and zeros")
+
+    def _judge_steps(
+        self, k: int, module: Any, params: Any, x: Any, masks: Mapping[str, Array]
+    ) -> Iterator[Finding]:
+        """The streaming step, each time from the states that the equations give."""
+        base = self.witnesses[k].base
+        output = self.cell.output
+        for t, y in enumerate(base.outputs):
+            x_t = self._join({n: a[t] for n, a in self._split(x).items()})
+            state = {n: self._cast(self._whole(a, k)) for n, a in base.states[t].items()}
+            extra = {"masks": {n: a[t] for n, a in masks.items()}} if masks else {}
+            new = module.step(params, x_t, state, **extra)
+            wanted = {n: self._whole(a, k) for n, a in base.states[t + 1].items()}
+            if output.category != "state":
+                wanted[output.name] = self._whole(y, k)
+            for name, want in wanted.items():
+                yield self._compare_values(k, want, new.get(name), f"{name}, step {t + 1}")
+
+    def _judge_gradient(
+        self, k: int, entity: Entity, full: dict[Entity, Any], partial: dict[Entity, Any]
+    ) -> Iterator[Finding]:
+        witness, case = self.witnesses[k], self.witnesses[k].case
+        through_outputs, through_states = witness.complex_step(entity)
+        scale = self._scale(k, entity)
+        allowed = self._tolerance(True, case.steps, case.batch)
+
+        def against(want: Array, got: Any, note: str) -> Finding:
+            note = ", ".join(filter(None, [note, case.name]))
+            return self._with_condition(
+                k, entity, lambda factor: self._compare(EXACT, want, got, scale, allowed * factor, note)
+            )
+
+        exact = against(through_outputs + through_states, full.get(entity), "")
+        yield exact
+        yield against(through_outputs, partial.get(entity), "dstate=None")
+        if k == 0:
+            if entity not in self._differences:
+                self._differences[entity] = witness.central_difference(entity, self._noise)
+            value, bound = self._differences[entity]
+            # The difference's own error, beside the module's.
+            tolerance = max(allowed, exact.tolerance if exact.passed else 0.0) + bound / scale
+            yield self._compare(DIFFERENCE, value, full.get(entity), scale, tolerance)
+
+
+def _broken(note: str) -> Finding:
+    return Finding(DIRECT, math.inf, 1.0, note=note)
+
+
+def _worst_of_each(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """For each witness the finding with the largest error over its tolerance."""
+    worst: dict[str, Finding] = {}
+    for finding in findings:
+        if finding.witness not in worst or finding.ratio > worst[finding.witness].ratio:
+            worst[finding.witness] = finding
+    return tuple(worst.values())
+
+
+def _gradient_name(entity: Entity) -> str:
+    kind, name = entity
+    return f"∂L/∂{name}[0]" if kind == "state" else f"∂L/∂{name}"
+
+
+def _snapshot(arguments: Any) -> bytes:
+    if isinstance(arguments, dict):
+        return b"".join(_snapshot(v) for v in arguments.values())
+    if isinstance(arguments, tuple):
+        return b"".join(map(_snapshot, arguments))
+    return np.asarray(arguments).tobytes()
+
+
+def check(
+    cell: Cell,
+    target: str = "numpy",
+    dtype: str = "float64",
+    *,
+    module: Any = None,
+    sizes: Mapping[str, int] | None = None,
+    T: int = 7,
+    B: int = 3,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Report:
+    """Compile a cell and hold what comes out against the cell's equations.
+
+    Parameters
+    ----------
+    cell : Cell
+    target : str
+        "numpy" or "c".
+    dtype : str
+        "float64" or "float32": the precision of the module. The witnesses are in float64 always.
+    module : optional
+        A module with the same face to be judged in place of a compiled one.
+    sizes : mapping of str to int, optional
+        Numbers for some of the symbolic sizes, such as ``{"H": 16}``.
+    T, B : int
+        Steps and rows of the main case.
+    seed : int
+        Of the random values.
+    progress : callable, optional
+        Called with (done, total, what comes next).
+    **options
+        For the target, as in ``compile``.
+
+    Returns
+    -------
+    Report
+        True if all agree; printed, it is a table with a row for each gradient.
+
+    Raises
+    ------
+    LstmgenError
+        If the equations have no finite value in any of the random cases tried.
+    """
+    if module is None:
+        from .toolchain import compile
+
+        module = compile(cell, target, dtype=dtype, **options)
+    examination = Examination(cell, dtype, sizes=sizes, T=T, B=B, seed=seed)
+    return examination.judge(module, _TARGET_NAMES.get(target, target), progress)

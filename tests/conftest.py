@@ -1,0 +1,32 @@
+"""Settings of the whole suite."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+CI = os.environ.get("CI", "").lower() == "true"
+
+# Examples are compiled and differentiated: slow for hypothesis, which would call that unhealthy. In
+# CI the same examples come each time, so that a red run can be repeated.
+_COMMON = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
+    "print_blob": True,
+}
+settings.register_profile("local", **_COMMON)
+settings.register_profile("ci", derandomize=True, database=None, **_COMMON)
+settings.load_profile("ci" if CI else "local")
+
+
+def need(what: str) -> None:
+    """Skip without a module or a tool; in CI, where all are installed, fail."""
+    if importlib.util.find_spec(what) is not None or shutil.which(what):
+        return
+    if CI:
+        pytest.fail(f"{what} is missing, and CI installs it")
+    pytest.skip(f"needs {what}")

@@ -1,0 +1,162 @@
+"""A derivation as a module: its equations run as they stand, without plan, templates or text.
+
+It has the face of a generated module, so that ``check`` can judge a derivation, and any deliberately
+broken one, long before a target prints it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from sympy import Eq
+
+from lstmgen import Cell, derive
+from lstmgen.derivation import Derivation, adjoint, carry, cotangent
+from lstmgen.symbols import Matrix, Outer, Total, Vector
+from lstmgen.verification import _Walk, number
+
+
+class Interpreter:
+    """Runs a derivation. Arrays are (1, B, size) inside, for the walker that it borrows."""
+
+    def __init__(self, derivation: Derivation, dtype: str = "float64") -> None:
+        self.derivation, self.cell, self.dtype = derivation, derivation.cell, np.dtype(dtype)
+
+    # ------------------------------------------------------------------ the face of a module
+
+    def forward(self, params, x, state=None, masks=None):
+        x = self._by_name(x)
+        steps, batch = next(iter(x.values())).shape[:2]
+        sizes = self._sizes(params, x)
+        state = state or {
+            s.name: np.zeros((batch, number(self.cell.size(s), sizes)), self.dtype)
+            for s in self.cell.states
+        }
+        outputs, tape = [], []
+        for t in range(steps):
+            x_t = {n: a[t] for n, a in x.items()}
+            masks_t = {n: a[t] for n, a in (masks or {}).items()}
+            memo = self._step(params, x_t, state, masks_t, sizes)
+            state = {s.name: self._rows(memo[s.at(0)], batch) for s in self.cell.states}
+            outputs.append(self._rows(memo[self.cell.output], batch))
+            tape.append(memo)
+        return np.stack(outputs), state, (tape, sizes)
+
+    def step(self, params, x_t, state, masks=None):
+        x_t = self._by_name(x_t)
+        memo = self._step(params, x_t, state, masks or {}, self._sizes(params, x_t))
+        batch = len(next(iter(x_t.values())))
+        new = {s.name: self._rows(memo[s.at(0)], batch) for s in self.cell.states}
+        output = self.cell.output
+        return new | {output.name: self._rows(memo[output], batch)}
+
+    def backward(self, params, tape, dy, dstate=None):
+        steps, sizes = tape
+        batch = dy.shape[1]
+        cell = self.cell
+        later = {
+            carry(s): np.zeros((1, batch, number(cell.size(s), sizes)), self.dtype)
+            if dstate is None
+            else dstate[s.name][None]
+            for s in cell.states
+        }
+        grads = {p.name: np.zeros_like(params[p.name]) for p in cell.parameters}
+        dx = {v.name: [] for v in cell.inputs}
+        for memo, dy_t in zip(reversed(steps), dy[::-1], strict=True):
+            memo = {**memo, **later, cotangent(cell.output): dy_t[None]}
+            walk = self._walk(params, memo)
+            for e in self.derivation.adjoints:
+                self._assign(walk, e, sizes)
+            later = {carry(s): memo[carry(s, -1)] for s in cell.states}
+            for v in cell.inputs:
+                found = [m for m in memo if isinstance(m, Vector) and m.name == v.name]
+                delta = [m for m in found if m.category == "adjoint"]
+                value = memo[delta[0]] if delta else np.zeros((1, 1, 1))
+                shape = (batch, number(cell.size(v), sizes))
+                dx[v.name].append(np.broadcast_to(value[0], shape))
+            for e in self.derivation.totals:
+                grads[e.lhs.args[0].name] += self._total(walk, e, sizes)
+        x_gradients = {n: np.stack(a[::-1]).astype(self.dtype) for n, a in dx.items()}
+        initial = {s.name: self._rows(later[carry(s)], batch) for s in cell.states}
+        return grads, self._joined(x_gradients), initial
+
+    # ------------------------------------------------------------------ inside
+
+    def _walk(self, params, memo) -> _Walk:
+        matrices = {
+            p.name: params[p.name][None] for p in self.cell.parameters if isinstance(p, Matrix)
+        }
+        return _Walk(matrices, memo, 0, None, {})
+
+    def _step(self, params, x_t, state, masks, sizes):
+        cell = self.cell
+        memo = {n: np.full((1, 1, 1), number(n, sizes), self.dtype) for n in cell.sizes}
+        memo |= {p: params[p.name][None, None] for p in cell.parameters if isinstance(p, Vector)}
+        memo |= {c: np.full((1, 1, 1), params[c.name], self.dtype) for c in cell.constants}
+        memo |= {v: x_t[v.name][None] for v in cell.inputs}
+        memo |= {m: masks[m.name][None] for m in cell.masks}
+        memo |= {s: state[s.name][None] for s in cell.states}
+        walk = self._walk(params, memo)
+        for e in self.derivation.forward:
+            self._assign(walk, e, sizes)
+        return memo
+
+    def _assign(self, walk: _Walk, e: Eq, sizes: Mapping[str, int]) -> None:
+        value = walk(e.rhs)
+        size = number(self.cell.size(e.lhs), sizes)
+        walk.memo[e.lhs] = np.broadcast_to(value, (*value.shape[:-1], size)).astype(self.dtype)
+
+    def _total(self, walk: _Walk, e: Eq, sizes: Mapping[str, int]) -> np.ndarray:
+        """One step's share of a parameter's gradient."""
+        parameter = e.lhs.args[0]
+        shape = tuple(number(n, sizes) for n in self.cell.shape(parameter))
+        for total in e.rhs.atoms(Total):
+            inner = total.args[0]
+            if isinstance(inner, Outer):
+                left, right = (walk(arg) for arg in inner.args)
+                left, right = np.broadcast_arrays(left[..., None], right[..., None, :])
+                walk.memo[total] = (left * right).sum(axis=1)
+            else:
+                walk.memo[total] = walk(inner).sum(axis=1, keepdims=True)
+        value = walk(e.rhs)
+        return np.broadcast_to(value.reshape(value.shape[-len(shape) :]), shape)
+
+    def _sizes(self, params, x) -> dict[str, int]:
+        sizes: dict[str, int] = {}
+        arrays = [(p, params[p.name].shape) for p in self.cell.parameters]
+        arrays += [(v, x[v.name].shape[-1:]) for v in self.cell.inputs]
+        for symbol, shape in arrays:
+            for size, n in zip(self.cell.shape(symbol), shape, strict=True):
+                if not size.is_Integer:
+                    sizes[size.name] = n
+        return sizes
+
+    def _rows(self, value: np.ndarray, batch: int) -> np.ndarray:
+        return np.broadcast_to(value[0], (batch, value.shape[-1])).astype(self.dtype)
+
+    def _by_name(self, x):
+        return x if isinstance(x, dict) else {self.cell.inputs[0].name: x}
+
+    def _joined(self, by_name):
+        return by_name if len(by_name) > 1 else next(iter(by_name.values()))
+
+
+def interpret(cell: Cell, dtype: str = "float64") -> Interpreter:
+    """The derivation of ``cell``, ready to run."""
+    return Interpreter(derive(cell), dtype)
+
+
+def with_equation(derivation: Derivation, old: Eq, *new: Eq) -> Derivation:
+    """The derivation with one line of its backward pass replaced, or removed."""
+
+    def swapped(lines):
+        return tuple(e for line in lines for e in (new if line is old else (line,)))
+
+    return replace(
+        derivation, adjoints=swapped(derivation.adjoints), totals=swapped(derivation.totals)
+    )
+
+
+__all__ = ["Interpreter", "adjoint", "interpret", "with_equation"]

@@ -1,0 +1,244 @@
+"""An independent autograd: a cell's own equations printed as PyTorch, and differentiated by it.
+
+The printer starts from the equations as their author wrote them. It shares nothing with the
+library's normal form, derivation, targets or verification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sympy
+import torch
+from sympy.printing.printer import Printer
+
+from lstmgen import Cell
+from lstmgen.symbols import Matrix, Vector
+
+_CALLS = {
+    "exp": "torch.exp", "log": "torch.log", "sin": "torch.sin", "cos": "torch.cos",
+    "tan": "torch.tan", "asin": "torch.asin", "acos": "torch.acos", "atan": "torch.atan",
+    "sinh": "torch.sinh", "cosh": "torch.cosh", "tanh": "torch.tanh", "asinh": "torch.asinh",
+    "acosh": "torch.acosh", "atanh": "torch.atanh", "erf": "torch.erf", "Abs": "torch.abs",
+    "sign": "torch.sign", "floor": "torch.floor", "ceiling": "torch.ceil",
+    "sigmoid": "torch.sigmoid", "relu": "torch.relu", "rsqrt": "torch.rsqrt",
+}  # fmt: skip
+
+
+class TorchPrinter(Printer):
+    """Prints an expression as PyTorch code over (B, size) tensors in the dict ``v``."""
+
+    printmethod = "_torch"  # the language's own _sympystr is for people
+
+    def emptyPrinter(self, expr):
+        raise TypeError(f"no PyTorch for {type(expr).__name__}: {expr}")
+
+    def _print_Vector(self, e: Vector) -> str:
+        return f'v["{e.name}"]' if e.time == 0 or e.category == "input" else f's["{e.name}"]'
+
+    def _print_Number(self, e) -> str:
+        return f"number({sympy.Rational(e).p!r} / {sympy.Rational(e).q!r})"
+
+    def _print_Float(self, e) -> str:
+        return f"number({float(e)!r})"
+
+    def _print_NumberSymbol(self, e) -> str:
+        return f"number({float(e)!r})"
+
+    def _print_Add(self, e) -> str:
+        return "(" + " + ".join(map(self._print, e.args)) + ")"
+
+    def _print_Mul(self, e) -> str:
+        return "(" + " * ".join(map(self._print, e.args)) + ")"
+
+    def _print_Pow(self, e) -> str:
+        base = self._print(e.base)
+        if e.exp.is_Integer:
+            return f"torch.pow({base}, {int(e.exp)})"
+        if e.exp == sympy.S.Half:
+            return f"torch.sqrt({base})"
+        return f"torch.pow({base}, {self._print(e.exp)})"
+
+    def _print_Product(self, e) -> str:
+        matrix = e.matrix
+        transpose = "" if matrix.transposed else ".T"  # rows are samples
+        return f'({self._print(e.operand)} @ p["{matrix.name}"]{transpose})'
+
+    def _print_named(self, e) -> str:
+        return self._print(e.args[0])
+
+    def _print_stop_gradient(self, e) -> str:
+        return f"{self._print(e.args[0])}.detach()"
+
+    def _print_step(self, e) -> str:
+        return f"({self._print(e.args[0])} > 0).double()"
+
+    def _print_softplus(self, e) -> str:
+        return f"torch.nn.functional.softplus({self._print(e.args[0])}, threshold=500)"
+
+    def _print_mean(self, e) -> str:
+        return f"{self._print(e.args[0])}.mean(-1, keepdim=True)"
+
+    def _print_sum_(self, e) -> str:
+        return f"{self._print(e.args[0])}.sum(-1, keepdim=True)"
+
+    def _print_max_(self, e) -> str:
+        return f"{self._print(e.args[0])}.amax(-1, keepdim=True)"
+
+    def _print_cumsum(self, e) -> str:
+        return f"{self._print(e.args[0])}.cumsum(-1)"
+
+    def _print_equal(self, e) -> str:
+        a, b = map(self._print, e.args)
+        return f"({a} == {b}).double()"
+
+    def _print_Heaviside(self, e) -> str:
+        z, at_zero = map(self._print, e.args)
+        return f"torch.where({z} == 0, {at_zero}, ({z} > 0).double())"
+
+    def _print_Max(self, e) -> str:
+        return self._folded("torch.maximum", e.args)
+
+    def _print_Min(self, e) -> str:
+        return self._folded("torch.minimum", e.args)
+
+    def _folded(self, function: str, args) -> str:
+        first, *others = map(self._print, args)
+        for other in others:
+            first = f"{function}({first}, {other})"
+        return first
+
+    def _print_Mod(self, e) -> str:
+        a, b = map(self._print, e.args)
+        return f"({a} - {b} * torch.floor({a} / {b}))"
+
+    def _print_Piecewise(self, e) -> str:
+        text = "number(float('nan'))"
+        for value, condition in reversed(e.args):
+            text = f"torch.where({self._condition(condition)}, {self._print(value)}, {text})"
+        return text
+
+    def _condition(self, c) -> str:
+        if c in (sympy.true, sympy.false):
+            return f"torch.tensor({bool(c)})"
+        if isinstance(c, sympy.Not):
+            return f"(~{self._condition(c.args[0])})"
+        if isinstance(c, (sympy.And, sympy.Or)):
+            sign = " & " if isinstance(c, sympy.And) else " | "
+            return "(" + sign.join(map(self._condition, c.args)) + ")"
+        return f"({self._print(c.lhs)} {c.rel_op} {self._print(c.rhs)})"
+
+    def _print_Function(self, e) -> str:
+        name = type(e).__name__
+        if name not in _CALLS:
+            return self.emptyPrinter(e)
+        return f"{_CALLS[name]}({', '.join(map(self._print, e.args))})"
+
+
+def transcribe(cell: Cell) -> str:
+    """The source of ``step(p, s, v)``: ``v`` holds what is given and gains what is computed."""
+    printer = TorchPrinter()
+    lines = ["def step(p, s, v):"]
+    for e in cell.equations:
+        size = str(cell.size(e.lhs))
+        target = f'v["{e.lhs.name}"]'
+        lines.append(f'    {target} = ({printer.doprint(e.rhs)}).expand(rows, sizes["{size}"])')
+    return "\n".join(lines)
+
+
+@dataclass
+class Gradients:
+    """What PyTorch says of one sequence, as NumPy arrays in the layout of a module's face."""
+
+    y: np.ndarray
+    final: dict[str, np.ndarray]
+    params: dict[str, np.ndarray]
+    inputs: dict[str, np.ndarray]
+    initial: dict[str, np.ndarray]
+
+    def named(self) -> dict[tuple[str, str], np.ndarray]:
+        """By kind and name, as verification has it."""
+        return {
+            **{("parameter", n): g for n, g in self.params.items()},
+            **{("input", n): g for n, g in self.inputs.items()},
+            **{("state", n): g for n, g in self.initial.items()},
+        }
+
+
+def differentiate(
+    cell: Cell,
+    params: Mapping[str, Any],
+    x: Mapping[str, np.ndarray],
+    state: Mapping[str, np.ndarray],
+    masks: Mapping[str, np.ndarray],
+    dy: np.ndarray,
+    dstate: Mapping[str, np.ndarray],
+) -> Gradients:
+    """Run and differentiate L = <dy, y> + <dstate, final states> in float64."""
+
+    def leaf(a: Any) -> torch.Tensor:
+        return torch.tensor(np.asarray(a, dtype=float), requires_grad=True)
+
+    learned = {p.name: leaf(params[p.name]) for p in cell.parameters}
+    xs = {v.name: leaf(x[v.name]) for v in cell.inputs}
+    initial = {s.name: leaf(state[s.name]) for s in cell.states}
+    steps, rows = next(iter(xs.values())).shape[:2]
+    sizes = _sizes(cell, learned, xs, initial)
+    fixed = {
+        p.name: learned[p.name][None] for p in cell.parameters if not isinstance(p, Matrix)
+    }
+
+    def number(value: float) -> torch.Tensor:
+        return torch.full((1, 1), value, dtype=torch.float64)
+
+    fixed |= {c.name: number(float(params[c.name])) for c in cell.constants}
+
+    scope: dict[str, Any] = {"torch": torch, "number": number, "rows": rows, "sizes": sizes}
+    exec(transcribe(cell), scope)  # the printer's own text
+    s, outputs = initial, []
+    for t in range(steps):
+        v = fixed | {n: a[t] for n, a in xs.items()}
+        v |= {m.name: torch.tensor(masks[m.name][t]) for m in cell.masks}
+        scope["step"](learned, s, v)
+        s = {n: v[n] for n in initial}
+        outputs.append(v[cell.output.name])
+    y = torch.stack(outputs)
+    loss = (torch.tensor(dy) * y).sum()
+    loss = loss + sum((torch.tensor(dstate[n]) * s[n]).sum() for n in initial)
+    leaves = [*learned.values(), *xs.values(), *initial.values()]
+    loss = loss + 0 * sum(a.sum() for a in leaves)  # so that what nothing reads has a gradient: 0
+    loss.backward()
+
+    def arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+        return {n: a.grad.numpy() for n, a in tensors.items()}
+
+    return Gradients(
+        y.detach().numpy(),
+        {n: a.detach().numpy() for n, a in s.items()},
+        arrays(learned),
+        arrays(xs),
+        arrays(initial),
+    )
+
+
+def differentiate_case(cell: Cell, case: Any) -> Gradients:
+    """The same for a case of ``lstmgen.verification``."""
+    of = {kind: {n: a for (k, n), a in case.values.items() if k == kind}
+          for kind in ("parameter", "input", "state")}  # fmt: skip
+    masks = {m.name: case.given[m.name] for m in cell.masks}
+    constants = {c.name: case.given[c.name] for c in cell.constants}
+    return differentiate(
+        cell, of["parameter"] | constants, of["input"], of["state"], masks, case.dy, case.dstate
+    )
+
+
+def _sizes(cell: Cell, learned, xs, initial) -> dict[str, int]:
+    shapes = [(cell.shape(p), learned[p.name].shape) for p in cell.parameters]
+    shapes += [(cell.shape(v), xs[v.name].shape[-1:]) for v in cell.inputs]
+    shapes += [(cell.shape(s), initial[s.name].shape[-1:]) for s in cell.states]
+    return {str(n): int(k) for sizes, shape in shapes for n, k in zip(sizes, shape, strict=True)} | {
+        str(n): int(n) for v in cell.vectors for n in cell.shape(v) if n.is_Integer
+    }
