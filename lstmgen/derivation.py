@@ -187,19 +187,24 @@ class _Sweep:
         """All contributions to ``v`` are in: write its line. None if nothing flows into it."""
         symbol = Vector(symbol.name, symbol.category, str(self.cell.size(v)), symbol.time)
         scalar: list[Expr] = []
-        wide: list[Expr] = []
+        wide: dict[Expr, Expr] = {}  # by size: what a scalar was broadcast to has to be summed
         for delta, coefficient in self.linear.get(v, {}).items():
             if coefficient != 0:
                 term = delta * coefficient
-                (wide if self._broadcast(v, term) else scalar).append(term)
-        rest = self.plain.get(v, [])
-        if wide:
-            reduced = sum_(sum(wide, ZERO))
-            if scalar or rest:
+                if self._broadcast(v, term):
+                    size = self._size(term)
+                    wide[size] = wide.get(size, ZERO) + term
+                else:
+                    scalar.append(term)
+        rest = list(self.plain.get(v, []))
+        alone = not (scalar or rest) and len(wide) == 1
+        for term in wide.values():
+            reduced = sum_(term)
+            if not alone:
                 name = Vector(self.namer(f"sum_{v.name}"), "adjoint", "1")
                 self.out.append(Eq(name, reduced, evaluate=False))
                 reduced = name
-            rest = [reduced, *rest]
+            rest.append(reduced)
         total = sum([*scalar, *rest], ZERO)
         if total == 0:
             return None
@@ -307,6 +312,8 @@ def _inline(
             if line.lhs.category != "adjoint" or not _is_short(line.rhs):
                 continue
             users = [e for e in (*lines, *totals) if e is not line and e.rhs.has(line.lhs)]
+            if any(v.category == "carry" for v in line.rhs.atoms(Vector)):
+                continue  # it is there for one step only, and others may be read for all steps
             renames = isinstance(line.rhs, Vector)
             once = len(users) == 1 and _reads_elementwise(users[0].rhs, line.lhs)
             if not users or not (renames or once):

@@ -14,7 +14,7 @@ Nothing here knows a language; a target prints the operations in order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import sympy
@@ -115,14 +115,12 @@ class _Planner:
         rank = {v.name: k for k, v in enumerate(e.lhs for e in forward)}
         gates = activation_sets(forward, ahead.stacks, tape - {cell.output})
         layouts = layout([*stacks, *gates], rank, forward)
-        forward_pass = ahead.finish(layouts)
-        backward_pass = back.finish(layouts)
-        backward_pass = Pass(
-            backward_pass.before,
-            backward_pass.step,
-            backward_pass.after + _split_gradients(gradients, layouts),
-        )
-        buffers = Housing(self.cell, forward_pass, backward_pass, tape, layouts).buffers()
+        # who lives where decides which blocks really are neighbours, and that how products split
+        for _ in range(2):
+            forward_pass = ahead.finish(layouts)
+            backward_pass = back.finish(layouts, _split_gradients(gradients, layouts))
+            buffers = Housing(self.cell, forward_pass, backward_pass, tape, layouts).buffers()
+            layouts = [b.blocks for b in buffers]
         return Plan(
             self.derivation, forward_pass, backward_pass, buffers, self.eager, self.dtype,
             {**ahead.origin, **back.origin},
@@ -179,7 +177,10 @@ class _Direction:
         for e in self.equations:
             if any(v in depends for v in e.rhs.atoms(Vector)):
                 depends.add(e.lhs)
+        # the loop has to compute what it carries on, and what reads a carry, which is gone after
+        # its step
         feeds = set(self.carried.values())
+        feeds |= {e.lhs for e in self.equations if _reads_carry(e)}
         for e in reversed(self.equations):
             if e.lhs in feeds:
                 feeds |= {v for v in e.rhs.atoms(Vector) if v in self.defined}
@@ -191,7 +192,7 @@ class _Direction:
             elif e.lhs in depends:
                 movable = self.eager or e.rhs.has(Product)
                 region[e.lhs] = AFTER if late or movable else STEP
-            elif e.lhs in self.carried.values():
+            elif e.lhs.category == "carry":
                 region[e.lhs] = STEP
             else:
                 region[e.lhs] = BEFORE if self.eager or e.rhs.has(Product) else "lazy"
@@ -209,6 +210,8 @@ class _Direction:
                     continue
                 as_operand = any(p.operand == e.lhs for p in u.rhs.atoms(Product))
                 users.add(BEFORE if as_operand and region[u.lhs] == STEP else region[u.lhs])
+            if e.lhs in self.carried.values():
+                users.add(STEP)  # the next step reads it
             region[e.lhs] = next((r for r in (BEFORE, STEP, AFTER) if r in users), STEP)
 
     # -- sums of products
@@ -223,12 +226,14 @@ class _Direction:
                 self.elementwise[where].append(e)
                 continue
             bias, rest = self._split_bias(e)
-            direct = rest == 0 and not (e.lhs in self.kept and e.lhs in stacked)
-            out = e.lhs if direct else _partial(e.lhs)
+            early = [where == STEP and not self._depends(p.operand) for p in terms]
+            # what must stay needs a place of its own, and a carry lasts for one step only
+            apart = e.lhs in self.kept and e.lhs in stacked
+            apart |= e.lhs.category == "carry" and any(early)
+            out = e.lhs if rest == 0 and not apart else _partial(e.lhs)
             self.bias[out], self.origin[e.lhs] = bias, e
-            for p in terms:
-                early = where == STEP and not self._depends(p.operand)
-                self.terms.append(_Term(out, p, BEFORE if early else where))
+            for p, is_early in zip(terms, early, strict=True):
+                self.terms.append(_Term(out, p, BEFORE if is_early else where))
             if out is not e.lhs:
                 self.elementwise[where].append(Eq(e.lhs, out + rest, evaluate=False))
 
@@ -290,14 +295,9 @@ class _Direction:
         groups: dict[tuple[str, Vector, int], list[_Term]] = {}
         for t in ready:
             if t.by_operand:
-                key = ("operand", t.product.operand)
-                copies = sum(
-                    1 for (a, b, _), g in groups.items()
-                    if (a, b) == key and any(u.out == t.out for u in g)
-                )  # fmt: skip
-                groups.setdefault((*key, copies), []).append(t)
+                _join(groups, "operand", t.product.operand, t, lambda u: u.out)
             elif t.out not in waiting:
-                groups.setdefault(("sum", t.out, 0), []).append(t)
+                _join(groups, "sum", t.out, t, lambda u: u.product.operand)
         for group in groups.values():
             for t in group:
                 terms.remove(t)
@@ -328,7 +328,9 @@ class _Direction:
             if isinstance(op, Multiply) and len(op.matrices) > 1
         ]
 
-    def finish(self, layouts: Sequence[tuple[Vector, ...]]) -> Pass:
+    def finish(
+        self, layouts: Sequence[tuple[Vector, ...]], gradients: tuple[Operation, ...] = ()
+    ) -> Pass:
         started: set[Vector] = set()
         fills: list[Operation] = []
         regions: dict[str, list[Operation]] = {}
@@ -349,7 +351,26 @@ class _Direction:
                 else:
                     ops.append(op)
             regions[region] = ops
-        return Pass(tuple(regions[BEFORE] + fills), tuple(regions[STEP]), tuple(regions[AFTER]))
+        after = (*regions[AFTER], *gradients)
+        return Pass((*regions[BEFORE], *fills), tuple(regions[STEP]), after)
+
+
+def _join(
+    groups: dict[tuple[str, Vector, int], list[_Term]],
+    kind: str,
+    shared: Vector,
+    term: _Term,
+    other: Callable[[_Term], Vector],
+) -> None:
+    """Add ``term`` to the first stack of its kind that does not hold its other end already."""
+    number = 0
+    while any(other(u) == other(term) for u in groups.get((kind, shared, number), [])):
+        number += 1
+    groups.setdefault((kind, shared, number), []).append(term)
+
+
+def _reads_carry(e: Eq) -> bool:
+    return any(v.category == "carry" for v in e.rhs.atoms(Vector))
 
 
 def _partial(v: Vector) -> Vector:

@@ -91,10 +91,14 @@ def activation_sets(
     for stack in stacks:
         names = {v.name for v in stack}
         gates = tuple(
-            e.lhs for e in forward
-            if isinstance(e.rhs, (sigmoid, sympy.tanh)) and e.lhs in tape
-            and e.lhs.category == "vector" and e.rhs.args[0].name in names
-        )  # fmt: skip
+            e.lhs
+            for e in forward
+            if isinstance(e.rhs, (sigmoid, sympy.tanh))
+            and isinstance(e.rhs.args[0], Vector)
+            and e.rhs.args[0].name in names
+            and e.lhs in tape
+            and e.lhs.category == "vector"
+        )
         if len(gates) > 1:
             sets.append(gates)
     return sets

@@ -6,6 +6,7 @@ broken one, long before a target prints it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -13,9 +14,9 @@ import numpy as np
 from sympy import Eq
 
 from lstmgen import Cell, derive
-from lstmgen.derivation import Derivation, adjoint, carry, cotangent
+from lstmgen.derivation import Derivation, carry, cotangent
 from lstmgen.symbols import Matrix, Outer, Total, Vector
-from lstmgen.verification import _Walk, number
+from lstmgen.verification import _snapshot, _Walk, number
 
 
 class Interpreter:
@@ -64,7 +65,7 @@ class Interpreter:
         }
         grads = {p.name: np.zeros_like(params[p.name]) for p in cell.parameters}
         dx = {v.name: [] for v in cell.inputs}
-        for memo, dy_t in zip(reversed(steps), dy[::-1], strict=True):
+        for t, (memo, dy_t) in reversed(list(enumerate(zip(steps, dy, strict=True)))):
             memo = {**memo, **later, cotangent(cell.output): dy_t[None]}
             walk = self._walk(params, memo)
             for e in self.derivation.adjoints:
@@ -77,10 +78,15 @@ class Interpreter:
                 shape = (batch, number(cell.size(v), sizes))
                 dx[v.name].append(np.broadcast_to(value[0], shape))
             for e in self.derivation.totals:
-                grads[e.lhs.args[0].name] += self._total(walk, e, sizes)
+                if self.counts(e.lhs.args[0].name, t):
+                    grads[e.lhs.args[0].name] += self._total(walk, e, sizes)
         x_gradients = {n: np.stack(a[::-1]).astype(self.dtype) for n, a in dx.items()}
         initial = {s.name: self._rows(later[carry(s)], batch) for s in cell.states}
         return grads, self._joined(x_gradients), initial
+
+    def counts(self, parameter: str, t: int) -> bool:
+        """Whether step ``t`` counts for the gradient of ``parameter``: always, if nothing is broken."""
+        return True
 
     # ------------------------------------------------------------------ inside
 
@@ -148,15 +154,38 @@ def interpret(cell: Cell, dtype: str = "float64") -> Interpreter:
     return Interpreter(derive(cell), dtype)
 
 
-def with_equation(derivation: Derivation, old: Eq, *new: Eq) -> Derivation:
-    """The derivation with one line of its backward pass replaced, or removed."""
+class Replayed:
+    """A module with a forward pass that is run once for the same arguments.
 
-    def swapped(lines):
-        return tuple(e for line in lines for e in (new if line is old else (line,)))
+    For many derivations that differ in the backward pass only.
+    """
 
-    return replace(
-        derivation, adjoints=swapped(derivation.adjoints), totals=swapped(derivation.totals)
-    )
+    def __init__(self, module: Interpreter) -> None:
+        self.module, self.known = module, {}
+
+    def forward(self, *args, **kwargs):
+        return self._once("forward", args, kwargs)
+
+    def step(self, *args, **kwargs):
+        return self._once("step", args, kwargs)
+
+    def _once(self, method: str, args, kwargs):
+        key = (method, _snapshot(args), _snapshot(kwargs))
+        if key not in self.known:
+            self.known[key] = getattr(self.module, method)(*args, **kwargs)
+        return self.known[key]
+
+    def with_backward(self, derivation: Derivation, kind: type[Interpreter] = Interpreter):
+        """The same forward pass with another backward pass."""
+        other = copy.copy(self)
+        other.backward = kind(derivation, str(self.module.dtype)).backward
+        return other
 
 
-__all__ = ["Interpreter", "adjoint", "interpret", "with_equation"]
+def with_lines(derivation: Derivation, changed: Mapping[int, Eq]) -> Derivation:
+    """The derivation with lines of its backward pass replaced: adjoints are counted first."""
+    lines = [*derivation.adjoints, *derivation.totals]
+    for k, line in changed.items():
+        lines[k] = line
+    count = len(derivation.adjoints)
+    return replace(derivation, adjoints=tuple(lines[:count]), totals=tuple(lines[count:]))

@@ -239,6 +239,6 @@ def _sizes(cell: Cell, learned, xs, initial) -> dict[str, int]:
     shapes = [(cell.shape(p), learned[p.name].shape) for p in cell.parameters]
     shapes += [(cell.shape(v), xs[v.name].shape[-1:]) for v in cell.inputs]
     shapes += [(cell.shape(s), initial[s.name].shape[-1:]) for s in cell.states]
-    return {str(n): int(k) for sizes, shape in shapes for n, k in zip(sizes, shape, strict=True)} | {
-        str(n): int(n) for v in cell.vectors for n in cell.shape(v) if n.is_Integer
-    }
+    sizes = {str(n): k for symbols, shape in shapes for n, k in zip(symbols, shape, strict=True)}
+    fixed = [n for v in cell.vectors for n in cell.shape(v) if n.is_Integer]
+    return sizes | {str(n): int(n) for n in fixed}

@@ -201,6 +201,8 @@ class _Writer:
             members = "".join(v.name.rpartition("_")[2] for v in blocks)
             family = f"{buffer.name}_" if blocks[0].name.startswith(f"{buffer.name}_") else ""
             wish = f"{mark}{family}{members}"
+            if not wish.isidentifier():
+                wish = f"{mark}{buffer.name}_{members}"
         key = (buffer, tuple(blocks))
         names = self.names(key, wish), self.names((key, "all"), f"{wish}_all")
         if whole:
@@ -426,6 +428,8 @@ class _Forward(_Writer):
         kept = [f'"{s.name}": {self.stored(s)}' for s in cell.states]
         tape = [v for b in self.plan.buffers if b.scope == "tape" for v in b.blocks]
         kept += [f'"{v.name}": {self.whole(v)}' for v in tape]
+        stacks = [b for b in self.plan.buffers if b.scope == "tape" and len(b.blocks) > 1]
+        kept += [f'"{_stacked(b)}": {self._run_names(b.blocks, True)[1]}' for b in stacks]
         finals = ", ".join(f'"{s.name}": {self.stored(s)}[-1].copy()' for s in cell.states)
         for s in cell.states:
             self.made[self.stored(s)] = self._shape("T + 1, B", cell.size(s))
@@ -545,7 +549,10 @@ class _Backward(_Writer):
                 if name in used:
                     lines.append(f'{name} = tape["{v.name}"]')
             if len(buffer.blocks) > 1:
-                self.made.pop(self._run_names(buffer.blocks, True)[1], None)
+                name = self._run_names(buffer.blocks, True)[1]
+                self.made.pop(name, None)
+                if name in body or any(view.startswith(name) for view in self.parts.values()):
+                    lines.append(f'{name} = tape["{_stacked(buffer)}"]')
         return lines
 
     # ------------------------------------------------------------------ gradients of parameters
@@ -597,6 +604,11 @@ def _unpacked(writer: _Writer, x: str, masks: str) -> list[str]:
     cell = writer.cell
     inputs = [f'{writer.whole(v)} = {x}["{v.name}"]' for v in cell.inputs if len(cell.inputs) > 1]
     return inputs + [f'{writer.whole(v)} = {masks}["{v.name}"]' for v in cell.masks]
+
+
+def _stacked(buffer: Buffer) -> str:
+    """The key of neighbouring blocks on the tape; no vector can have such a name."""
+    return " ".join(v.name for v in buffer.blocks)
 
 
 def _stack_name(cell: Cell, parameters: Sequence[Matrix | Vector]) -> str:

@@ -99,7 +99,8 @@ class Order:
         elif any(v.time > 0 or v.category == "carry" for v in vectors):
             when = 2
         kind = self._kind(t, vectors, bool(adjoints))
-        ranks = tuple(k for f in self.factors(t) if not f.is_number for k in self._ranks(f))
+        factors = [f for f in self.factors(t) if not f.is_number]
+        ranks = tuple(k for f in factors for k in self._ranks(f)), sum(map(_power, factors))
         if adjoints and when == 1 and kind == 3:
             # as backpropagation comes by them, the latest first: δh o (1 - tanh² c) + p_o δa_o
             return (when, kind, -adjoints[0], ranks, str(t))
@@ -209,6 +210,10 @@ class Order:
         inner = [n.name for n in self.cell.sizes]
         degrees = [-int(powers.get(Size(n), 0)) for n in ("T", "B", *inner)]
         return (sum(degrees), *degrees)
+
+
+def _power(f: Expr) -> float:
+    return float(f.exp) if isinstance(f, Pow) and f.exp.is_number else 1.0
 
 
 def _products(e: Expr) -> list[Product]:
@@ -326,11 +331,15 @@ class Helper(Function):
         return self.args[2]
 
 
+def placeholder(equations: Sequence[Eq]) -> str:
+    """A letter for any vector, which ``equations`` do not use."""
+    taken = {s.name for e in equations for s in e.free_symbols}
+    return next(letter for letter in "vuwyzabcdefghijklmnopqrstx" if letter not in taken)
+
+
 def fold_helpers(equations: Sequence[Eq]) -> tuple[list[Eq], list[Eq]]:
     """``equations`` with LN(v) and softmax(v) where they were written out, and what these mean."""
-    taken = {s.name for e in equations for s in e.free_symbols}
-    letter = next(n for n in ("v", "u", "w", "vec", "operand", "_") if n not in taken)
-    v = Vector(letter, "parameter", "n")  # any vector, at no time
+    v = Vector(placeholder(equations), "parameter", "n")  # any vector, at no time
     names: dict[Expr, str] = {}  # what a helper makes of v -> its name
     folded = []
     for equation in equations:
@@ -338,7 +347,8 @@ def fold_helpers(equations: Sequence[Eq]) -> tuple[list[Eq], list[Eq]]:
         for name, meaning, operand, made in _uses(rhs, v):
             same = sum(n.partition("_")[0] == name for e, n in names.items() if e != meaning)
             unique = names.get(meaning, f"{name}_{same + 1}" if same else name)
-            after = _replaced(rhs, set(made.args), Helper(Symbol(unique), operand, made))
+            parts = dict(a.as_base_exp() for a in made.args)
+            after = _replaced(rhs, parts, Helper(Symbol(unique), operand, made))
             if after != rhs:
                 names[meaning] = unique
                 rhs = after
@@ -367,11 +377,17 @@ def _operands(e: Expr, reduction: type) -> list[Expr]:
     return sorted({unnamed(r.args[0]) for r in e.atoms(reduction)}, key=str)
 
 
-def _replaced(e: Expr, parts: set[Expr], by: Helper) -> Expr:
-    """``e`` with ``by`` in the place of the factors ``parts``."""
-    if isinstance(e, sympy.Mul) and parts <= set(e.args):
-        rest = (_replaced(a, parts, by) for a in e.args if a not in parts)
-        return e.func(by, *rest)
+def _replaced(e: Expr, parts: dict[Expr, Expr], by: Helper) -> Expr:
+    """``e`` with ``by`` in the place of the factors ``parts``, or a power of it.
+
+    ``parts`` is from base to exponent.
+    """
     if isinstance(e, Helper) or not e.args:
         return e
+    if isinstance(e, sympy.Mul):
+        found = dict(a.as_base_exp() for a in e.args)
+        powers = {found[b] / x for b, x in parts.items()} if parts.keys() <= found.keys() else set()
+        if len(powers) == 1:
+            rest = (a for a in e.args if a.as_base_exp()[0] not in parts)
+            return e.func(by ** powers.pop(), *(_replaced(a, parts, by) for a in rest))
     return e.func(*(_replaced(a, parts, by) for a in e.args))

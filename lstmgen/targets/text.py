@@ -341,8 +341,8 @@ def show(cell: Cell) -> str:
         lines.append(" " * (len(cell.name) + 2) + one_line(cell.source))
     lines += ["", *_equation_table(cell, order, equations)]
     for k, helper in enumerate(helpers):
-        lines += [""] if k == 0 else []
-        lines.append(f"where {text(helper, order, 'show')}")
+        lines += ["", "where"] if k == 0 else ["and"]
+        lines[-1] += f" {text(helper, order, 'show')}"
     lines += ["", *_symbol_table(cell, order)]
     if cell.notes:
         lines += ["", one_line(cell.notes)]

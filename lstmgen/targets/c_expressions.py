@@ -1,0 +1,345 @@
+"""Expressions as C, and the layout of lines: the vocabulary of the C target."""
+
+from __future__ import annotations
+
+import re
+import struct
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from math import isinf
+
+import sympy
+from sympy import Expr, Function
+from sympy.printing.precedence import PRECEDENCE
+from sympy.printing.str import StrPrinter
+
+from ..cell import C_KEYWORDS
+from ..errors import GenerateError
+from ..operations import B, K, T
+from ..symbols import Size, Vector, equal, relu, sigmoid, softplus, step
+from .naming import Names
+from .printing import Order, binds, is_negative, literal
+
+WIDTH = 100
+
+LIBM = {
+    sympy.exp: "exp", sympy.log: "log", sympy.sin: "sin", sympy.cos: "cos", sympy.tan: "tan",
+    sympy.asin: "asin", sympy.acos: "acos", sympy.atan: "atan", sympy.sinh: "sinh",
+    sympy.cosh: "cosh", sympy.tanh: "tanh", sympy.asinh: "asinh", sympy.acosh: "acosh",
+    sympy.atanh: "atanh", sympy.erf: "erf", sympy.Abs: "fabs", sympy.floor: "floor",
+    sympy.ceiling: "ceil",
+}  # fmt: skip
+# Static functions of the source, each written only where it is used.
+HELPERS = {
+    sigmoid: "sigmoid", softplus: "softplus", relu: "relu", step: "positive",
+    sympy.sign: "sign", sympy.Heaviside: "heaviside", equal: "equals", sympy.Max: "larger",
+    sympy.Min: "smaller",
+}  # fmt: skip
+POWERS = {2: "square", 3: "cube"}
+_FUNCTIONS = {*LIBM.values(), *HELPERS.values(), *POWERS.values(), "sqrt", "pow"}
+
+# Words of a stage that nothing from the equations may hide.
+STAGE_WORDS = frozenset(
+    {*C_KEYWORDS, *_FUNCTIONS, *(f"{f}f" for f in _FUNCTIONS), *"rows row j p grads real".split()}
+)
+# Words of the functions that callers see, and of those that lay out memory.
+WORDS = STAGE_WORDS | frozenset(
+    """n x m y g dx dy tape work initial final state next dfinal dinitial one T B t t0 k steps
+    most end first last memory kept tile scratch in_tape in_work used one_step total size_t times
+    plus fits take fill pack multiply_add multiply_add_transposed outer_add load save swap
+    copy_rows""".split()
+)
+
+# --------------------------------------------------------------------------- lines
+
+
+def broken(start: str, items: Sequence[str], end: str, width: int = WIDTH - 12) -> list[str]:
+    """``start``, ``items`` and ``end``, on more lines where one is too long: after a comma."""
+    pieces = [f"{item}," for item in items[:-1]] + [f"{items[-1]}{end}"]
+    return _filled(start, pieces, width)
+
+
+def joined(operator: str, start: str, items: Sequence[str], end: str) -> list[str]:
+    """``start``, ``items`` with an operator between them, and ``end``; lines begin with one."""
+    first, *others = items
+    pieces = [first, *(f"{operator} {item}" for item in others)]
+    return _filled(start, [*pieces[:-1], f"{pieces[-1]}{end}"], WIDTH - 12)
+
+
+def _filled(start: str, pieces: Sequence[str], width: int) -> list[str]:
+    lines, line = [], start + pieces[0]
+    for piece in pieces[1:]:
+        if len(line) + 1 + len(piece) > width:
+            lines.append(line)
+            line = f"    {piece}"
+        else:
+            line += f" {piece}"
+    return [*lines, line]
+
+
+def comment(text: str, width: int = WIDTH - 12) -> list[str]:
+    """``text`` as a comment, on more lines where one is too long."""
+    first, *rest = _folded(text, width - 6) or [""]
+    if not rest:
+        return [f"/* {first} */"]
+    return [f"/* {first}", *(f" * {line}" for line in rest[:-1]), f" * {rest[-1]} */"]
+
+
+def top_comment(lines: Sequence[str]) -> list[str]:
+    """The comment at the top of a file, left open."""
+    folded = []
+    for line in lines:
+        indent = " " * (len(line) - len(line.lstrip()))
+        folded += _folded(line, WIDTH - 4, indent, indent + "    ") or [""]
+    return [f"/* {folded[0]}", *(f" * {line}".rstrip() for line in folded[1:])]
+
+
+def _folded(text: str, width: int, first: str = "", others: str = "") -> list[str]:
+    return textwrap.wrap(
+        text.strip(), width, initial_indent=first, subsequent_indent=others,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def statement(text: str, width: int = WIDTH - 16) -> list[str]:
+    """A statement, on more lines where one is too long: broken before operators that bind least."""
+    lines: list[str] = []
+    indent = ""
+    while len(indent) + len(text) > width:
+        cut = _cut(text, width - len(indent))
+        if not cut:
+            break
+        lines.append(indent + text[:cut].rstrip())
+        text, indent = text[cut:].lstrip(), "    "
+    return [*lines, indent + text]
+
+
+_BREAKS = re.compile(r"[(\[]|[)\]]| (?=(?:[-+*/?:<>]|&&|\|\||[<>=!]=) )|(?<=,) ")
+
+
+def _cut(text: str, width: int) -> int:
+    """Where to break a line; 0 if that is nowhere."""
+    depth, cuts = 0, []
+    for mark in _BREAKS.finditer(text):
+        if mark.group() in "([":
+            depth += 1
+        elif mark.group() in ")]":
+            depth -= 1
+        elif 0 < mark.start() <= width:
+            cuts.append((depth, text[mark.end()] in "*/", -mark.start()))
+    late = [cut for cut in cuts if -cut[2] > width // 3] or cuts
+    return -min(late)[2] if late else 0
+
+
+def without_comments(lines: Iterable[str]) -> str:
+    """``lines`` as one text, without the comments in them."""
+    return re.sub(r"/\*.*?\*/", "", "\n".join(lines), flags=re.DOTALL)
+
+
+def mentions(name: str, code: str) -> bool:
+    """Whether an identifier occurs, other than as the member of a struct."""
+    return re.search(rf"(?<![\w.])(?<!->){re.escape(name)}(?!\w)", code) is not None
+
+
+# --------------------------------------------------------------------------- sizes
+
+
+def enclosed(text: str) -> str:
+    """A size as a factor."""
+    return f"({text})" if " + " in text else text
+
+
+def times(a: str, b: str) -> str:
+    """The product of two sizes; the first is a product itself."""
+    return a if b == "1" else f"{a} * {enclosed(b)}"
+
+
+def plus(a: str, b: str) -> str:
+    """The sum of two sizes."""
+    return a if b == "0" else f"{a} + {b}"
+
+
+def monomials(e: Expr) -> list[list[Expr]]:
+    """A size as a sum of products, in a person's order: steps and rows first, H before D.
+
+    A number comes first in its product; powers are written out.
+    """
+    products = []
+    for t in sympy.Add.make_args(sympy.expand(e)):
+        product: list[Expr] = []
+        for f in sympy.Mul.make_args(t):
+            base, exponent = f.as_base_exp()
+            product += [base] * int(exponent) if base.is_Symbol else [f]
+        products.append(sorted(product, key=_place))
+    return sorted(products, key=lambda p: (-sum(f.is_Symbol for f in p), [_place(f) for f in p]))
+
+
+def _place(f: Expr) -> tuple[int, str]:
+    first = (T, K, B, Size("H"))
+    return (first.index(f) if f in first else len(first) if f.is_Symbol else -1), str(f)
+
+
+# --------------------------------------------------------------------------- expressions
+
+
+class ExpressionPrinter(StrPrinter):
+    """Elementwise expressions, in a person's order of terms and factors."""
+
+    printmethod = "_c_of_lstmgen"  # not SymPy's: our symbols have a _sympystr of their own
+
+    def __init__(self, order: Order, names: Names, dtype: str) -> None:
+        super().__init__()
+        self.person, self.names = order, names
+        self.suffix = {"float32": "f", "float64": ""}[dtype]
+        self.reference: Callable[[Vector], str] = str
+
+    def text(self, e: Expr, reference: Callable[[Vector], str]) -> str:
+        """``e``, where a vector is what ``reference`` says."""
+        self.reference = reference
+        return str(self.doprint(e))
+
+    def _bound(self, e: Expr, level: int) -> str:
+        """``e``, in parentheses unless it binds more tightly than ``level``."""
+        text: str = self._print(e)
+        # x * x, and 1 / x
+        is_product = isinstance(e, sympy.Pow) and (e.base.is_Symbol or is_negative(e.exp))
+        tightness = PRECEDENCE["Mul"] if is_product else binds(e)
+        return f"({text})" if tightness <= level else text
+
+    def _print_Vector(self, v: Vector) -> str:
+        return self.reference(v)
+
+    def _print_Size(self, n: Size) -> str:
+        return f"(real){self.names(n, n.name)}"
+
+    # ------------------------------------------------------------------ numbers
+
+    def _number(self, e: Expr) -> str:
+        if self.suffix:
+            return f"{_shortest_float(float(e), e)}f"
+        if isinf(float(e)):
+            raise GenerateError(f"{e} is too large for a double")
+        return literal(e)
+
+    def _print_Integer(self, e: Expr) -> str:
+        return self._number(e)
+
+    _print_Rational = _print_Half = _print_Zero = _print_One = _print_NegativeOne = _print_Integer
+    _print_Float = _print_Pi = _print_Exp1 = _print_NumberSymbol = _print_Integer
+
+    # ------------------------------------------------------------------ arithmetic
+
+    def _print_Add(self, e: Expr, order: object = None) -> str:
+        text = ""
+        for term in self.person.terms(e):
+            negative = is_negative(term)
+            body = self._bound(-term if negative else term, PRECEDENCE["Add"])
+            if not text:
+                text = f"-{body}" if negative else body
+            else:
+                text += f" {'-' if negative else '+'} {body}"
+        return text
+
+    def _print_Mul(self, e: Expr) -> str:
+        if e.is_number:
+            return self._number(e)
+        if is_negative(e):
+            return f"-{self._bound(-e, PRECEDENCE['Add'])}"
+        above, below = self.person.fraction(e)
+        text = " * ".join(self._bound(f, PRECEDENCE["Mul"] - 1) for f in above)
+        text = text or self._number(sympy.S.One)
+        for f in below:
+            text += f" / {self._bound(f, PRECEDENCE['Mul'])}"
+        return text
+
+    def _print_Pow(self, e: Expr) -> str:
+        if e.is_number:
+            return self._number(e)
+        base, exponent = e.args
+        if exponent == sympy.Rational(1, 2):
+            return self._call("sqrt", base)
+        if exponent.is_number and exponent.is_negative:
+            return f"{self._number(sympy.S.One)} / {self._bound(1 / e, PRECEDENCE['Mul'])}"
+        if exponent in POWERS:
+            if base.is_Symbol:
+                return " * ".join([self._print(base)] * int(exponent))
+            return f"{POWERS[int(exponent)]}({self._print(base)})"
+        return self._call("pow", base, exponent)
+
+    # ------------------------------------------------------------------ functions
+
+    def _call(self, name: str, *args: Expr) -> str:
+        return f"{name}{self.suffix}({', '.join(self._print(a) for a in args)})"
+
+    def _print_Function(self, e: Function) -> str:
+        if e.is_number:
+            return self._number(e)
+        if type(e) in HELPERS:
+            return f"{HELPERS[type(e)]}({', '.join(self._print(a) for a in e.args)})"
+        if type(e) in LIBM:
+            return self._call(LIBM[type(e)], *e.args)
+        raise GenerateError(f"the C target cannot print {type(e).__name__}: {e}")
+
+    def _print_rsqrt(self, e: Expr) -> str:
+        return f"{self._number(sympy.S.One)} / {self._call('sqrt', e.args[0])}"
+
+    def _print_stop_gradient(self, e: Expr) -> str:
+        return self._bound(e.args[0], PRECEDENCE["Atom"] - 1)
+
+    def _print_Max(self, e: Expr) -> str:
+        first, *others = (str(self._print(a)) for a in e.args)
+        for other in others:
+            first = f"{HELPERS[type(e)]}({first}, {other})"
+        return first
+
+    _print_Min = _print_Max
+
+    # ------------------------------------------------------------------ conditions
+
+    def _print_Piecewise(self, e: Expr) -> str:
+        text, last = "", "(real)NAN"
+        for value, condition in e.args:
+            if condition == sympy.true:
+                last = self._print(value)
+                break
+            text += f"{self._print(condition)} ? {self._print(value)} : "
+        return f"({text}{last})"
+
+    def _print_Relational(self, e: Expr) -> str:
+        return f"({self._print(e.lhs)} {e.rel_op} {self._print(e.rhs)})"
+
+    def _connected(self, operator: str, e: Expr) -> str:
+        return f"({f' {operator} '.join(sorted(self._print(a) for a in e.args))})"
+
+    def _print_And(self, e: Expr) -> str:
+        return self._connected("&&", e)
+
+    def _print_Or(self, e: Expr) -> str:
+        return self._connected("||", e)
+
+    def _print_Xor(self, e: Expr) -> str:
+        return self._connected("!=", e)
+
+    def _print_Not(self, e: Expr) -> str:
+        return f"!{self._print(e.args[0])}"
+
+    def _print_ITE(self, e: Expr) -> str:
+        condition, then, otherwise = (self._print(a) for a in e.args)
+        return f"({condition} ? {then} : {otherwise})"
+
+
+def _shortest_float(x: float, e: Expr) -> str:
+    """The shortest decimal that is ``x`` in single precision."""
+    try:
+        single = _rounded(x)
+    except OverflowError as error:
+        raise GenerateError(f"{e} is too large for a float") from error
+    if single == 0:
+        return "0.0"  # too small for a float: what the compiler makes of it, without its warning
+    shorter = (float(f"{x:.{digits}g}") for digits in range(1, 10))
+    return repr(next(y for y in shorter if _rounded(y) == single))
+
+
+def _rounded(x: float) -> float:
+    value: float = struct.unpack("f", struct.pack("f", x))[0]
+    return value

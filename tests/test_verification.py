@@ -1,0 +1,541 @@
+"""``check`` itself: its witnesses are right, and it fails when, and only when, something is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import strategies
+import sympy
+from conftest import need
+from hypothesis import given, settings
+from interpreter import Interpreter, Replayed, interpret, with_lines
+from sympy import Abs, Eq, Max, Mul, log, sqrt
+
+from lstmgen import (
+    Cell,
+    LstmgenError,
+    biases,
+    cells,
+    check,
+    derive,
+    inputs,
+    matrix,
+    max_,
+    relu,
+    sigmoid,
+    softplus,
+    states,
+    stop_gradient,
+    sum_,
+    tanh,
+    vector,
+    vectors,
+    weights,
+)
+from lstmgen.derivation import carry
+from lstmgen.symbols import Matrix, Outer, Product, Vector
+from lstmgen.verification import Examination
+
+NAMES = cells.names()
+
+
+@pytest.fixture(scope="session")
+def autograd():
+    """PyTorch's opinion of a case."""
+    need("torch")
+    from witness import differentiate_case
+
+    return differentiate_case
+
+
+# --------------------------------------------------------------------------- the witnesses
+
+
+def assert_witnesses_equal_autograd(cell: Cell, autograd) -> None:
+    examination = Examination(cell, T=5, B=2)
+    witness = examination.witnesses[0]
+    theirs = autograd(cell, witness.case)
+    rows = theirs.y.shape
+    ours = np.stack([np.broadcast_to(y[0], rows[1:]) for y in witness.base.outputs])
+    np.testing.assert_allclose(ours, theirs.y, rtol=1e-12, atol=1e-12)
+    for name, final in theirs.final.items():
+        value = np.broadcast_to(witness.base.states[-1][name][0], final.shape)
+        np.testing.assert_allclose(value, final, rtol=1e-12, atol=1e-12)
+    for entity, expected in theirs.named().items():
+        scale = examination._scale(0, entity)
+        exact = sum(witness.complex_step(entity))
+        np.testing.assert_allclose(exact / scale, expected / scale, rtol=0, atol=2e-12)
+        value, bound = witness.central_difference(entity, examination._noise)
+        known = bound / scale < 1e-4  # else it straddles a kink
+        assert known.mean() > (1.0 if cell.is_analytic else 0.9) - 1e-9, entity
+        error = np.abs(value - expected)[known]
+        assert (error <= bound[known] + 2e-12 * scale).all(), entity
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_witnesses_equal_autograd(name: str, autograd) -> None:
+    assert_witnesses_equal_autograd(cells.get(name), autograd)
+
+
+@given(strategies.cells())
+@settings(max_examples=60)
+def test_witnesses_equal_autograd_for_made_up_cells(autograd, cell: Cell) -> None:
+    assert_witnesses_equal_autograd(cell, autograd)
+
+
+@pytest.mark.parametrize("function", [*strategies.SMOOTH, *strategies.KINKED])
+def test_witnesses_know_every_function(function, autograd) -> None:
+    x, h, W, U = inputs("x"), states("h"), matrix("W"), matrix("U")
+    cell = Cell("one_function", [Eq(h.next, function(W @ x + U @ h))], output=h)
+    assert_witnesses_equal_autograd(cell, autograd)
+
+
+# --------------------------------------------------------------------------- what is right passes
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", NAMES)
+def test_derivations_pass(name: str, dtype: str) -> None:
+    cell = cells.get(name)
+    report = check(cell, dtype=dtype, module=interpret(cell, dtype))
+    assert report.passed, f"\n{report}"
+
+
+@given(strategies.cells())
+@settings(max_examples=100)
+def test_derivations_of_made_up_cells_pass(cell: Cell) -> None:
+    report = check(cell, module=interpret(cell), T=4, B=2)
+    assert report.passed, f"\n{report}"
+
+
+# --------------------------------------------------------------------------- what is wrong fails
+
+
+def mutations(rhs: sympy.Expr, others: list[Vector]) -> Iterator[tuple[str, sympy.Expr]]:
+    """The right-hand sides that a slip of the pen would make of ``rhs``."""
+    terms = sympy.Add.make_args(rhs)
+    for term in terms:
+        yield f"without {term}", rhs - term
+        yield f"minus {term}", rhs - 2 * term
+        yield f"twice {term}", rhs + term
+        for factor in Mul.make_args(term):
+            if len(term.args) > 1 and isinstance(term, Mul) and factor != -1:
+                yield f"{term} without the factor {factor}", rhs - term + term / factor
+    for v in sorted(rhs.atoms(Vector), key=str):
+        if v.category == "state":
+            yield f"{v} at the other time", rhs.xreplace({v: v.at(-1 - v.time)})
+        if v.category in ("vector", "state"):
+            other = next((o for o in others if o.size == v.size and o.name != v.name), None)
+            if other is not None:
+                yield f"{other} for {v}", rhs.xreplace({v: other})
+    for product in sorted(rhs.atoms(Product), key=str):
+        yield f"{product} without the matrix", rhs.xreplace({product: product.operand})
+        yield (
+            f"{product} with the transpose",
+            rhs.xreplace({product: Product(product.matrix.T, product.operand)}),
+        )
+    for outer in sorted(rhs.atoms(Outer), key=str):
+        yield f"{outer} transposed", rhs.xreplace({outer: Outer(*reversed(outer.args))})
+
+
+def is_caught(examination: Examination, module) -> bool:
+    """Whether the module is refused; not even running, as with a product of the wrong shape, is."""
+    try:
+        with np.errstate(all="ignore"):
+            return not examination.judge(module).passed
+    except ValueError:
+        return True
+
+
+EQUIVALENT = {
+    # f = 1 - i, so that f (1 - f) is i (1 - i)
+    "δa_i = δc*i*(1 - i)*(-c + g): f for i",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_equation_of_a_derivation_matters(name: str) -> None:
+    """Each line is broken in every way above, and each time the check fails."""
+    cell = cells.get(name)
+    derivation = derive(cell)
+    examination = Examination(cell, T=3, B=2)
+    module = Replayed(Interpreter(derivation))
+    others = [*cell.vectors, *cell.states]
+    survivors, count = [], 0
+    for k, line in enumerate([*derivation.adjoints, *derivation.totals]):
+        for what, rhs in mutations(line.rhs, others):
+            broken = with_lines(derivation, {k: Eq(line.lhs, rhs, evaluate=False)})
+            count += 1
+            if not is_caught(examination, module.with_backward(broken)):
+                survivors.append(f"{line.lhs} = {line.rhs}: {what}")
+    survivors = [s for s in survivors if s not in EQUIVALENT]
+    assert not survivors, "\n".join(survivors)
+    assert count > 5 * len(derivation.adjoints)
+
+
+def test_every_equation_of_a_forward_pass_matters() -> None:
+    """A forward pass that is not the cell's is caught by the direct evaluation."""
+    cell = cells.get("lstm_peephole")
+    derivation = derive(cell)
+    examination = Examination(cell, T=3, B=2)
+    for k, line in enumerate(derivation.forward):
+        for what, rhs in mutations(line.rhs, [*cell.vectors, *cell.states]):
+            lines = list(derivation.forward)
+            lines[k] = Eq(line.lhs, rhs, evaluate=False)
+            module = Interpreter(replace(derivation, forward=tuple(lines)))
+            with contextlib.suppress(LstmgenError):  # it may read what is not computed yet
+                assert is_caught(examination, module), f"{line.lhs} = {line.rhs}: {what}"
+
+
+# --------------------------------------------------------------------------- known errata
+
+
+class Broken:
+    """The derivation of a cell, to be broken as somebody once did."""
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell, self.derivation = cell, derive(cell)
+        self.lines = [*self.derivation.adjoints, *self.derivation.totals]
+        self.vectors = {v.name: v for v in (*cell.vectors, *cell.inputs)}
+        self.states = {s.name: s for s in cell.states}
+
+    def at(self, left: str) -> int:
+        return next(k for k, line in enumerate(self.lines) if str(line.lhs) == left)
+
+    def rewrite(self, left: str, change) -> dict[int, Eq]:
+        k = self.at(left)
+        return {k: Eq(self.lines[k].lhs, change(self.lines[k].rhs), evaluate=False)}
+
+    def delta(self, name: str) -> Vector:
+        return next(line.lhs for line in self.lines if str(line.lhs) == f"δ{name}")
+
+    def parameter(self, name: str) -> Vector:
+        return next(p for p in self.cell.parameters if p.name == name)
+
+    def module(self, *changes: dict[int, Eq], kind: type[Interpreter] = Interpreter):
+        merged = {k: line for change in changes for k, line in change.items()}
+        return kind(with_lines(self.derivation, merged))
+
+
+LSTM = Broken(cells.get("lstm"))
+PEEPHOLE = Broken(cells.get("lstm_peephole"))
+i, f, g, o = (LSTM.vectors[n] for n in "ifgo")
+h, c = LSTM.states["h"], LSTM.states["c"]
+delta_h, delta_c, later_c = LSTM.delta("h"), LSTM.delta("c"), carry(c)
+
+
+def feeding_gates() -> Cell:
+    """Full gate recurrence (Greff et al. 2017): gates that are states."""
+    x, h, c = inputs("x"), states("h"), states("c")
+    i, f, o = states("i f o")
+    g = vectors("g")
+    W, U, R, b = weights("W"), weights("U"), weights("R"), biases("b")
+
+    def gate(n: str) -> sympy.Expr:
+        fed = R[f"i{n}"] @ i + R[f"f{n}"] @ f + R[f"o{n}"] @ o
+        return sigmoid(W[n] @ x + U[n] @ h + fed + b[n])
+
+    equations = [
+        Eq(i.next, gate("i")),
+        Eq(f.next, gate("f")),
+        Eq(g, tanh(W.g @ x + U.g @ h + b.g)),
+        Eq(o.next, gate("o")),
+        Eq(c.next, f.next * c + i.next * g),
+        Eq(h.next, o.next * tanh(c.next)),
+    ]
+    return Cell("lstm_fgr", equations, output=h)
+
+
+FGR = Broken(feeding_gates())
+
+
+def without_transposed(name: str, rhs: sympy.Expr) -> sympy.Expr:
+    """``rhs`` without the product with the transpose of the named matrix."""
+    return sum(t for t in rhs.args if not (isinstance(t, Product) and t.matrix.name == name))
+
+
+class FromTheSecondStep(Interpreter):
+    """Sums for what acts on a previous state that leave out the first step."""
+
+    def counts(self, parameter: str, t: int) -> bool:
+        return t > 0 or parameter[0] not in "Up" or parameter == "p_o"
+
+
+class WithoutFinalCell(Interpreter):
+    """∂L/∂c[T] is not looked at."""
+
+    def backward(self, params, tape, dy, dstate=None):
+        if dstate is not None:
+            dstate = {**dstate, "c": np.zeros_like(dstate["c"])}
+        return super().backward(params, tape, dy, dstate)
+
+
+class FirstStepMixedUp(Interpreter):
+    """At t = 0 the forget gate's peephole is given the input gate's adjoint."""
+
+    def backward(self, params, tape, dy, dstate=None):
+        grads, dx, initial = super().backward(params, tape, dy, dstate)
+        steps, sizes = tape
+        first = Interpreter(self.derivation).backward(params, ([steps[0]], sizes), dy[:1])[0]
+        grads["p_f"] += first["p_i"] - first["p_f"]
+        return grads, dx, initial
+
+
+class TotalsWithoutRecurrence(Interpreter):
+    """∂L/∂U is lost altogether, as with an initial output of zeros that is read in its place."""
+
+    def counts(self, parameter: str, t: int) -> bool:
+        return parameter[0] != "U"
+
+
+slope = 1 - tanh(c.next) ** 2
+ERRATA = {
+    "tanh' multiplies dc_next too (Kristiadi 2016)": (
+        LSTM, [LSTM.rewrite("δc", lambda _: (delta_h * o + later_c) * slope)]),
+    "dc assigned, not accumulated (mxnet#4057)": (
+        LSTM, [LSTM.rewrite("δc", lambda _: delta_h * o * slope)]),
+    "σ(f) in place of σ' in df (nicklashansen/rnn_lstm_from_scratch#1)": (
+        LSTM, [LSTM.rewrite("δa_f", lambda _: delta_c * c * sigmoid(f))]),
+    "σ' of a value that is already σ": (
+        LSTM, [LSTM.rewrite("δa_f", lambda _: delta_c * c * sigmoid(f) * (1 - sigmoid(f)))]),
+    "tanh' of tanh(c) (CaptainE/RNN-LSTM-in-numpy#1)": (
+        LSTM, [LSTM.rewrite("δc", lambda _: later_c + delta_h * o * (1 - tanh(tanh(c.next))**2))]),
+    "dh_next and dc_next are never updated": (
+        LSTM, [LSTM.rewrite(f"later δ{n}[t-1]", lambda _: sympy.S.Zero) for n in "hc"]),
+    "δi with i in place of g (wvabrinskas/Neuron#181)": (
+        LSTM, [LSTM.rewrite("δa_i", lambda _: delta_c * i * i * (1 - i))]),
+    "tanh' of g, which is activated already": (
+        LSTM, [LSTM.rewrite("δa_g", lambda _: delta_c * i * (1 - tanh(g) ** 2))]),
+    "dU with h[t] in place of h[t-1]": (
+        LSTM, [LSTM.rewrite(f"Gradient(U_{n})", lambda e: e.xreplace({h: h.next}))
+               for n in "ifgo"]),
+    "a product of two adjoints for their sum (CRAN rnn, δ8)": (
+        LSTM, [LSTM.rewrite("δc", lambda _: later_c * delta_h * o * slope)]),
+    "the tanh at the output forgotten (nicodjimenez/lstm#47)": (
+        LSTM, [LSTM.rewrite("δc", lambda _: later_c + delta_h * o)]),
+    "the output gate's adjoint in the wrong place (cuTAGI#77)": (
+        LSTM, [LSTM.rewrite("Gradient(W_i)", lambda e: e.xreplace(
+            {LSTM.delta("a_i"): LSTM.delta("a_o")}))]),
+    "every path counted twice (H&S 1997, A.12)": (
+        LSTM, [LSTM.rewrite("later δc[t-1]", lambda e: 2 * e)]),
+    "∂L/∂c[T] ignored (DL4J#8838)": (LSTM, [], WithoutFinalCell),
+    "sums for U from the second step (Greff et al. 2017)": (LSTM, [], FromTheSecondStep),
+    "sums for U and p from the second step (Greff et al. 2017)": (PEEPHOLE, [], FromTheSecondStep),
+    "p_f given the adjoint of i at t = 0 (brainstorm)": (PEEPHOLE, [], FirstStepMixedUp),
+    "dU from outputs of zeros": (PEEPHOLE, [], TotalsWithoutRecurrence),
+    "no p_o in δc (Gers 2000, truncated)": (
+        PEEPHOLE, [PEEPHOLE.rewrite("δc", lambda e: e - PEEPHOLE.delta("a_o") * PEEPHOLE.parameter("p_o"))]),
+    "no p_i, p_f in δc (Gers 2000, truncated)": (
+        PEEPHOLE, [PEEPHOLE.rewrite("later δc[t-1]", lambda _: PEEPHOLE.delta("c") * f)]),
+    "p_o reads c[t-1]": (
+        PEEPHOLE, [PEEPHOLE.rewrite("Gradient(p_o)", lambda e: e.xreplace({c.next: c}))]),
+    "p_i reads c[t]": (
+        PEEPHOLE, [PEEPHOLE.rewrite("Gradient(p_i)", lambda e: e.xreplace({c: c.next}))]),
+    "matrices between gates the wrong way round (pylstm)": (
+        FGR, [FGR.rewrite("later δo[t-1]", lambda e: e.xreplace(
+            {Matrix("R_oi").T: Matrix("R_io").T, Matrix("R_of").T: Matrix("R_fo").T}))]),
+    "no recurrence between gates in the last line (pylstm)": (
+        FGR, [FGR.rewrite(f"later δ{n}[t-1]", lambda _: sympy.S.Zero) for n in "if"]),
+    "one gate's recurrence dropped": (
+        FGR, [FGR.rewrite("later δf[t-1]", lambda e: without_transposed("R_fo", e))]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ERRATA)
+def test_known_errata_are_caught(what: str) -> None:
+    broken, changes, *kind = ERRATA[what]
+    right = check(broken.cell, module=broken.module())
+    assert right.passed
+    wrong = check(broken.cell, module=broken.module(*changes, kind=(kind or [Interpreter])[0]))
+    assert not wrong.passed
+    assert "DISAGREE" in str(wrong)
+
+
+# --------------------------------------------------------------------------- the report
+
+
+class Spoiled(Interpreter):
+    """A right module but for what ``spoil`` does to its gradients."""
+
+    spoil = staticmethod(lambda grads, dx, initial: None)
+
+    def backward(self, params, tape, dy, dstate=None):
+        grads, dx, initial = super().backward(params, tape, dy, dstate)
+        return type(self).spoil(grads, dx, initial) or (grads, dx, initial)
+
+
+def judged(spoil) -> tuple[bool, str]:
+    kind = type("Spoiled", (Spoiled,), {"spoil": staticmethod(spoil)})
+    report = check(LSTM.cell, module=LSTM.module(kind=kind), T=3, B=2)
+    return report.passed, str(report)
+
+
+def test_report_shows_what_is_right() -> None:
+    report = check(LSTM.cell, target="numpy", module=LSTM.module())
+    text = str(report)
+    lines = text.splitlines()
+    assert lines[0] == "lstm · NumPy · float64 · T=7 B=3 D=5 H=11"
+    assert lines[1].startswith("forward ")
+    assert lines[2].startswith("step ")
+    assert "∂L/∂W_i" in text
+    assert "∂L/∂c[0]" in text
+    assert "complex step" in text
+    assert "central difference" in text
+    assert lines[-1] == "all 15 gradients agree"
+    assert report
+    assert report.worst.worst.ratio < 0.5
+    assert "\x1b" not in text
+
+
+def test_report_names_the_entry() -> None:
+    def spoil(grads, dx, initial):
+        grads["W_i"][3, 1] = 1234.5
+
+    passed, text = judged(spoil)
+    assert not passed
+    assert "1 of 15 gradients DISAGREE" in text
+    assert "∂L/∂W_i[3, 1] is 1234.5, expected " in text
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda g, dx, s: (g | {"b_i": g["b_i"][:-1]}, dx, s), "shape (10,) where (11,)"),
+        (lambda g, dx, s: ({n: a for n, a in g.items() if n != "b_i"}, dx, s), "is missing"),
+        (lambda g, dx, s: (g, dx.astype("f4"), s), "float32 where float64"),
+        (lambda g, dx, s: (g, dx * np.nan, s), "∂L/∂x[0, 0, 0] is nan"),
+        (lambda g, dx, s: (g, np.full_like(dx, np.inf), s), "∂L/∂x[0, 0, 0] is inf"),
+    ],
+)  # fmt: skip
+def test_report_says_what_is_wrong(spoil, message: str) -> None:
+    passed, text = judged(spoil)
+    assert not passed
+    assert message in text
+
+
+def test_a_small_error_in_one_entry_is_seen() -> None:
+    def spoil(grads, dx, initial):
+        initial["c"][-1, 2] *= 1 + 1e-10
+
+    assert not judged(spoil)[0]
+
+
+def test_arguments_are_not_to_be_changed() -> None:
+    def spoil(grads, dx, initial):
+        kept["dy"] *= 1.5
+
+    kept = {}
+
+    class Keeping(Spoiled):
+        def backward(self, params, tape, dy, dstate=None):
+            kept["dy"] = dy
+            return super().backward(params, tape, dy, dstate)
+
+    Keeping.spoil = staticmethod(spoil)
+    report = check(LSTM.cell, module=LSTM.module(kind=Keeping), T=3, B=2)
+    assert not report.passed
+    assert "forward DISAGREES" in str(report)
+
+
+def test_defaults_are_zeros() -> None:
+    class Wrong(Interpreter):
+        def forward(self, params, x, state=None, masks=None):
+            if state is None:
+                rows = x.shape[1]
+                state = {n: np.ones((rows, 11)) for n in "hc"}
+            return super().forward(params, x, state, masks)
+
+    report = check(LSTM.cell, module=LSTM.module(kind=Wrong), T=3, B=2, sizes={"H": 11})
+    assert not report.passed
+    assert "differs between state=None" in str(report)
+
+
+def test_step_is_checked() -> None:
+    class Wrong(Interpreter):
+        def step(self, params, x_t, state, masks=None):
+            new = super().step(params, x_t, state, masks)
+            return {**new, "c": new["c"] + 1e-9}
+
+    report = check(LSTM.cell, module=LSTM.module(kind=Wrong), T=3, B=2)
+    assert [row.name for row in report.rows if not row.passed] == ["step"]
+
+
+def test_progress_is_told() -> None:
+    told = []
+    check(LSTM.cell, module=LSTM.module(), T=3, B=2, progress=lambda *a: told.append(a))
+    assert [done for done, _, _ in told] == list(range(17))
+    assert {total for _, total, _ in told} == {16}
+
+
+def test_sizes_are_chosen_or_given() -> None:
+    report = check(LSTM.cell, module=LSTM.module(), sizes={"H": 3}, T=3, B=2)
+    assert "H=3" in report.title
+    with pytest.raises(LstmgenError, match="Q is no size of lstm"):
+        check(LSTM.cell, module=LSTM.module(), sizes={"Q": 3})
+
+
+# --------------------------------------------------------------------------- hard equations
+
+
+def one_line(make) -> Cell:
+    x, h = inputs("x"), states("h")
+    W, U, b = matrix("W"), matrix("U", rows="H"), vector("b", size="H")
+    return Cell("one_line", [Eq(h.next, make(W @ x, U @ h, b, h))], output=h)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda a, u, b, h: log(a + u) + tanh(b),  # finite for positive values only
+        lambda a, u, b, h: sqrt(a) * tanh(u + b),
+        lambda a, u, b, h: (h / 9) ** sympy.Rational(1, 3) + sigmoid(a + u + b),
+    ],
+)
+def test_domains_are_respected(make) -> None:
+    cell = one_line(make)
+    report = check(cell, module=interpret(cell), T=3, B=2)
+    assert report.passed, f"\n{report}"
+
+
+def test_equations_without_values_are_refused() -> None:
+    cell = one_line(lambda a, u, b, h: log(-softplus(a)) + u + b + h)
+    with pytest.raises(LstmgenError, match=r"equation 1, h\.next = .*not a\s+number"):
+        check(cell, module=interpret(cell))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda a, u, b, h: relu(a + u + b) / 4,
+        lambda a, u, b, h: Max(tanh(a), tanh(u), b) + h / 2,
+        lambda a, u, b, h: Abs(tanh(a + u)) * b,
+        lambda a, u, b, h: tanh(a) * max_(tanh(u + b)),
+        lambda a, u, b, h: tanh(a + stop_gradient(u) * b),
+        lambda a, u, b, h: stop_gradient(tanh(a + b)) * h + u / 4,
+        lambda a, u, b, h: sum_(relu(u + b)) * tanh(a) / 9,
+    ],
+)
+def test_kinks_and_cuts_do_not_confuse_the_witnesses(make) -> None:
+    cell = one_line(make)
+    report = check(cell, module=interpret(cell))
+    assert report.passed, f"\n{report}"
+    for row in report.rows:
+        if row.is_gradient:
+            assert row.error("central difference") < 1e-8, row
+
+
+def test_a_gradient_through_a_cut_is_caught() -> None:
+    """The derivation of the same cell without stop_gradient has the same forward pass."""
+    cell = one_line(lambda a, u, b, h: tanh(a + stop_gradient(u) * b))
+    uncut = one_line(lambda a, u, b, h: tanh(a + u * b))
+    report = check(cell, module=interpret(uncut))
+    rows = {row.name: row.passed for row in report.rows}
+    assert rows["forward"]
+    assert not rows["∂L/∂U"]
+    assert not rows["∂L/∂h[0]"]
+
+
