@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from operator import is_
 from pathlib import Path
@@ -269,10 +270,8 @@ class NativeModule:
         mask = np.asarray(masks[name])
         if mask.ndim:
             sizes.setdefault(symbolic[-1], mask.shape[-1])
-        try:
+        with suppress(KeyError, ValueError):  # what is wrong with a mask, _fit says
             mask = np.broadcast_to(mask, tuple(sizes[n] for n in symbolic))
-        except (KeyError, ValueError):
-            pass  # what is wrong with it, _fit says
         return self._fit(f"masks[{name!r}]", mask, symbolic, sizes)
 
     def _states(self, what: str, state: Any, sizes: dict[str, int]) -> list[Array] | None:

@@ -131,6 +131,8 @@ class Vector(Symbol):
         return f"{_MARKS.get(self.category, '')}{self.name}{timed}"
 
     def __matmul__(self, other: object) -> Expr:
+        if isinstance(other, Matrix):
+            return NotImplemented  # and so it explains
         raise TypeError(
             f"{self} @ {other}: {self} is a vector. A matrix product is W @ x, with a matrix from "
             f'weights("W") on its left; an elementwise product is {self} * {other}'
@@ -177,11 +179,39 @@ class Matrix(Symbol):
     def __rmatmul__(self, other: object) -> Any:
         raise TypeError(f"{other} @ {self}: the matrix comes first, {self} @ {other}")
 
+    # Python reads r * U @ h as (r * U) @ h, and -U @ h as (-U) @ h. SymPy's operators hand over to
+    # the operand of higher priority, which is how we get to see r * U.
+    _op_priority = 20.0
+
+    def __rmul__(self, other: object) -> Any:
+        return _Scaled(sympy.sympify(other), self)
+
+    def __neg__(self) -> Any:
+        return _Scaled(sympy.S.NegativeOne, self)
+
+
+class _Scaled(Expr):
+    """``r * U``, waiting for its vector: r * (U @ h). Without one it is a matrix misused."""
+
+    is_commutative = True
+
+    def __new__(cls, factor: Any, matrix: Matrix) -> Any:
+        return Expr.__new__(cls, factor, matrix)
+
+    def __matmul__(self, other: object) -> Any:
+        factor, matrix = self.args
+        if isinstance(other, Matrix):
+            return _Chain(self, other)
+        return factor * (matrix @ other)
+
+    def _sympystr(self, printer: Any) -> str:
+        return f"{printer._print(self.args[0])}*{self.args[1]}"
+
 
 class _Chain:
     """``W1 @ W2``, waiting for its vector: a product of low rank, W1 @ (W2 @ x)."""
 
-    def __init__(self, left: Matrix | _Chain, right: Matrix) -> None:
+    def __init__(self, left: Matrix | _Scaled | _Chain, right: Matrix) -> None:
         self.left, self.right = left, right
 
     def __matmul__(self, other: object) -> Any:

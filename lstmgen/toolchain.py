@@ -1,8 +1,9 @@
 """From generated text to something that runs: loading NumPy modules, building C libraries.
 
-Libraries are cached by content in the user's cache folder (or ``LSTMGEN_CACHE``). They are moved
-into place in one step, so that processes that compile the same thing at once do not disturb each
-other.
+Libraries are cached by content, in the user's cache folder or in ``LSTMGEN_CACHE``. Each has a
+folder of its own, with its source and a checksum, which is made elsewhere and moved into place in
+one step: processes that compile the same thing at once do not disturb each other, and what was cut
+short is built again.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import builtins
 import hashlib
 import linecache
 import os
+import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +30,7 @@ from .targets import generate
 
 # No -march: a cached library has to run on every machine that shares the cache.
 _FLAGS = ("-std=c99", "-O3", "-fPIC", "-shared")
+_LIBRARY, _CHECKSUM = "library.so", "library.so.sha256"
 
 
 def compile(cell: Cell, target: str = "numpy", **options: Any) -> Any:
@@ -55,14 +60,23 @@ def compile(cell: Cell, target: str = "numpy", **options: Any) -> Any:
         ((name, text),) = generate(cell, "numpy", **options).items()
         return load_python(text, cell.name, f"<lstmgen {name}>")
     if target == "c":
-        from .native import NativeModule
-
-        options.setdefault("dtype", "float64")
-        files = generate(cell, "c", **options)
-        header, source = files[f"{cell.name}.h"], files[f"{cell.name}.c"]
-        library = build(source, {f"{cell.name}.h": header}, cell.name)
-        return NativeModule(cell, header, library, options["dtype"])
+        return _compile_c(cell, **options)
     raise GenerateError(f'only "numpy" and "c" can be compiled, not "{target}"')
+
+
+def _compile_c(cell: Cell, dtype: str = "float64", source: str = "", **sizes: int) -> Any:
+    from .native import NativeModule
+
+    files = generate(cell, "c", dtype=dtype, source=source, **sizes)
+    header = next(text for name, text in files.items() if name.endswith(".h"))
+    try:
+        return NativeModule(cell, header, build(files), dtype, sizes)
+    except OSError as error:
+        raise ToolchainError(
+            f"the compiled library cannot be loaded: {error}\n"
+            "  hint: does CC compile for this machine, and may programs run from the cache "
+            f"{cache_folder()}? LSTMGEN_CACHE names another"
+        ) from error
 
 
 def load_python(text: str, name: str, filename: str) -> ModuleType:
@@ -73,8 +87,11 @@ def load_python(text: str, name: str, filename: str) -> ModuleType:
     return module
 
 
-def build(source: str, headers: dict[str, str], name: str) -> Path:
-    """Compile C ``source`` to a shared library and return its path; from the cache if it is there.
+# --------------------------------------------------------------------------- building
+
+
+def build(files: Mapping[str, str]) -> Path:
+    """Compile a C source and its header to a shared library, or find it in the cache.
 
     Raises
     ------
@@ -82,38 +99,76 @@ def build(source: str, headers: dict[str, str], name: str) -> Path:
         If there is no compiler, it refuses the code, or the cache cannot be written.
     """
     compiler = find_compiler()
-    identity = [*compiler, _version(tuple(compiler)), *_FLAGS, source, *sorted(headers.values())]
-    digest = hashlib.sha256("\0".join(identity).encode()).hexdigest()[:32]
-    folder = cache_folder()
-    library = folder / f"{name}-{digest}.so"
-    if library.is_file():
-        return library
+    machine = [sys.platform, platform.machine(), *compiler, _version(tuple(compiler)), *_FLAGS]
+    texts = [text for item in sorted(files.items()) for text in item]
+    digest = hashlib.sha256("\0".join([*machine, *texts]).encode()).hexdigest()[:32]
+    stem = next(name for name in files if name.endswith(".c")).removesuffix(".c")
+    home = cache_folder() / f"{stem}-{digest}"
+    if not _is_sound(home):
+        try:
+            home.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=home.parent, prefix="build-") as scratch:
+                made = Path(scratch) / "made"
+                made.mkdir()
+                for name, text in files.items():
+                    (made / name).write_text(text, encoding="utf-8")
+                _run_compiler(compiler, f"{stem}.c", made)
+                (made / _CHECKSUM).write_text(_checksum(made / _LIBRARY), encoding="ascii")
+                _put_in_place(made, home)
+        except OSError as error:
+            raise ToolchainError(
+                f"the cache {home.parent} cannot be written: {error.strerror or error}\n"
+                "  hint: set LSTMGEN_CACHE to a folder that can"
+            ) from error
+    return home / _LIBRARY
+
+
+def _run_compiler(compiler: list[str], source: str, folder: Path) -> None:
+    command = [*compiler, *_FLAGS, source, "-o", _LIBRARY, "-lm"]
+    done = _run(command, folder)
+    if done.returncode != 0 or not (folder / _LIBRARY).is_file():
+        said = done.stderr.strip() or f"it made no library, and returned {done.returncode}"
+        raise ToolchainError(f"the C compiler refused {source}: {shlex.join(command)}\n{said}")
+
+
+def _run(command: list[str], folder: Path | None = None) -> subprocess.CompletedProcess[str]:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as scratch:
-            made = _compile(compiler, source, headers, name, Path(scratch))
-            os.replace(made, library)
+        return subprocess.run(
+            command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            encoding="utf-8", errors="replace", check=False,
+        )  # fmt: skip
     except OSError as error:
         raise ToolchainError(
-            f"the cache {folder} cannot be written: {error.strerror or error}\n"
-            "  hint: set LSTMGEN_CACHE to a folder that can"
+            f"the C compiler {command[0]} cannot be run: {error.strerror or error}\n"
+            "  hint: set CC to a C compiler, or unset it"
         ) from error
-    return library
 
 
-def _compile(
-    compiler: list[str], source: str, headers: dict[str, str], name: str, folder: Path
-) -> Path:
-    for file, text in {f"{name}.c": source, **headers}.items():
-        (folder / file).write_text(text, encoding="utf-8")
-    made = folder / f"{name}.so"
-    command = [*compiler, *_FLAGS, f"{name}.c", "-o", made.name, "-lm"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise ToolchainError(
-            f"the C compiler refused {name}.c: {shlex.join(command)}\n{done.stderr.strip()}"
-        )
-    return made
+def _put_in_place(made: Path, home: Path) -> None:
+    """Move a finished folder to its home, unless another process has brought the same there."""
+    while not _is_sound(home):
+        try:
+            made.rename(home)
+        except OSError:
+            if not home.exists():
+                raise
+            if not _is_sound(home):  # cut short, or damaged: out of the way
+                home.rename(Path(tempfile.mkdtemp(dir=made.parent)) / "damaged")
+
+
+def _is_sound(home: Path) -> bool:
+    """Whether the library in a folder is what was put there. Loading another could crash us."""
+    try:
+        return (home / _CHECKSUM).read_text(encoding="ascii") == _checksum(home / _LIBRARY)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _checksum(library: Path) -> str:
+    return hashlib.sha256(library.read_bytes()).hexdigest()
+
+
+# --------------------------------------------------------------------------- what is installed
 
 
 def find_compiler() -> list[str]:
@@ -124,7 +179,13 @@ def find_compiler() -> list[str]:
     ToolchainError
         If there is none; the message says what to install.
     """
-    chosen = shlex.split(os.environ.get("CC", ""))
+    try:
+        chosen = shlex.split(os.environ.get("CC", ""))
+    except ValueError as error:
+        raise ToolchainError(
+            f"CC is {os.environ['CC']!r}, which is no command: {error}\n"
+            "  hint: set CC to a C compiler, or unset it"
+        ) from error
     if chosen:
         if shutil.which(chosen[0]) is None:
             raise ToolchainError(
@@ -144,15 +205,14 @@ def find_compiler() -> list[str]:
 
 @cache
 def _version(compiler: tuple[str, ...]) -> str:
-    done = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False)
-    return done.stdout
+    return _run([*compiler, "--version"]).stdout
 
 
 def cache_folder() -> Path:
     """Where compiled libraries are kept."""
     chosen = os.environ.get("LSTMGEN_CACHE")
     if chosen:
-        return Path(chosen)
+        return Path(chosen).expanduser().absolute()
     try:
         from platformdirs import user_cache_path
     except ImportError as error:

@@ -23,7 +23,7 @@ cell = Cell(
     ],
     output=h,
     title="gated recurrent unit, reset after the product",
-    source="Cho et al. 2014 (v1)",
+    source="Cho et al. 2014, v1",
     roles={
         r: "reset gate",
         z: "update gate",

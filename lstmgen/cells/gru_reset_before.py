@@ -21,6 +21,6 @@ cell = Cell(
     ],
     output=h,
     title="gated recurrent unit, reset before the product",
-    source="Cho et al. 2014 (v3)",
+    source="Cho et al. 2014, v3",
     roles={r: "reset gate", z: "update gate", n: "candidate", h: "hidden state"},
 )

@@ -7,11 +7,12 @@ import struct
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from math import isinf
+from typing import Any
 
 import sympy
 from sympy import Expr, Function
 from sympy.printing.precedence import PRECEDENCE
-from sympy.printing.str import StrPrinter
+from sympy.printing.printer import Printer
 
 from ..cell import C_KEYWORDS
 from ..errors import GenerateError
@@ -182,7 +183,7 @@ def _place(f: Expr) -> tuple[int, str]:
 # --------------------------------------------------------------------------- expressions
 
 
-class ExpressionPrinter(StrPrinter):
+class ExpressionPrinter(Printer):
     """Elementwise expressions, in a person's order of terms and factors."""
 
     printmethod = "_c_of_lstmgen"  # not SymPy's: our symbols have a _sympystr of their own
@@ -197,6 +198,9 @@ class ExpressionPrinter(StrPrinter):
         """``e``, where a vector is what ``reference`` says."""
         self.reference = reference
         return str(self.doprint(e))
+
+    def emptyPrinter(self, e: Any) -> str:
+        raise GenerateError(f"the C target cannot print {type(e).__name__}: {e}")
 
     def _bound(self, e: Expr, level: int) -> str:
         """``e``, in parentheses unless it binds more tightly than ``level``."""
@@ -278,7 +282,7 @@ class ExpressionPrinter(StrPrinter):
             return f"{HELPERS[type(e)]}({', '.join(self._print(a) for a in e.args)})"
         if type(e) in LIBM:
             return self._call(LIBM[type(e)], *e.args)
-        raise GenerateError(f"the C target cannot print {type(e).__name__}: {e}")
+        return self.emptyPrinter(e)
 
     def _print_rsqrt(self, e: Expr) -> str:
         return f"{self._number(sympy.S.One)} / {self._call('sqrt', e.args[0])}"
@@ -322,6 +326,9 @@ class ExpressionPrinter(StrPrinter):
 
     def _print_Not(self, e: Expr) -> str:
         return f"!{self._print(e.args[0])}"
+
+    def _print_BooleanAtom(self, e: Expr) -> str:
+        return str(int(bool(e)))
 
     def _print_ITE(self, e: Expr) -> str:
         condition, then, otherwise = (self._print(a) for a in e.args)

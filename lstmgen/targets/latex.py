@@ -130,10 +130,31 @@ class _Page:
         return {e.lhs.name for e in self.cell.equations}
 
     @cached_property
+    def _names_of_sums(self) -> dict[Expr, Vector]:
+        """Sums that the derivation named: where one is written out again, its name is shorter."""
+        named_here = {
+            e.rhs: e.lhs
+            for e in self.derivation.forward
+            if e.lhs.name not in self._own and e.rhs.is_Add and not e.rhs.has(Product)
+        }
+        return named_here | {shift(e, 1): shift(v, 1) for e, v in named_here.items()}
+
+    def _with_names(self, e: Eq) -> Eq:
+        return Eq(e.lhs, e.rhs.xreplace(self._names_of_sums), evaluate=False)
+
+    @cached_property
+    def _backward(self) -> list[Eq]:
+        return [self._with_names(e) for e in self.derivation.equations]
+
+    @cached_property
+    def _ends(self) -> list[Eq]:
+        """Gradients: of the parameters first, then of inputs and initial states."""
+        return [self._with_names(e) for e in self.derivation.gradients]
+
+    @cached_property
     def _used(self) -> set[str]:
         """What the backward pass reads."""
-        d = self.derivation
-        return {v.name for e in (*d.equations, *d.gradients) for v in e.atoms(Vector)}
+        return {v.name for e in (*self._backward, *self._ends) for v in e.atoms(Vector)}
 
     @cached_property
     def _arguments(self) -> dict[Expr, Vector]:
@@ -191,7 +212,8 @@ class _Page:
         first = last
         while first and forward[first - 1].lhs.name not in self._own:
             first -= 1
-        return list(forward[first : last + 1])
+        lines = [forward[k] for k in range(first, last + 1)]
+        return [e if e.rhs in self._names_of_sums else self._with_names(e) for e in lines]
 
     @property
     def forward(self) -> list[str]:
@@ -226,7 +248,7 @@ class _Page:
 
     @cached_property
     def _adjoints(self) -> tuple[list[Eq], list[str]]:
-        return self._starred(self.derivation.equations)
+        return self._starred(self._backward)
 
     @property
     def adjoints(self) -> list[str]:
@@ -319,8 +341,7 @@ class _Page:
     @cached_property
     def _totals(self) -> tuple[list[Eq], list[str]]:
         """The parameters' gradients; with ⋆ if the backward step has it."""
-        d = self.derivation
-        totals = d.gradients[: len(d.totals)]
+        totals = self._ends[: len(self.cell.parameters)]
         return self._starred(totals) if self._adjoints[1] else (totals, [])
 
     @property
@@ -375,7 +396,7 @@ class _Page:
     @property
     def ends(self) -> list[str]:
         """The gradients of the inputs and of the initial states."""
-        return self._aligned(self.derivation.gradients[len(self.derivation.totals) :])
+        return self._aligned(self._ends[len(self.cell.parameters) :])
 
     # ------------------------------------------------------------------ the notation
 

@@ -10,6 +10,7 @@ from sympy.printing.str import StrPrinter
 
 from ..cell import Cell
 from ..errors import GenerateError
+from ..operations import vectors_in
 from ..symbols import (
     Reduction,
     Vector,
@@ -71,7 +72,7 @@ class Calls:
     def into(self, e: Expr, out: str) -> list[str]:
         """Lines that write ``e`` to ``out``, even where ``e`` reads what is there."""
         self.lines, self.busy = [], 0
-        reads = [v for v in e.atoms(Vector) if self.ref(v) == out]
+        reads = [v for v in vectors_in([e]) if self.ref(v) == out]
         if not reads or self._one_call(e):
             self._into(e, out)
         elif isinstance(e, sympy.Add) and reads[0] in e.args:

@@ -1,0 +1,38 @@
+"""What `generated/` has to hold: every reference cell for every target. `make generated` writes it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import lstmgen
+from lstmgen.targets import NAMES
+from lstmgen.writing import write_files
+
+HOME = Path(__file__).resolve().parents[1] / "generated"
+
+
+def expected() -> dict[str, str]:
+    """Path within `generated/` -> text."""
+    return {
+        f"{target}/{name}": text
+        for target in NAMES
+        for cell in lstmgen.cells.names()
+        for name, text in lstmgen.generate(lstmgen.cells.get(cell), target).items()
+    }
+
+
+def main() -> None:
+    """Write what is expected, and remove what is not."""
+    files = expected()
+    for path in HOME.rglob("*"):
+        if path.is_file() and str(path.relative_to(HOME)) not in files:
+            path.unlink()
+    for target in NAMES:
+        mine = {n.partition("/")[2]: t for n, t in files.items() if n.startswith(f"{target}/")}
+        write_files(mine, HOME / target, force=True)
+    sys.stdout.write(f"{len(files)} files in {HOME.name}/\n")
+
+
+if __name__ == "__main__":
+    main()
