@@ -116,14 +116,20 @@ def main() -> None:
 @_reports
 def cells() -> None:
     """List the reference cells."""
+    import sympy
+
     from . import cells as reference
+    from .symbols import sigmoid
 
     found = [reference.get(name) for name in reference.names()]
     rows = []
     for cell in found:
-        gates = sum(1 for e in cell.equations if e.lhs.category == "vector")
+        activations = (sympy.tanh, sigmoid)
+        gates = sum(
+            e.lhs.category == "vector" and isinstance(e.rhs, activations) for e in cell.equations
+        )
         states = " ".join(s.name for s in cell.states)
-        rows.append((cell.name, cell.title, cell.source, f"{gates} vectors", f"states {states}"))
+        rows.append((cell.name, cell.title, cell.source, f"{gates} gates", states))
     widths = [max(len(row[k]) for row in rows) + 2 for k in range(5)]
     for row in rows:
         click.echo("".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip())

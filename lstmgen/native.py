@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import is_
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,24 +31,15 @@ _C_ORDER_AND_ALIGNED = 0x101  # the bits of ndarray.flags.num
 class Tape(NamedTuple):
     """What ``forward`` keeps for ``backward``. ``x`` is not copied: leave it as it is."""
 
-    memory: Array
-    x: list[Array]
-    masks: list[Array]
+    memory: Any
+    x: Sequence[Array]
+    masks: Sequence[Array]
     sizes: dict[str, int]
     maker: tuple[str, str]
 
 
-class _Bound(NamedTuple):
-    """Parameters as C takes them."""
-
-    given: list[Any]
-    struct: Any
-    sizes: dict[str, int]
-    arrays: list[Array]  # the struct points to them, and does not keep them alive
-
-
 class _Room(NamedTuple):
-    """What follows from the sizes: the struct of them, and how much everything needs."""
+    """What follows from the sizes: their struct, the shapes of arrays, and how much C needs."""
 
     struct: Any
     sizes: dict[str, int]
@@ -57,6 +48,26 @@ class _Room(NamedTuple):
     states: dict[str, tuple[int, ...]]
     parameters: dict[str, tuple[int, ...]]
     numbers: dict[str, int]  # in the buffers that callers provide
+
+
+class _Bound(NamedTuple):
+    """Parameters as C takes them."""
+
+    given: tuple[Any, ...]
+    struct: Any
+    sizes: dict[str, int]
+    arrays: list[Array]  # the struct points to them, and does not keep them alive
+    rooms: dict[tuple[int, ...], _Room]  # by the shape of x
+
+
+class _Frame:
+    """Structs and a workspace for one call. Making them anew would take longer than a short call;
+    two calls at once must not share them.
+    """
+
+    def __init__(self, ffi: Any, kinds: Mapping[str, Any]) -> None:
+        self.structs = {kind: ffi.new(struct) for kind, struct in kinds.items()}
+        self.work: Any = ()
 
 
 class NativeModule:
@@ -80,29 +91,35 @@ class NativeModule:
         self.__name__ = self.CELL = f.CELL
         self.OUTPUT, self.PARAMETERS, self.STATES = f.OUTPUT, f.PARAMETERS, f.STATES
         self.INPUTS, self.MASKS, self.CONSTANTS = f.INPUTS, f.MASKS, f.CONSTANTS
-        self._maker = (library.stem, dtype)
+        self._maker = (library.parent.name, dtype)
         self._fixed = dict(fixed)
         self._output_size = str(cell.size(cell.output))
         self._output_is_state = cell.output.category == "state"
         self._sizes = ("T", "B", *(str(n) for n in cell.sizes))
-        shapes = (*self.PARAMETERS.values(), self.STATES.values(), self.INPUTS.values(),
-                  self.MASKS.values(), [self._output_size])  # fmt: skip
+        shapes = [*self.PARAMETERS.values(), self.STATES.values(), self.INPUTS.values(),
+                  self.MASKS.values(), [self._output_size]]  # fmt: skip
         # a size that is a number is its own name
         self._numbers = {n: int(n) for shape in shapes for n in shape if n.isdigit()}
         self._array = self._ffi.typeof({"float32": "float[]", "float64": "double[]"}[dtype])
-        self._struct = {
-            kind: self._ffi.typeof(f"{cell.name}_{kind} *")
-            for kind in ("sizes", "params", "grads", "state", "new_state")
-            + ("inputs", "input_grads") * (len(self.INPUTS) > 1)
-            + ("masks",) * bool(self.MASKS)
+        self._allocate = self._ffi.new_allocator(should_clear_after_alloc=False)
+        self._at = partial(self._ffi.from_buffer, self._array)
+        self._null = self._ffi.NULL
+        several = len(self.INPUTS) > 1
+        kinds = {
+            "state": self.STATES, "new_state": self.STATES, "grads": self.PARAMETERS,
+            "masks": self.MASKS, "inputs": several, "input_grads": several,
+        }  # fmt: skip
+        self._kinds = {
+            kind: self._ffi.typeof(f"{cell.name}_{kind} *") for kind, used in kinds.items() if used
         }
         self._c = {
             what: getattr(self._lib, f"{cell.name}_{what}")
             for what in ("forward", "backward", "step", "message")
         }
         self._room = lru_cache(maxsize=128)(self._make_room)
+        self._frames: list[_Frame] = []
         self._last: _Bound | None = None
-        self._spare: list[Any] = []
+        self._names = (*self.PARAMETERS, *self.CONSTANTS)
 
     def __repr__(self) -> str:
         return f"<lstmgen C module {self.CELL} ({self.dtype})>"
@@ -134,15 +151,13 @@ class NativeModule:
         bound = self._bind(params)
         xs, filled, states, room = self._take(bound, x, state, masks, ("T", "B"))
         y, new = np.empty(room.output, self.dtype), self._empty(room.states)
-        kept = np.empty(room.numbers["tape"], self.dtype) if tape else None
-        self._call(
-            "forward", room, room.numbers["forward_work"], bound.struct,
-            *self._inputs(xs, filled), self._of(states), self._at(y), self._new("new_state", new),
-            self._ffi.NULL if kept is None else self._at(kept),
+        kept = self._allocate(self._array, room.numbers["tape"]) if tape else self._null
+        frame = self._frame(room.numbers["forward_work"])
+        self._run(
+            frame, "forward", room.struct, bound.struct, *self._inputs(frame, xs, filled),
+            self._state(frame, states), self._at(y), self._out(frame, "new_state", new), kept,
         )  # fmt: skip
-        if kept is None:
-            return y, new, None
-        return y, new, Tape(kept, xs, filled, room.sizes, self._maker)
+        return y, new, Tape(kept, xs, filled, room.sizes, self._maker) if tape else None
 
     def backward(
         self,
@@ -162,12 +177,13 @@ class NativeModule:
         first = self._empty(room.states)
         several = len(dx) > 1
         only = next(iter(dx.values()))
-        self._call(
-            "backward", room, room.numbers["backward_work"], bound.struct,
-            *self._inputs(tape.x, tape.masks), self._at(tape.memory), self._at(dy),
-            self._of(final), self._new("grads", grads),
-            self._new("input_grads", dx) if several else self._at(only),
-            self._new("new_state", first),
+        frame = self._frame(room.numbers["backward_work"])
+        self._run(
+            frame, "backward", room.struct, bound.struct,
+            *self._inputs(frame, tape.x, tape.masks), tape.memory, self._at(dy),
+            self._state(frame, final), self._out(frame, "grads", grads),
+            self._out(frame, "input_grads", dx) if several else self._at(only),
+            self._out(frame, "new_state", first),
         )  # fmt: skip
         return grads, (dx if several else only), first
 
@@ -186,10 +202,11 @@ class NativeModule:
         xs, filled, states, room = self._take(bound, x_t, state, masks, ("B",))
         new = self._empty(room.states)
         y = None if self._output_is_state else np.empty(room.output[1:], self.dtype)
-        self._call(
-            "step", room, room.numbers["step_work"], bound.struct, *self._inputs(xs, filled),
-            self._of(states), self._ffi.NULL if y is None else self._at(y),
-            self._new("new_state", new),
+        frame = self._frame(room.numbers["step_work"])
+        self._run(
+            frame, "step", room.struct, bound.struct, *self._inputs(frame, xs, filled),
+            self._state(frame, states), self._null if y is None else self._at(y),
+            self._out(frame, "new_state", new),
         )  # fmt: skip
         return new if y is None else {**new, self.OUTPUT: y}
 
@@ -198,11 +215,11 @@ class NativeModule:
     def _bind(self, params: Mapping[str, Any]) -> _Bound:
         """The struct of pointers to ``params``, and the sizes that they tell."""
         try:
-            given = [params[name] for name in (*self.PARAMETERS, *self.CONSTANTS)]
+            given = tuple([params[name] for name in self._names])
         except KeyError as error:
+            needed = ", ".join(self._names)
             raise KeyError(
-                f"params has no {error.args[0]!r}; {self.CELL} needs "
-                f"{', '.join((*self.PARAMETERS, *self.CONSTANTS))}"
+                f"params has no {error.args[0]!r}; {self.CELL} needs {needed}"
             ) from None
         last = self._last
         if last is not None and all(map(is_, given, last.given)):
@@ -213,11 +230,12 @@ class NativeModule:
             for name, value in zip(self.PARAMETERS, given, strict=False)
         ]
         constants = given[len(arrays) :]
-        values = [float(value) for value in constants]
-        pointers = [*map(self._at, arrays), *values]
-        struct = self._ffi.new(self._struct["params"], pointers) if pointers else self._ffi.NULL
-        bound = _Bound(given, struct, sizes, arrays)
-        # Only what cannot change behind our back: the arrays themselves, and plain numbers.
+        struct = self._null
+        if given:
+            values = [*map(self._at, arrays), *map(float, constants)]
+            struct = self._ffi.new(f"{self.CELL}_params *", values)
+        bound = _Bound(given, struct, sizes, arrays, {})
+        # only what cannot change behind our back: the arrays themselves, and plain numbers
         if all(map(is_, arrays, given)) and all(isinstance(c, (int, float)) for c in constants):
             self._last = bound
         return bound
@@ -225,8 +243,14 @@ class NativeModule:
     def _take(
         self, bound: _Bound, x: Any, state: Any, masks: Mapping[str, Any] | None,
         lead: tuple[str, ...],
-    ) -> tuple[list[Array], list[Array], list[Array] | None, _Room]:  # fmt: skip
+    ) -> tuple[Sequence[Array], Sequence[Array], Sequence[Array] | None, _Room]:  # fmt: skip
         """x, masks and states as arrays that C can read, and the room for their sizes."""
+        if self._is_plain(x) and (room := bound.rooms.get(x.shape)):
+            if state is None:
+                return (x,), (), None, room
+            states = self._plain_states(state, room)
+            if states:
+                return (x,), (), states, room
         sizes = dict(bound.sizes)
         if len(self.INPUTS) == 1:
             ((name, size),) = self.INPUTS.items()
@@ -237,26 +261,46 @@ class NativeModule:
                 raise KeyError(f"x is a dict of the inputs {sorted(self.INPUTS)}, not {found}")
             xs = [self._fit(k, x[k], (*lead, size), sizes) for k, size in self.INPUTS.items()]
         filled = [self._mask(k, masks, (*lead, n), sizes) for k, n in self.MASKS.items()]
-        states = self._states("state", state, sizes)
         sizes.setdefault("T", 1)
-        return xs, filled, states, self._room_of(sizes)
+        settled = len(self.INPUTS) == 1 and not filled and all(n in sizes for n in self._sizes)
+        found = self._states("state", state, sizes)
+        room = self._room_of(sizes)
+        if settled:  # the next x of this shape needs none of this
+            if len(bound.rooms) >= 128:
+                bound.rooms.clear()
+            bound.rooms[xs[0].shape] = room
+        return xs, filled, found, room
+
+    def _is_plain(self, value: Any) -> bool:
+        """Whether C can read ``value`` as it is, if the shape is right."""
+        return (
+            value.__class__ is np.ndarray
+            and value.dtype is self.dtype
+            and value.flags.num & _C_ORDER_AND_ALIGNED == _C_ORDER_AND_ALIGNED
+        )
+
+    def _plain_states(self, state: Any, room: _Room) -> list[Array] | None:
+        """The states in order, if nothing has to be done or said about them."""
+        if state.__class__ is not dict or len(state) != len(room.states):
+            return None
+        found = []
+        for name, shape in room.states.items():
+            array = state.get(name)
+            if not self._is_plain(array) or array.shape != shape:
+                return None
+            found.append(array)
+        return found
 
     def _fit(
         self, what: str, value: Any, symbolic: Sequence[str], sizes: dict[str, int]
     ) -> Array:
         """``value`` as an array of our dtype, in C order; sizes that are not known are learned."""
-        if (
-            type(value) is np.ndarray
-            and value.dtype is self.dtype
-            and value.flags.num & _C_ORDER_AND_ALIGNED == _C_ORDER_AND_ALIGNED
-            and value.ndim == len(symbolic)
-            and value.size
-        ):
+        if self._is_plain(value) and value.ndim == len(symbolic) and value.size:
             for name, n in zip(symbolic, value.shape, strict=True):
                 if sizes.setdefault(name, n) != n:
                     break
             else:
-                return value
+                return value  # type: ignore[no-any-return]
         array: Array = self._face._array(what, value, symbolic, sizes, self.dtype)
         return np.require(array, self.dtype, ["C", "A"])
 
@@ -319,7 +363,7 @@ class NativeModule:
         for name, n in self._fixed.items():
             if sizes[name] != n:
                 raise ValueError(f"this module was made for {name}={n}, not {name}={sizes[name]}")
-        struct = self._ffi.new(self._struct["sizes"], list(numbers))
+        struct = self._ffi.new(f"{self.CELL}_sizes *", list(numbers))
         counts = {
             what: int(getattr(self._lib, f"{self.CELL}_{what}_size")(struct))
             for what in ("tape", "forward_work", "backward_work", "step_work")
@@ -342,42 +386,48 @@ class NativeModule:
         return {name: np.empty(shape, self.dtype) for name, shape in shapes.items()}
 
     # ------------------------------------------------------------------ C
-    # What a struct points to has to be kept alive by whoever makes the call: that is why these
-    # take arrays that are variables there.
+    # What a struct points to, the one who calls has to keep alive: these take their arrays.
 
-    def _at(self, array: Array) -> Any:
-        return self._ffi.from_buffer(self._array, array)
+    def _frame(self, numbers: int) -> _Frame:
+        """A frame that no other call has, with a workspace of at least so many numbers."""
+        try:
+            frame = self._frames.pop()
+        except IndexError:
+            frame = _Frame(self._ffi, self._kinds)
+        if len(frame.work) < numbers:
+            frame.work = self._allocate(self._array, numbers)
+        return frame
 
-    def _new(self, kind: str, arrays: Mapping[str, Array]) -> Any:
+    def _out(self, frame: _Frame, kind: str, arrays: Mapping[str, Array]) -> Any:
+        """A struct of pointers to arrays that C writes; NULL if the cell has none."""
         if not arrays:
-            return self._ffi.NULL
-        return self._ffi.new(self._struct[kind], [self._at(a) for a in arrays.values()])
+            return self._null
+        struct = frame.structs[kind]
+        struct[0] = [self._at(a) for a in arrays.values()]
+        return struct
 
-    def _of(self, states: list[Array] | None) -> Any:
+    def _state(self, frame: _Frame, states: Sequence[Array] | None) -> Any:
         if not states:
-            return self._ffi.NULL
-        return self._ffi.new(self._struct["state"], [self._at(a) for a in states])
+            return self._null
+        struct = frame.structs["state"]
+        struct[0] = [self._at(a) for a in states]
+        return struct
 
-    def _inputs(self, xs: list[Array], masks: list[Array]) -> list[Any]:
-        if len(xs) == 1:
-            given = [self._at(xs[0])]
-        else:
-            given = [self._ffi.new(self._struct["inputs"], [self._at(a) for a in xs])]
+    def _inputs(self, frame: _Frame, xs: Sequence[Array], masks: Sequence[Array]) -> list[Any]:
+        """The arguments x and m."""
+        given: list[Any] = [self._at(xs[0])]
+        if len(xs) > 1:
+            given = [frame.structs["inputs"]]
+            given[0][0] = [self._at(a) for a in xs]
         if masks:
-            given.append(self._ffi.new(self._struct["masks"], [self._at(a) for a in masks]))
+            given.append(frame.structs["masks"])
+            given[1][0] = [self._at(a) for a in masks]
         return given
 
-    def _call(self, what: str, room: _Room, numbers: int, *arguments: Any) -> None:
-        """Call C with a workspace: one that an earlier call left, if it is large enough."""
-        try:
-            work = self._spare.pop()
-        except IndexError:
-            work = ()
-        if len(work) < numbers:
-            work = self._at(np.empty(numbers, self.dtype))
-        status = self._c[what](room.struct, *arguments, work)
-        if not self._spare:  # threads that call at once have one each, of which one is kept
-            self._spare.append(work)
+    def _run(self, frame: _Frame, what: str, *arguments: Any) -> None:
+        status = self._c[what](*arguments, frame.work)
+        if len(self._frames) < 8:  # as many as threads are likely to need at once
+            self._frames.append(frame)
         if status != 0:
             text = self._ffi.string(self._c["message"](status)).decode()
             raise LstmgenError(f"{self.CELL}_{what}: {text}")

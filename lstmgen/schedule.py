@@ -375,8 +375,8 @@ def _reads_carry(e: Eq) -> bool:
 
 def _partial(v: Vector) -> Vector:
     """The sum of products that ``v`` begins with, where more is to come."""
-    flowing = v.category in ("adjoint", "carry")
-    return Vector(v.name, "partial adjoint" if flowing else "partial", v.size, v.time)
+    flowing = f"partial {v.category}" if v.category in ("adjoint", "carry") else "partial"
+    return Vector(v.name, flowing, v.size, v.time)
 
 
 def _loops(equations: Sequence[Eq], cell: Cell) -> tuple[Loop, ...]:

@@ -137,16 +137,16 @@ class Shapes:
     def _mismatch(self, a: Expr, size_a: Term, b: Expr, size_b: Term, where: str) -> CellError:
         size_a, size_b = self._find(size_a), self._find(size_b)
         return CellError(
-            f"{a} gives size {_text(size_a)}{self._origin(size_a)}, but {b} gives size "
-            f"{_text(size_b)}{self._origin(size_b)}",
+            f"{a} gives size {_text(size_a)}{self._origin(size_a, a)}, but {b} gives size "
+            f"{_text(size_b)}{self._origin(size_b, b)}",
             where=where,
             hint="elementwise arithmetic needs equal sizes: declare both with the same size, or "
             "lead one to the other with a matrix product, W @ x",
         )
 
-    def _origin(self, term: Term) -> str:
+    def _origin(self, term: Term, expr: Expr) -> str:
         by = self._declared.get(term[1])
-        return f" (as {by} has)" if by else ""
+        return f" (as {by} has)" if by and by != str(expr) else ""
 
     def _require(self, symbol: Vector | Matrix, part: str) -> None:
         term = self._vector(symbol) if isinstance(symbol, Vector) else self._side(symbol, part)

@@ -118,7 +118,7 @@ class Housing:
         cell = self.cell
         for s in cell.states:
             self.scope[s.at(0)] = "state"
-        for v in tape:
+        for v in sorted(tape, key=str):
             if v.category == "vector":
                 self.scope[v] = "tape"
 

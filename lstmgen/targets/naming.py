@@ -36,5 +36,5 @@ def identifier(v: Vector) -> str:
     if v.category == "carry":  # arrives from t+1 ("next"), or leaves for t-1 ("prev")
         return f"d{name}_next" if v.time == 0 else f"d{name}_prev"
     if v.category.startswith("partial"):
-        return f"{'d' if 'adjoint' in v.category else ''}{name}_sum"
+        return f"{name}_sum" if v.category == "partial" else f"d{name}_sum"
     return {"cotangent": "dy", "adjoint": f"d{name}"}.get(v.category, name)

@@ -32,7 +32,7 @@ from ..symbols import (
     sum_,
 )
 
-ADJOINT = frozenset({"adjoint", "cotangent", "carry"})
+ADJOINT = frozenset({"adjoint", "cotangent", "carry", "partial adjoint", "partial carry"})
 
 # Where a symbol stands in a product, by category; what a step computes is at 5.
 _PLACE = {"parameter": 2, "constant": 2, "mask": 3, "state": 6, "input": 7} | dict.fromkeys(

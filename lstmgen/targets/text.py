@@ -162,8 +162,9 @@ class _TextPrinter(Printer):
     # ------------------------------------------------------------------ symbols
 
     def _print_Vector(self, v: Vector) -> str:
-        carried = "⁺" if v.category == "carry" else ""
-        return f"{_MARKS.get(v.category, '')}{v.name}{carried}{self._time(v)}"
+        category = v.category.removeprefix("partial ")
+        carried = "⁺" if category == "carry" else ""
+        return f"{_MARKS.get(category, '')}{v.name}{carried}{self._time(v)}"
 
     def _time(self, v: Vector) -> str:
         if v.category in STATIC:
