@@ -256,6 +256,46 @@ def check(
     sys.exit(0 if report.passed else 1)
 
 
+@main.command()
+@_cell
+@click.option(
+    "--size",
+    "sizes",
+    multiple=True,
+    type=_Size(),
+    metavar="NAME=NUMBER",
+    help="T, B, or a size of the cell, such as H=256; repeatable.  [default: T=100 B=16, else 64]",
+)
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    type=click.Choice(["numpy", "c"]),
+    default=["numpy", "c"],
+    help="Repeatable.  [default: both]",
+)
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32",
+              show_default=True, help="Precision.")  # fmt: skip
+@click.option("--rounds", default=15, show_default=True, help="How often each is run.")
+@_reports
+def bench(
+    cell: str,
+    sizes: tuple[tuple[str, int], ...],
+    targets: tuple[str, ...],
+    dtype: str,
+    rounds: int,
+) -> None:
+    """Time forward and backward of the generated code on this machine."""
+    from .benchmark import bench as run
+
+    found = _find(cell)
+    with _progress("timing") as progress:
+        timings = run(
+            found, dict(sizes), targets=targets, dtype=dtype, rounds=rounds, progress=progress
+        )
+    click.echo(str(timings))
+
+
 @contextmanager
 def _progress(label: str) -> Iterator[Callable[[int, int, str], None]]:
     """A progress bar on a terminal, nothing elsewhere: a function of (done, total, what)."""

@@ -248,17 +248,17 @@ class NativeModule:
         if self._is_plain(x) and (room := bound.rooms.get(x.shape)):
             if state is None:
                 return (x,), (), None, room
-            states = self._plain_states(state, room)
-            if states:
-                return (x,), (), states, room
+            found = self._plain_states(state, room)
+            if found:
+                return (x,), (), found, room
         sizes = dict(bound.sizes)
         if len(self.INPUTS) == 1:
             ((name, size),) = self.INPUTS.items()
             xs = [self._fit(name, x, (*lead, size), sizes)]
         else:
             if not isinstance(x, Mapping) or set(x) != set(self.INPUTS):
-                found = sorted(x) if isinstance(x, Mapping) else f"a {type(x).__name__}"
-                raise KeyError(f"x is a dict of the inputs {sorted(self.INPUTS)}, not {found}")
+                what = sorted(x) if isinstance(x, Mapping) else f"a {type(x).__name__}"
+                raise KeyError(f"x is a dict of the inputs {sorted(self.INPUTS)}, not {what}")
             xs = [self._fit(k, x[k], (*lead, size), sizes) for k, size in self.INPUTS.items()]
         filled = [self._mask(k, masks, (*lead, n), sizes) for k, n in self.MASKS.items()]
         sizes.setdefault("T", 1)
@@ -283,9 +283,9 @@ class NativeModule:
         """The states in order, if nothing has to be done or said about them."""
         if state.__class__ is not dict or len(state) != len(room.states):
             return None
-        found = []
+        found: list[Array] = []
         for name, shape in room.states.items():
-            array = state.get(name)
+            array: Any = state.get(name)
             if not self._is_plain(array) or array.shape != shape:
                 return None
             found.append(array)

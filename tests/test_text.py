@@ -198,7 +198,7 @@ def test_gradients_name_the_first_step_by_its_number():
     assert "∂L/∂x = W_iᵀ δa_i + W_fᵀ δa_f + W_gᵀ δa_g + W_oᵀ δa_o" in lines
     assert "∂L/∂c[0] = δc[1] ∘ f[1]" in lines
     both = Total(Outer(adjoint(z), x) + Outer(adjoint(n), h))
-    assert told(both, "code") == "Σ_t (δz xᵀ + δn h[t-1]ᵀ)"
+    assert told(both, "code") == "Σ_t (δn h[t-1]ᵀ + δz xᵀ)"
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_exact():
 
 
 def test_one_line():
-    hostile = "a */ b /* c\n# include <x>\r\u2028 \x00 */*/ ??/ \"\"\" \\"
+    hostile = 'a */ b /* c\n# include <x>\r\u2028 \x00 */*/ ??/ """ \\'
     safe = one_line(hostile)
     assert safe.isprintable()
     assert not any(mark in safe for mark in ("*/", "/*", "??/", '"""'))

@@ -1,0 +1,301 @@
+"""Forecast the yearly sunspot number with a generated recurrent cell.
+
+The series is the yearly mean sunspot number, 1700 to 2008, that statsmodels ships. The network
+reads it year by year and says, after each year, what the number will be ``--horizon`` years later
+(1 by default). It is trained on the years before 1930 and judged on the 79 years, seven solar
+cycles, from 1930 on; nothing of those years, not even their mean, is used in training.
+
+What runs is the module that lstmgen generates, and below it a linear readout, Adam and clipping.
+The exit status is 0 if the forecast beats every naive baseline, 1 if it does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from training import (
+    Adam,
+    Arrays,
+    Progress,
+    add_common_options,
+    clip_by_global_norm,
+    cosine,
+    find_cell,
+    init_params,
+    make_module,
+    make_numpy,
+    output_size,
+    shown,
+)
+
+import lstmgen
+
+SPLIT = 1930  # the first year held out
+CYCLE = 11  # years: the solar cycle, the period of the seasonal baseline
+WINDOW = 11  # years between truncations of the gradient; the state is carried on
+STREAMS = 16  # sequences trained at once
+INPUTS = 2  # the number of the year, and a constant
+RATE, CLIP = 5e-3, 1.0
+
+
+class Series(NamedTuple):
+    years: np.ndarray
+    numbers: np.ndarray
+    mean: float  # of the square roots, over the training years
+    deviation: float
+
+    @property
+    def split(self) -> int:
+        """The index of the first held-out year."""
+        return int(np.searchsorted(self.years, SPLIT))
+
+    def scaled(self) -> np.ndarray:
+        """What the network sees. The noise of a count grows with its square root, so that the root
+        has the same noise in quiet and in active years.
+        """
+        return ((np.sqrt(self.numbers) - self.mean) / self.deviation).astype(np.float32)
+
+    def unscaled(self, z: np.ndarray) -> np.ndarray:
+        return np.maximum(z * self.deviation + self.mean, 0.0) ** 2
+
+
+def load_sunspots() -> Series:
+    try:
+        from statsmodels.datasets import sunspots
+    except ImportError:
+        raise SystemExit(
+            "error: the data come with statsmodels: pip install 'lstmgen[examples]'"
+        ) from None
+    data = sunspots.load_pandas().data
+    years, numbers = data["YEAR"].to_numpy(int), data["SUNACTIVITY"].to_numpy(float)
+    roots = np.sqrt(numbers[years < SPLIT])
+    return Series(years, numbers, roots.mean(), roots.std())
+
+
+# ---------------------------------------------------------------------- the model
+
+
+def with_constant(z: np.ndarray) -> np.ndarray:
+    """x of shape (T, B, 2): z and a 1. Cells that normalise W x (lstm_layernorm) would lose the
+    size of a single number; with a constant beside it they do not.
+    """
+    return np.stack([z, np.ones_like(z)], axis=-1)
+
+
+def predict(params: Arrays, z: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The linear readout: today's value, and the change that the hidden state tells."""
+    result: np.ndarray = z + y @ params["readout"] + params["offset"]
+    return result
+
+
+def train(module: Any, series: Series, args: argparse.Namespace) -> tuple[Arrays, list[float]]:
+    """Truncated BPTT with the state carried from window to window."""
+    rng = np.random.default_rng(args.seed)
+    params = init_params(module, INPUTS, args.hidden, args.seed)
+    # A readout of zeros forecasts "no change": training starts at the first baseline, and has to
+    # leave it.
+    params["readout"] = np.zeros(output_size(module, params, INPUTS), np.float32)
+    params["offset"] = np.zeros(1, np.float32)
+    count = sum(np.size(a) for a in params.values())
+    known = series.scaled()[: series.split]
+    windows = (len(known) - args.horizon - WINDOW + 1) // WINDOW
+    print(
+        f"Training on {series.years[0]}–{SPLIT - 1}: {args.hidden} units, {count} parameters, "
+        f"{args.epochs} epochs of {windows - 1} updates"
+    )
+
+    adam, losses = Adam(params), []
+    progress = Progress(args.epochs)
+    for epoch in range(1, args.epochs + 1):
+        # Each stream begins in a year of its own, and is louder or quieter than the Sun was by a
+        # factor of its own (0.6 to 1.6 in sunspots): cycles to come may be higher than all before.
+        first = rng.integers(0, WINDOW, STREAMS)
+        gain = np.exp(rng.uniform(-0.25, 0.25, STREAMS))
+        level = series.mean / series.deviation  # so that it is the root itself that is scaled
+        years = first + np.arange(windows * WINDOW)[:, np.newaxis]
+        x = ((known[years] + level) * gain - level).astype(np.float32)
+        target = ((known[years + args.horizon] + level) * gain - level).astype(np.float32)
+
+        # The state begins as zeros, which no year ever left behind: the first window only warms up.
+        _, state, _ = module.forward(params, with_constant(x[:WINDOW]))
+        total = 0.0
+        for window in range(1, windows):
+            at = slice(window * WINDOW, (window + 1) * WINDOW)
+            y, state, tape = module.forward(params, with_constant(x[at]), state)
+            error = predict(params, x[at], y) - target[at]
+            total += float(np.mean(error**2))
+
+            derror = 2.0 / error.size * error  # ∂L/∂(forecast)
+            dy = derror[..., np.newaxis] * params["readout"]
+            grads, _, _ = module.backward(params, tape, dy)
+            grads["readout"] = np.einsum("tb,tbh->h", derror, y)
+            grads["offset"] = derror.sum(keepdims=True).reshape(1)
+            clip_by_global_norm(grads, CLIP)
+            done = adam.steps / (args.epochs * (windows - 1))
+            adam.step(grads, cosine(done, RATE))
+        losses.append(total / (windows - 1))
+        progress.report(epoch, f"loss {losses[-1]:.4f}")
+    print(f"  {adam.steps} updates in {progress.seconds():.1f} s")
+    return params, losses
+
+
+def forecast(module: Any, params: Arrays, series: Series, horizon: int) -> tuple[np.ndarray, Any]:
+    """Forecasts of the held-out years, and the tape of the run over all years."""
+    z = series.scaled()[:-horizon, np.newaxis]  # the last years have no target
+    y, _, tape = module.forward(params, with_constant(z))
+    # what is said in year t is about year t + horizon
+    made = series.unscaled(predict(params, z, y))[:, 0]
+    return made[series.split - horizon :], tape
+
+
+# ---------------------------------------------------------------------- what it is compared with
+
+
+def baselines(series: Series, horizon: int) -> dict[str, np.ndarray]:
+    held_out = np.arange(series.split, len(series.years))
+    back = CYCLE * -(-horizon // CYCLE)  # the last whole cycle that is known when forecasting
+    last = "last year's number" if horizon == 1 else f"the number {horizon} years before"
+    return {
+        f"{last} (persistence)": series.numbers[held_out - horizon],
+        f"the number {back} years before (seasonal naive)": series.numbers[held_out - back],
+    }
+
+
+def autoregression(series: Series, horizon: int, order: int = 9) -> np.ndarray:
+    """The classical forecast: least squares on the last ``order`` years (Yule 1927 had two)."""
+    z = series.scaled().astype(float)
+    targets = np.arange(order + horizon - 1, len(z))
+    rows = np.stack(
+        [z[targets - horizon - k] for k in range(order)] + [np.ones(len(targets))], axis=1
+    )
+    known = targets < series.split
+    fit, *_ = np.linalg.lstsq(rows[known], z[targets[known]], rcond=None)
+    return series.unscaled(rows[~known] @ fit)
+
+
+def rmse(made: np.ndarray, series: Series) -> float:
+    return float(np.sqrt(np.mean((made - series.numbers[series.split :]) ** 2)))
+
+
+def judge(name: str, made: np.ndarray, series: Series, horizon: int) -> bool:
+    """Print the table of errors; True if the model beats every naive baseline."""
+    truth = series.numbers[series.split :]
+    naive = {label: rmse(guess, truth) for label, guess in baselines(series, horizon).items()}
+    strongest = min(naive.values())
+    rows = {
+        name: rmse(made, truth),
+        **naive,
+        "for reference, no naive one: autoregression on 9 years": rmse(
+            autoregression(series, horizon), truth
+        ),
+    }
+    ahead = "one year" if horizon == 1 else f"{horizon} years"
+    print(f"\nForecast {ahead} ahead, {SPLIT}–{series.years[-1]}, root mean square error in sunspots")
+    for label, error in rows.items():
+        against = "" if label in naive and error == strongest else f"{error / strongest - 1:+7.0%}"
+        print(f"  {label:56s} {error:5.1f} {against}")
+    beaten = rows[name] < strongest
+    less = f"{1 - rows[name] / strongest:.0%} below" if beaten else "not below"
+    print(f"The error is {less} that of the strongest naive baseline.")
+    return beaten
+
+
+# ---------------------------------------------------------------------- the plot
+
+
+def plot(
+    path: Path, cell: lstmgen.Cell, series: Series, made: np.ndarray, tape: Any, losses: list[float],
+    horizon: int,
+) -> None:  # fmt: skip
+    try:
+        import matplotlib
+    except ImportError:
+        print("No plot: it needs matplotlib, pip install 'lstmgen[examples]'")
+        return
+    matplotlib.use("Agg")  # draws to files, needs no display
+    import matplotlib.pyplot as plt
+
+    held_out = slice(series.split, None)
+    years, truth = series.years[held_out], series.numbers[held_out]
+    shown_units = unit_panels(cell, tape, series, horizon)
+    plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
+    heights = [3.2, *[1.25] * len(shown_units), 1.9]
+    figure, axes = plt.subplots(
+        len(heights), 1, figsize=(10, sum(heights) + 1.6), height_ratios=heights,
+        layout="constrained",
+    )  # fmt: skip
+
+    ahead = "one year" if horizon == 1 else f"{horizon} years"
+    (persistence, last), *_ = baselines(series, horizon).items()
+    top = axes[0]
+    top.fill_between(years, truth, color="0.9", label="observed")
+    top.plot(years, truth, color="0.35", lw=1)
+    top.plot(
+        years, last, color="tab:blue", lw=1, ls=(0, (4, 2)),
+        label=f"{persistence}: error {rmse(last, truth):.1f}",
+    )  # fmt: skip
+    top.plot(
+        years, made, color="tab:red", lw=1.8,
+        label=f"{cell.name}: error {rmse(made, truth):.1f}",
+    )  # fmt: skip
+    top.set_title(f"Yearly sunspot number, forecast {ahead} ahead: years never trained on", loc="left")
+    top.set_ylabel("sunspots")
+    top.set_ylim(0, 1.28 * max(truth.max(), made.max()))
+    top.legend(ncols=3, frameon=False, loc="upper left")
+
+    edges = (years[0] - 0.5, years[-1] + 0.5)
+    minima = [y for y, a, b, c in zip(years[1:], truth, truth[1:], truth[2:]) if b < a and b <= c]
+    for axis, (title, values, low, high, colours) in zip(axes[1:-1], shown_units):
+        image = axis.imshow(
+            values.T, aspect="auto", cmap=colours, vmin=low, vmax=high,
+            extent=(*edges, 0, values.shape[1]), interpolation="nearest",
+        )  # fmt: skip
+        axis.set_title(title, loc="left")
+        axis.set_ylabel("units")
+        axis.set_yticks([])
+        figure.colorbar(image, ax=axis, pad=0.01, aspect=8)
+    for axis in axes[:-1]:
+        axis.set_xlim(*edges)
+        for year in minima:
+            axis.axvline(year, color="0.5", lw=0.7, ls=":")
+    axes[-2].set_xlabel("year (dotted: solar minima)")
+
+    bottom = axes[-1]
+    bottom.plot(range(1, len(losses) + 1), losses, color="tab:red")
+    bottom.set_title("Training loss (mean squared error, standardised)", loc="left")
+    bottom.set_xlabel("epoch")
+    bottom.set_yscale("log")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    print(f"Plot: {shown(path)}")
+
+
+def unit_panels(cell, tape, series, horizon):
+    """What to show of the units over the held-out years: (title, values (years, units), range)."""
+    end = len(tape[cell.inputs[0].name])
+    numbers = series.numbers[series.split : end]
+    panels = []
+
+    def add(title, values, colours, bound=None):
+        values = values[series.split :, 0]
+        with np.errstate(invalid="ignore"):  # a unit that never moves
+            order = np.argsort([np.nan_to_num(np.corrcoef(u, numbers)[0, 1]) for u in values.T])
+        top = 1.0 if bound is None else float(np.abs(values).max())
+        panels.append((title, values[:, order], 0.0 if bound is None else -top, top, colours))
+
+    for vector in cell.vectors:
+        values = tape.get(vector.name)
+        # whatever the tape keeps and lies in 0…1 opens and shuts: a gate
+        if values is not None and np.ndim(values) == 3 and 0 <= values.min() and values.max() <= 1:
+            role = cell.roles.get(vector.name, "gate")
+            add(f"{role.capitalize()} {vector.name}", values, "viridis")
+    for state in cell.states:
+        role = cell.roles.get(state.name, "state")
+        add(f"{role.capitalize()} {state.name}", tape[state.name][1:], "RdBu_r", bound="auto")
+    return panels
