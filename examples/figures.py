@@ -48,7 +48,9 @@ def panels(cell: lstmgen.Cell, tape: dict[str, np.ndarray], when: slice) -> list
     return found
 
 
-def draw(figure: Any, axis: Any, panel: Panel, order: np.ndarray, extent: tuple[float, float]) -> None:
+def draw(
+    figure: Any, axis: Any, panel: Panel, order: np.ndarray, extent: tuple[float, float]
+) -> None:
     """One panel: a row for each unit, in the given order, and time to the right."""
     image = axis.imshow(
         panel.values[:, order].T,

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import figures
 import numpy as np
 from training import (
     Adam,
@@ -53,6 +53,9 @@ class Series(NamedTuple):
     def split(self) -> int:
         """The index of the first held-out year."""
         return int(np.searchsorted(self.years, SPLIT))
+
+    def held_out(self) -> np.ndarray:
+        return self.numbers[self.split :]
 
     def scaled(self) -> np.ndarray:
         """What the network sees. The noise of a count grows with its square root, so that the root
@@ -178,124 +181,130 @@ def autoregression(series: Series, horizon: int, order: int = 9) -> np.ndarray:
     return series.unscaled(rows[~known] @ fit)
 
 
-def rmse(made: np.ndarray, series: Series) -> float:
-    return float(np.sqrt(np.mean((made - series.numbers[series.split :]) ** 2)))
+def rmse(made: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.sqrt(np.mean((made - truth) ** 2)))
+
+
+def ahead(horizon: int) -> str:
+    return "one year" if horizon == 1 else f"{horizon} years"
 
 
 def judge(name: str, made: np.ndarray, series: Series, horizon: int) -> bool:
     """Print the table of errors; True if the model beats every naive baseline."""
-    truth = series.numbers[series.split :]
+    truth = series.held_out()
     naive = {label: rmse(guess, truth) for label, guess in baselines(series, horizon).items()}
     strongest = min(naive.values())
+    model = rmse(made, truth)
     rows = {
-        name: rmse(made, truth),
+        name: model,
         **naive,
-        "for reference, no naive one: autoregression on 9 years": rmse(
-            autoregression(series, horizon), truth
-        ),
+        "autoregression on 9 years": rmse(autoregression(series, horizon), truth),
     }
-    ahead = "one year" if horizon == 1 else f"{horizon} years"
-    print(f"\nForecast {ahead} ahead, {SPLIT}–{series.years[-1]}, root mean square error in sunspots")
+    print(
+        f"\nHeld-out years {SPLIT}–{series.years[-1]}, forecast {ahead(horizon)} ahead: "
+        "root mean square error, in sunspots"
+    )
     for label, error in rows.items():
-        against = "" if label in naive and error == strongest else f"{error / strongest - 1:+7.0%}"
-        print(f"  {label:56s} {error:5.1f} {against}")
-    beaten = rows[name] < strongest
-    less = f"{1 - rows[name] / strongest:.0%} below" if beaten else "not below"
-    print(f"The error is {less} that of the strongest naive baseline.")
-    return beaten
-
-
-# ---------------------------------------------------------------------- the plot
+        print(f"  {label:52s} {error:5.1f}  {error / strongest - 1:+5.0%}")
+    verdict = f"{1 - model / strongest:.0%} less than" if model < strongest else "NOT less than"
+    print(f"The error is {verdict} that of the strongest naive baseline.")
+    return model < strongest
 
 
 def plot(
-    path: Path, cell: lstmgen.Cell, series: Series, made: np.ndarray, tape: Any, losses: list[float],
+    path: Path,
+    cell: lstmgen.Cell,
+    series: Series,
+    made: np.ndarray,
+    tape: Arrays,
+    losses: list[float],
     horizon: int,
-) -> None:  # fmt: skip
-    try:
-        import matplotlib
-    except ImportError:
-        print("No plot: it needs matplotlib, pip install 'lstmgen[examples]'")
+) -> None:
+    plt = figures.pyplot()
+    if plt is None:
         return
-    matplotlib.use("Agg")  # draws to files, needs no display
-    import matplotlib.pyplot as plt
-
-    held_out = slice(series.split, None)
-    years, truth = series.years[held_out], series.numbers[held_out]
-    shown_units = unit_panels(cell, tape, series, horizon)
-    plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
-    heights = [3.2, *[1.25] * len(shown_units), 1.9]
+    years, truth = series.years[series.split :], series.held_out()
+    (label, naive), *_ = baselines(series, horizon).items()
+    # the network was in this state in the year that it forecast from
+    shown_units = figures.panels(cell, tape, slice(series.split, None))
+    heights = [3.4, *[1.3] * len(shown_units), 2.0]
     figure, axes = plt.subplots(
-        len(heights), 1, figsize=(10, sum(heights) + 1.6), height_ratios=heights,
-        layout="constrained",
-    )  # fmt: skip
+        len(heights), 1, figsize=(10, sum(heights) + 1), height_ratios=heights, layout="constrained"
+    )
 
-    ahead = "one year" if horizon == 1 else f"{horizon} years"
-    (persistence, last), *_ = baselines(series, horizon).items()
-    top = axes[0]
-    top.fill_between(years, truth, color="0.9", label="observed")
-    top.plot(years, truth, color="0.35", lw=1)
+    top, *middle, bottom = axes
+    top.fill_between(years, truth, color="0.88", label="observed")
+    top.plot(years, truth, color="0.4", lw=1)
     top.plot(
-        years, last, color="tab:blue", lw=1, ls=(0, (4, 2)),
-        label=f"{persistence}: error {rmse(last, truth):.1f}",
-    )  # fmt: skip
+        years,
+        naive,
+        color="tab:blue",
+        lw=1,
+        ls="--",
+        label=f"{label}: error {rmse(naive, truth):.1f}",
+    )
     top.plot(
-        years, made, color="tab:red", lw=1.8,
-        label=f"{cell.name}: error {rmse(made, truth):.1f}",
-    )  # fmt: skip
-    top.set_title(f"Yearly sunspot number, forecast {ahead} ahead: years never trained on", loc="left")
-    top.set_ylabel("sunspots")
-    top.set_ylim(0, 1.28 * max(truth.max(), made.max()))
+        years, made, color="tab:red", lw=1.8, label=f"{cell.name}: error {rmse(made, truth):.1f}"
+    )
+    top.set_title(
+        f"Sunspots a year, forecast {ahead(horizon)} ahead, in years it was not trained on",
+        loc="left",
+    )
+    top.set_ylim(0, 1.25 * truth.max())
     top.legend(ncols=3, frameon=False, loc="upper left")
 
+    minima = [years[k] for k in range(1, len(truth) - 1) if truth[k - 1] > truth[k] <= truth[k + 1]]
     edges = (years[0] - 0.5, years[-1] + 0.5)
-    minima = [y for y, a, b, c in zip(years[1:], truth, truth[1:], truth[2:]) if b < a and b <= c]
-    for axis, (title, values, low, high, colours) in zip(axes[1:-1], shown_units):
-        image = axis.imshow(
-            values.T, aspect="auto", cmap=colours, vmin=low, vmax=high,
-            extent=(*edges, 0, values.shape[1]), interpolation="nearest",
-        )  # fmt: skip
-        axis.set_title(title, loc="left")
-        axis.set_ylabel("units")
-        axis.set_yticks([])
-        figure.colorbar(image, ax=axis, pad=0.01, aspect=8)
-    for axis in axes[:-1]:
+    for axis, panel in zip(middle, shown_units, strict=True):
+        signal = truth[: len(panel.values)]
+        order = figures.by_correlation(panel, signal)
+        figures.draw(figure, axis, panel, order, (edges[0], edges[0] + len(signal)))
+    for axis in (top, *middle):
         axis.set_xlim(*edges)
         for year in minima:
-            axis.axvline(year, color="0.5", lw=0.7, ls=":")
-    axes[-2].set_xlabel("year (dotted: solar minima)")
+            axis.axvline(year, color="0.5", lw=0.8, ls=":")
+    axes[-2].set_xlabel("year (dotted lines: solar minima)")
 
-    bottom = axes[-1]
     bottom.plot(range(1, len(losses) + 1), losses, color="tab:red")
-    bottom.set_title("Training loss (mean squared error, standardised)", loc="left")
+    bottom.set_title("Training loss: mean squared error, standardised", loc="left")
     bottom.set_xlabel("epoch")
-    bottom.set_yscale("log")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
     print(f"Plot: {shown(path)}")
 
 
-def unit_panels(cell, tape, series, horizon):
-    """What to show of the units over the held-out years: (title, values (years, units), range)."""
-    end = len(tape[cell.inputs[0].name])
-    numbers = series.numbers[series.split : end]
-    panels = []
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_common_options(parser, hidden=16, epochs=30)
+    parser.add_argument(
+        "--horizon",
+        type=int,
+        choices=range(1, CYCLE + 1),
+        default=1,
+        metavar="YEARS",
+        help=f"how far ahead to forecast, 1 to {CYCLE} years (default: 1)",
+    )
+    args = parser.parse_args()
 
-    def add(title, values, colours, bound=None):
-        values = values[series.split :, 0]
-        with np.errstate(invalid="ignore"):  # a unit that never moves
-            order = np.argsort([np.nan_to_num(np.corrcoef(u, numbers)[0, 1]) for u in values.T])
-        top = 1.0 if bound is None else float(np.abs(values).max())
-        panels.append((title, values[:, order], 0.0 if bound is None else -top, top, colours))
+    series = load_sunspots()
+    cell = find_cell(args.cell)
+    module, target = make_module(cell, args.target, args.out)
+    params, losses = train(module, series, args)
+    made, tape = forecast(module, params, series, args.horizon)
+    beaten = judge(f"{cell.name}, {args.hidden} units", made, series, args.horizon)
+    if not args.no_plot:
+        if target == "c":
+            # The tape of C is one packed buffer; NumPy's keeps each vector by name. The two modules
+            # take the same parameters.
+            print("\nFor the plot of the gates, the NumPy module of the same cell:")
+            again, tape = forecast(make_numpy(cell, args.out), params, series, args.horizon)
+            print(f"  forecasts as C does, to within {np.abs(again - made).max():.0e} sunspots")
+        plot(args.out / f"forecast_{cell.name}.png", cell, series, made, tape, losses, args.horizon)
+    return 0 if beaten else 1
 
-    for vector in cell.vectors:
-        values = tape.get(vector.name)
-        # whatever the tape keeps and lies in 0…1 opens and shuts: a gate
-        if values is not None and np.ndim(values) == 3 and 0 <= values.min() and values.max() <= 1:
-            role = cell.roles.get(vector.name, "gate")
-            add(f"{role.capitalize()} {vector.name}", values, "viridis")
-    for state in cell.states:
-        role = cell.roles.get(state.name, "state")
-        add(f"{role.capitalize()} {state.name}", tape[state.name][1:], "RdBu_r", bound="auto")
-    return panels
+
+if __name__ == "__main__":
+    sys.exit(main())

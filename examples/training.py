@@ -143,21 +143,22 @@ def find_cell(name: str) -> lstmgen.Cell:
     return cell
 
 
-def make_module(cell: lstmgen.Cell, target: str | None, folder: Path) -> Any:
+def make_module(cell: lstmgen.Cell, target: str | None, folder: Path) -> tuple[Any, str]:
     """Generate ``cell``, write the files to ``folder`` for you to read, and load them.
 
-    Without a target it is C, or NumPy where C cannot be compiled.
+    Without a target it is C, or NumPy where C cannot be compiled. Returns the module and its
+    target; both kinds of module are used alike.
     """
     title = f", {cell.title}" if cell.title else ""
     print(f"{cell.name}{title}: {len(cell.equations)} equations")
     if target != "numpy":
         try:
-            return make_c(cell, folder)
+            return make_c(cell, folder), "c"
         except lstmgen.ToolchainError as error:
             if target == "c":
                 raise SystemExit(f"error: {error}") from None
             print(f"  NumPy instead of C: {str(error).splitlines()[0]}")
-    return make_numpy(cell, folder)
+    return make_numpy(cell, folder), "numpy"
 
 
 def make_c(cell: lstmgen.Cell, folder: Path) -> Any:

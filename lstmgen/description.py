@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
+from itertools import zip_longest
+
 import sympy
 from sympy import Expr
 
@@ -11,14 +14,21 @@ from .targets.printing import Order
 from .targets.text import text
 
 
+_WIDTHS = (56, 60)  # of what is done, and of the note beside it
+
+
 def describe(plan: Plan) -> str:
     """What runs where, what is kept, and exact counts as polynomials in T, B and the sizes."""
     rows: list[tuple[str, str, str]] = []
     for name, part in (("forward", plan.forward), ("backward", plan.backward)):
         rows += _pass(plan, part, name)
     left = max(len(r[0]) for r in rows) + 3
-    middle = min(max(len(r[1]) for r in rows), 56) + 3
-    lines = [f"{a:<{left}}{b:<{middle}}{c}".rstrip() for a, b, c in rows]
+    middle = min(max(len(r[1]) for r in rows), _WIDTHS[0]) + 3
+    lines = []
+    for title, what, note in rows:
+        columns = [textwrap.wrap(t, w) for t, w in zip((what, note), _WIDTHS, strict=True)]
+        for n, (b, c) in enumerate(zip_longest(*columns, fillvalue="")):
+            lines.append(f"{title if n == 0 else '':<{left}}{b:<{middle}}{c}".rstrip())
     return "\n".join([*lines, "", *_totals(plan)])
 
 
@@ -73,15 +83,11 @@ def _fused(plan: Plan, op: Fused, order: Order) -> tuple[str, str]:
     again = [e.lhs for e in op.equations if e.lhs.category == "shared"]
     if again:
         note += f"; recomputed: {' '.join(text(v, order) for v in again)}"
-    return _shortened(values), note
+    return values, note
 
 
 def _scope(plan: Plan, v: Vector) -> str:
     return plan.home[v].scope if v in plan.home else ""
-
-
-def _shortened(line: str, width: int = 56) -> str:
-    return line if len(line) <= width else line[: line.rfind(" ", 0, width - 2)] + " …"
 
 
 def _stack(matrices: tuple[Matrix, ...]) -> str:

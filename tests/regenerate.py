@@ -1,9 +1,14 @@
-"""What `generated/` has to hold: every reference cell for every target. `make generated` writes it."""
+"""What `generated/` has to hold: every reference cell for every target.
+
+`make generated` writes it, and what the README's console sessions print.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+
+from readme import README, rewritten
 
 import lstmgen
 from lstmgen.targets import NAMES
@@ -31,7 +36,9 @@ def main() -> None:
     for target in NAMES:
         mine = {n.partition("/")[2]: t for n, t in files.items() if n.startswith(f"{target}/")}
         write_files(mine, HOME / target, force=True)
-    sys.stdout.write(f"{len(files)} files in {HOME.name}/\n")
+    text = README.read_text(encoding="utf-8")
+    README.write_text(rewritten(text), encoding="utf-8")
+    sys.stdout.write(f"{len(files)} files in {HOME.name}/, and {README.name}\n")
 
 
 if __name__ == "__main__":

@@ -155,15 +155,14 @@ def reference(name):
 def compiled(folder: Path, name: str) -> str:
     """What pdflatex says, which has to be nothing bad."""
     need("pdflatex")
-    for _ in range(2):  # the second run resolves references
-        done = subprocess.run(
-            ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"{name}.tex"],
-            cwd=folder,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-        )
-        assert done.returncode == 0, done.stdout[-3000:]
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"{name}.tex"],
+        cwd=folder,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
     assert "undefined" not in done.stdout
     assert "multiply defined" not in done.stdout
     return done.stdout
@@ -196,7 +195,7 @@ def test_lstm():
 
 
 def test_peephole_is_that_of_the_literature():
-    """Greff et al. 2017, section II.B, in their order; what comes from t+1 is on the second line."""
+    """Greff et al. 2017, section II.B, in their order; what comes from t+1 on the second line."""
     assert (
         r"\delta\mathbf{c}_t &= \delta\mathbf{h}_t \odot \mathbf{o}_t \odot "
         r"\left(1 - \tanh^2 \mathbf{c}_t\right) + \mathbf{p}_o \odot \delta\mathbf{a}_{o,t} "
@@ -229,7 +228,7 @@ def test_no_artefacts(name):
         "Subs",
         "None",
         "xi",
-        r"\*[^\n]",
+        r"(?<!gather)\*[^\n]",
         "rsqrt",
         "named",
     ):
@@ -371,7 +370,7 @@ H, Z = r"\mathbf{h}_{t-1}", r"\mathbf{z}_t"
     [
         (z * h, rf"{Z} \odot {H}"),
         (2 * z * h, rf"2 {Z} \odot {H}"),
-        (mean(h) * z, rf"\operatorname{{mean}}\left({H}\right)\, {Z}".replace(r")\, ", r") \, ")),
+        (mean(h) * z, rf"\operatorname{{mean}}\left({H}\right)\, {Z}"),
         (z / 2, rf"\frac{{{Z}}}{{2}}"),
         (z * h / 2, rf"\frac{{1}}{{2}}\, {Z} \odot {H}"),
         (z / h, rf"\frac{{{Z}}}{{{H}}}"),
@@ -387,14 +386,15 @@ H, Z = r"\mathbf{h}_{t-1}", r"\mathbf{z}_t"
         (sympy.Float(2.5e-7) * h, rf"2.5 \cdot 10^{{-7}} {H}"),
         (sqrt(h), rf"\sqrt{{{H}}}"),
         (rsqrt(h), rf"\frac{{1}}{{\sqrt{{{H}}}}}"),
-        (step(h) * 2, rf"2 \, \mathbf{{1}}\left[{H} > 0\right]"),
+        (step(h) * 2, rf"2\, \mathbf{{1}}\left[{H} > 0\right]"),
         (equal(z, h), rf"\mathbf{{1}}\left[{Z} = {H}\right]"),
         (Max(h, 0), rf"\max\left({H}, 0\right)"),
         (V @ (z * h), rf"V \left({Z} \odot {H}\right)"),
         (V.T @ h, rf"V^{{\top}} {H}"),
         (
             Piecewise((z, h > 0), (h, True)),
-            rf"\begin{{cases}} {Z} & \text{{if }} {H} > 0 \\ {H} & \text{{otherwise}} \end{{cases}}",
+            rf"\begin{{cases}} {Z} & \text{{if }} {H} > 0 \\ "
+            rf"{H} & \text{{otherwise}} \end{{cases}}",
         ),
         (exp(-h), rf"\exp\left(-{H}\right)"),
         (sympy.Abs(h), rf"\left|{H}\right|"),

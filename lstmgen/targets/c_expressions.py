@@ -205,8 +205,7 @@ class ExpressionPrinter(Printer):
     def _bound(self, e: Expr, level: int) -> str:
         """``e``, in parentheses unless it binds more tightly than ``level``."""
         text: str = self._print(e)
-        # x * x, and 1 / x
-        is_product = isinstance(e, sympy.Pow) and (e.base.is_Symbol or is_negative(e.exp))
+        is_product = isinstance(e, sympy.Pow) and (_is_square(e) or is_negative(e.exp))
         tightness = PRECEDENCE["Mul"] if is_product else binds(e)
         return f"({text})" if tightness <= level else text
 
@@ -264,9 +263,9 @@ class ExpressionPrinter(Printer):
             return self._call("sqrt", base)
         if exponent.is_number and exponent.is_negative:
             return f"{self._number(sympy.S.One)} / {self._bound(1 / e, PRECEDENCE['Mul'])}"
+        if _is_square(e):
+            return f"{self._print(base)} * {self._print(base)}"
         if exponent in POWERS:
-            if base.is_Symbol:
-                return " * ".join([self._print(base)] * int(exponent))
             return f"{POWERS[int(exponent)]}({self._print(base)})"
         return self._call("pow", base, exponent)
 
@@ -333,6 +332,11 @@ class ExpressionPrinter(Printer):
     def _print_ITE(self, e: Expr) -> str:
         condition, then, otherwise = (self._print(a) for a in e.args)
         return f"({condition} ? {then} : {otherwise})"
+
+
+def _is_square(e: Expr) -> bool:
+    """Whether ``e`` is written x * x, and not as a call."""
+    return bool(e.base.is_Symbol and e.exp == 2)
 
 
 def _shortest_float(x: float, e: Expr) -> str:

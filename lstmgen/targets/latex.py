@@ -42,7 +42,7 @@ from .printing import (
     tidy,
 )
 from .rendering import environment
-from .typesetting import LINE, STAR, Braced, Names, Typesetter, escape, filled, width
+from .typesetting import LINE, STAR, Braced, Names, Typesetter, escape, filled, joined, width
 
 OPTIONS: frozenset[str] = frozenset()
 TAKES_SIZES = False
@@ -525,7 +525,7 @@ class _Page:
 
     def _line(self, e: Eq) -> str:
         left, pieces = self._sides(e)
-        return f"{left} = {' '.join(pieces)}"
+        return f"{left} = {joined(pieces)}"
 
     def _aligned(self, equations: Sequence[Eq]) -> list[str]:
         """Lines of an ``align``, those that are too long broken at a term."""
@@ -541,14 +541,14 @@ class _Page:
         room, chain = 0.0, set[Vector]()
         for e in equations:
             left, pieces = self._sides(e)
-            line = f"{left} = {' '.join(pieces)}"
+            line = f"{left} = {joined(pieces)}"
             builds = bool(chain & e.rhs.atoms(Vector))
             if builds and width(line) + 24 < room:
                 lines[-1] += rf", \qquad {line}"
                 room -= width(line) + 24
             else:
                 lines += self._aligned([e])
-                room = LINE - margin - width(f"= {' '.join(pieces)}")
+                room = LINE - margin - width(f"= {joined(pieces)}")
                 chain = chain if builds else set()
             chain.add(e.lhs)
         return _ended(lines)

@@ -221,7 +221,7 @@ class Typesetter(LatexPrinter):
             return f"-{self._bound(-e, 'Add')}"
         above, below = self.person.fraction(e)
         if not below:
-            return " ".join(self._row(above))
+            return self._product(above)
         if len(above) == 1:
             return self._fraction(self._print(above[0]), below)
         if all(self.person.scalar(b) for b in below):
@@ -237,7 +237,7 @@ class Typesetter(LatexPrinter):
         return rf"\frac{{{above}}}{{{under}}}"
 
     def _product(self, factors: Sequence[Expr]) -> str:
-        return " ".join(self._row(factors))
+        return joined(self._row(factors))
 
     def _row(self, factors: Sequence[Expr]) -> list[str]:
         r"""The factors, each with what joins it to the one before: ⊙ between two vectors."""
@@ -410,6 +410,11 @@ class Typesetter(LatexPrinter):
 _THIN = r"\, "  # between factors of which one is a number
 
 
+def joined(pieces: Sequence[str]) -> str:
+    """``pieces`` on one line."""
+    return " ".join(pieces).replace(f" {_THIN}", _THIN)
+
+
 def _parentheses(inner: str) -> str:
     return rf"\left({inner}\right)"
 
@@ -493,7 +498,7 @@ def filled(pieces: Sequence[str], room: float) -> list[str]:
     chunks: list[str] = []
     for piece in pieces:
         # a term is broken, at a factor, only if it fits in no line
-        whole = f"{chunks[-1]} {piece}" if chunks else ""
+        whole = joined([chunks[-1], piece]) if chunks else ""
         if not whole or piece.startswith(("+", "-")):
             chunks.append(piece)
         elif width(whole) <= room - 10:

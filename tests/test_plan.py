@@ -1,0 +1,165 @@
+"""The plan: what runs where, how products are stacked, and that its counts are exact."""
+
+from __future__ import annotations
+
+import pytest
+import sympy
+from sympy import Eq
+
+import lstmgen
+from lstmgen import Cell, biases, inputs, relu, sigmoid, states, tanh, vectors, weights
+from lstmgen.operations import Fused, Multiply, Outers, area
+from lstmgen.symbols import Matrix, Size
+
+T, B, D, H, P = (Size(n) for n in "TBDHP")
+
+
+@pytest.fixture(params=lstmgen.cells.names())
+def cell(request):
+    return lstmgen.cells.get(request.param)
+
+
+def multiplies(part):
+    return [op for op in part if isinstance(op, Multiply)]
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_products_of_the_plan_are_those_of_the_equations(cell, eager):
+    """Each product W @ x is done once forward, once to lead back, and once for its gradient."""
+    plan = lstmgen.plan(cell, eager=eager)
+    forward = plan.derivation.forward
+    from lstmgen.normalform import products
+
+    wanted = sum((2 * area(cell, p.matrix) for e in forward for p in products(e.rhs)), sympy.S.Zero)
+    done = {
+        name: sum((2 * area(cell, m) for op in multiplies(part.operations) for m in op.matrices),
+                  sympy.S.Zero)
+        for name, part in (("forward", plan.forward), ("backward", plan.backward))
+    }  # fmt: skip
+    graded = sum(
+        (2 * area(cell, m) for op in plan.backward.operations if isinstance(op, Outers)
+         for m in op.parameters), sympy.S.Zero
+    )  # fmt: skip
+    assert sympy.expand(done["forward"] - wanted) == 0
+    assert sympy.expand(done["backward"] - wanted) == 0
+    assert sympy.expand(graded - wanted) == 0
+    # with the largest terms as everyone knows them
+    rest = sympy.expand(plan.flops - 3 * T * B * wanted)
+    assert sympy.Poly(rest, H, D).total_degree() <= 1
+
+
+def test_counts_of_the_lstm():
+    plan = lstmgen.plan(lstmgen.cells.get("lstm"))
+    products = 8 * T * B * H * (D + H)
+    # σ, σ, σ, tanh, two products, a sum, tanh, a product
+    assert sympy.expand(plan.flops_of(plan.forward) - products - 9 * T * B * H) == 0
+    assert sympy.expand(plan.flops_of(plan.backward) - 2 * products).coeff(H, 2) == 0
+    # i f g o for every step, h and c with the initial state in front
+    assert sympy.expand(plan.tape - (4 * T * B * H + 2 * (T + 1) * B * H)) == 0
+    assert set(plan.workspace.free_symbols) == {Size("K"), B, H}
+
+
+def test_only_products_with_the_state_stay_inside_the_loop(cell):
+    plan = lstmgen.plan(cell)
+    for op in multiplies(plan.forward.step):
+        assert not any(v.category == "input" for v in op.operands)
+    for op in multiplies(plan.forward.before):
+        assert all(v.category == "input" for v in op.operands)
+    assert not any(isinstance(op, Outers) for op in plan.backward.step)
+
+
+def test_gates_are_stacked():
+    plan = lstmgen.plan(lstmgen.cells.get("lstm"))
+    assert [len(op.matrices) for op in multiplies(plan.forward.operations)] == [4, 4]
+    assert [len(op.matrices) for op in multiplies(plan.backward.operations)] == [4, 4]
+    assert [len(op.parameters) for op in plan.backward.after if isinstance(op, Outers)] == [4, 4]
+
+
+def test_overlapping_stacks_are_slices_of_one_buffer():
+    """The GRU's W has r z n, its U has r z m: in the order n r z m both are contiguous."""
+    plan = lstmgen.plan(lstmgen.cells.get("gru"))
+    assert [len(op.matrices) for op in multiplies(plan.forward.operations)] == [3, 3]
+    assert [len(op.matrices) for op in multiplies(plan.backward.operations)] == [3, 3]
+
+
+def test_two_dependent_products_make_two_stages():
+    plan = lstmgen.plan(lstmgen.cells.get("gru_reset_before"))
+    kinds = [type(op) for op in plan.forward.step]
+    assert kinds == [Multiply, Fused, Multiply, Fused]
+
+
+def test_cheap_values_are_computed_again_and_dear_ones_kept():
+    plan = lstmgen.plan(lstmgen.cells.get("cifg"))
+    tape = {v.name for b in plan.buffers if b.scope == "tape" for v in b.blocks}
+    assert tape == {"i", "g", "o"}, "f = 1 - i is computed again"
+
+
+def test_a_cell_without_a_recurrent_product_has_an_elementwise_loop():
+    x, h = inputs("x"), states("h")
+    z, n = vectors("z n")
+    W, b = weights("W"), biases("b")
+    cell = Cell(
+        "min_gru",
+        [Eq(z, sigmoid(W.z @ x + b.z)), Eq(n, W.n @ x), Eq(h.next, (1 - z) * h + z * n)],
+        output=h,
+    )
+    for eager in (False, True):
+        plan = lstmgen.plan(cell, eager=eager)
+        assert not multiplies(plan.forward.step)
+        assert not multiplies(plan.backward.step)
+    eager_step = [e.lhs.name for op in plan.forward.step for e in op.equations]
+    assert eager_step == ["h"], "the gate itself is done for all steps at once"
+
+
+def test_what_only_the_output_needs_comes_after_the_loop():
+    x, h = inputs("x"), states("h")
+    y = vectors("y", size="E")
+    W, U, V = weights("W"), weights("U"), weights("V")
+    cell = Cell(
+        "readout",
+        [Eq(h.next, tanh(W.h @ x + U.h @ h)), Eq(y, relu(V.y @ h.next))],
+        output=y,
+    )
+    plan = lstmgen.plan(cell)
+    assert [op.matrices[0].name for op in multiplies(plan.forward.after)] == ["V_y"]
+    assert [op.matrices[0].name for op in multiplies(plan.backward.before)] == ["V_y"]
+
+
+def test_bytes_follow_the_dtype(cell):
+    double = lstmgen.plan(cell, dtype="float64").bytes
+    single = lstmgen.plan(cell, dtype="float32").bytes
+    assert sympy.expand(double - 2 * single) == 0
+    with pytest.raises(lstmgen.LstmgenError, match="float16"):
+        lstmgen.plan(cell, dtype="float16")
+
+
+def test_the_plan_prints(cell):
+    for eager in (False, True):
+        text = str(lstmgen.plan(cell, eager=eager))
+        for part in ("before the loop", "each step", "backward step", "after the loop", "tape", "flop"):
+            assert part in text
+        assert max(map(len, text.splitlines())) < 140
+
+
+def test_every_value_that_is_read_was_written_before(cell):
+    for eager in (False, True):
+        plan = lstmgen.plan(cell, eager=eager)
+        for part in (plan.forward, plan.backward):
+            known = set()
+            for op in part.operations:
+                own = set()
+                if isinstance(op, Fused):
+                    for e in op.equations:
+                        own.add(e.lhs)
+                missing = [
+                    v for v in op.reads
+                    if v not in known | own and v not in plan.home and v.category not in (
+                        "input", "mask", "parameter", "constant", "state", "cotangent", "carry")
+                ]  # fmt: skip
+                assert not missing
+                known |= set(op.writes)
+
+
+def test_parameters_have_exact_shapes(cell):
+    for p in cell.parameters:
+        assert len(cell.shape(p)) == (2 if isinstance(p, Matrix) else 1)
