@@ -32,19 +32,21 @@ def pyplot() -> Any:
 
 
 def panels(cell: lstmgen.Cell, tape: dict[str, np.ndarray], when: slice) -> list[Panel]:
-    """The gates and the states of the first sequence in the batch, during ``when``."""
+    """The gates and states of the first sequence in the batch during ``when``, as in the paper."""
     found = []
-    for vector in cell.vectors:
-        values = tape.get(vector.name)
-        # what the tape keeps of it, and is never outside 0…1, opens and shuts: a gate
-        if values is not None and values.min() >= 0 and values.max() <= 1:
-            title = f"{cell.roles.get(vector.name, 'gate')} {vector.name}: 0 shut, 1 open"
-            found.append(Panel(title, values[when, 0], 0.0, 1.0, "viridis"))
-    for state in cell.states:
-        values = tape[state.name][1:][when, 0]  # the tape has the initial state first
-        bound = float(np.abs(values).max())
-        title = f"{cell.roles.get(state.name, 'state')} {state.name}"
-        found.append(Panel(title, values, -bound, bound, "RdBu_r"))
+    states = [state.name for state in cell.states]
+    for name in dict.fromkeys(equation.lhs.name for equation in cell.equations):
+        if name not in tape:
+            continue
+        if name in states:
+            values = tape[name][1:][when, 0]  # the tape has the initial state first
+            bound = float(np.abs(values).max())
+            role = cell.roles.get(name, "state")
+            found.append(Panel(f"{role} {name}", values, -bound, bound, "RdBu_r"))
+        elif tape[name].min() >= 0 and tape[name].max() <= 1:  # it opens and shuts: a gate
+            role = cell.roles.get(name, "gate")
+            title = f"{role} {name}: 0 shut, 1 open"
+            found.append(Panel(title, tape[name][when, 0], 0.0, 1.0, "viridis"))
     return found
 
 
@@ -67,9 +69,13 @@ def draw(
     figure.colorbar(image, ax=axis, pad=0.01, aspect=8)
 
 
-def by_correlation(panel: Panel, signal: np.ndarray) -> np.ndarray:
-    """The units in the order in which they go with ``signal``: those that rise with it on top."""
-    values = panel.values - panel.values.mean(axis=0)
+def by_correlation(shown: list[Panel], panel: Panel, signal: np.ndarray) -> np.ndarray:
+    """An order of the units of ``panel``: those whose last state rises with ``signal`` on top.
+
+    It is the same for all panels that have the same number of units.
+    """
+    like = [other for other in shown if other.values.shape == panel.values.shape]
+    values = like[-1].values - like[-1].values.mean(axis=0)
     spread = np.linalg.norm(values, axis=0)
     together = (signal - signal.mean()) @ values / np.where(spread > 0, spread, 1.0)
     return np.argsort(-together)

@@ -38,7 +38,7 @@ import lstmgen
 SPLIT = 1930  # the first year held out
 CYCLE = 11  # years: the solar cycle, the period of the seasonal baseline
 WINDOW = 11  # years between truncations of the gradient; the state is carried on
-STREAMS = 16  # sequences trained at once
+STREAMS = 32  # sequences trained at once
 INPUTS = 2  # the number of the year, and a constant
 RATE, CLIP = 5e-3, 1.0
 
@@ -142,7 +142,8 @@ def train(module: Any, series: Series, args: argparse.Namespace) -> tuple[Arrays
             done = adam.steps / (args.epochs * (windows - 1))
             adam.step(grads, cosine(done, RATE))
         losses.append(total / (windows - 1))
-        progress.report(epoch, f"loss {losses[-1]:.4f}")
+        recent = np.mean(losses[-max(1, args.epochs // 10) :])
+        progress.report(epoch, f"loss {recent:.4f}")
     print(f"  {adam.steps} updates in {progress.seconds():.1f} s")
     return params, losses
 
@@ -225,49 +226,50 @@ def plot(
         return
     years, truth = series.years[series.split :], series.held_out()
     (label, naive), *_ = baselines(series, horizon).items()
-    # the network was in this state in the year that it forecast from
-    shown_units = figures.panels(cell, tape, slice(series.split, None))
-    heights = [3.4, *[1.3] * len(shown_units), 2.0]
+    panels = figures.panels(cell, tape, slice(series.split, None))
+    heights = [3.4, *[1.3] * len(panels), 2.0]
     figure, axes = plt.subplots(
         len(heights), 1, figsize=(10, sum(heights) + 1), height_ratios=heights, layout="constrained"
     )
-
     top, *middle, bottom = axes
+
     top.fill_between(years, truth, color="0.88", label="observed")
     top.plot(years, truth, color="0.4", lw=1)
-    top.plot(
-        years,
-        naive,
-        color="tab:blue",
-        lw=1,
-        ls="--",
-        label=f"{label}: error {rmse(naive, truth):.1f}",
-    )
-    top.plot(
-        years, made, color="tab:red", lw=1.8, label=f"{cell.name}: error {rmse(made, truth):.1f}"
-    )
+    text = f"{label}: error {rmse(naive, truth):.1f}"
+    top.plot(years, naive, color="tab:blue", lw=1, ls="--", label=text)
+    text = f"{cell.name}: error {rmse(made, truth):.1f}"
+    top.plot(years, made, color="tab:red", lw=1.8, label=text)
     top.set_title(
         f"Sunspots a year, forecast {ahead(horizon)} ahead, in years it was not trained on",
         loc="left",
     )
-    top.set_ylim(0, 1.25 * truth.max())
+    top.set_ylim(0, 1.25 * max(truth.max(), made.max()))
     top.legend(ncols=3, frameon=False, loc="upper left")
 
-    minima = [years[k] for k in range(1, len(truth) - 1) if truth[k - 1] > truth[k] <= truth[k + 1]]
-    edges = (years[0] - 0.5, years[-1] + 0.5)
-    for axis, panel in zip(middle, shown_units, strict=True):
-        signal = truth[: len(panel.values)]
-        order = figures.by_correlation(panel, signal)
-        figures.draw(figure, axis, panel, order, (edges[0], edges[0] + len(signal)))
+    # below it: what the units did in those years, those first that rise with the number of the year
+    edges = years[0] - 0.5, years[-1] + 0.5
+    known = truth[: len(panels[0].values)]
+    for axis, panel in zip(middle, panels, strict=True):
+        order = figures.by_correlation(panels, panel, known)
+        figures.draw(figure, axis, panel, order, (edges[0], edges[0] + len(known)))
+        axis.tick_params(labelbottom=axis is middle[-1])
+    lowest = [k for k in range(3, len(truth) - 3) if truth[k] == truth[k - 3 : k + 4].min()]
     for axis in (top, *middle):
         axis.set_xlim(*edges)
-        for year in minima:
-            axis.axvline(year, color="0.5", lw=0.8, ls=":")
-    axes[-2].set_xlabel("year (dotted lines: solar minima)")
+        for year in years[lowest]:
+            axis.axvline(year, ymax=0.8 if axis is top else 1.0, color="0.5", lw=0.8, ls=":")
+    middle[-1].set_xlabel("year (dotted: solar minima); a row is the same unit in every panel")
 
-    bottom.plot(range(1, len(losses) + 1), losses, color="tab:red")
+    z = series.scaled()[: series.split]
+    bottom.plot(range(1, len(losses) + 1), losses, color="tab:red", label=cell.name)
+    still = float(np.mean((z[horizon:] - z[:-horizon]) ** 2))
+    bottom.axhline(still, color="tab:blue", lw=1, ls="--", label="persistence, same years")
     bottom.set_title("Training loss: mean squared error, standardised", loc="left")
     bottom.set_xlabel("epoch")
+    bottom.set_xlim(0, len(losses) + 1)
+    bottom.set_ylim(0, None)
+    bottom.legend(frameon=False, loc="upper right")
+
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
@@ -278,7 +280,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_common_options(parser, hidden=16, epochs=30)
+    add_common_options(parser, hidden=16, epochs=60)
     parser.add_argument(
         "--horizon",
         type=int,

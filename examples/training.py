@@ -171,9 +171,10 @@ def make_c(cell: lstmgen.Cell, folder: Path) -> Any:
 
 def make_numpy(cell: lstmgen.Cell, folder: Path) -> Any:
     (path,) = write(lstmgen.generate(cell, "numpy"), folder)
-    # From here on lstmgen has no part in it: this is an import of that file, which needs NumPy only.
+    # From here on lstmgen has no part in it: the file is imported as it is, and needs NumPy only.
     spec = importlib.util.spec_from_file_location(cell.name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

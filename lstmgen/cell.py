@@ -279,7 +279,7 @@ def _check_right(rhs: Expr, where: str) -> None:
     for node in sympy.preorder_traversal(rhs):
         if isinstance(node, named):
             continue
-        if isinstance(node, AppliedUndef) or isinstance(node, UndefinedFunction):
+        if isinstance(node, (AppliedUndef, UndefinedFunction)):
             raise CellError(
                 f"the function {node.func} has no definition", where=where,
                 hint=f"use one of: {_function_names()}",
@@ -322,7 +322,7 @@ def _check_matrices(expr: Expr, where: str) -> None:
         raise CellError(
             f"the matrix {expr} is used without @",
             where=where,
-            hint=f'a matrix product is written {expr} @ x; for an elementwise weight, declare '
+            hint=f"a matrix product is written {expr} @ x; for an elementwise weight, declare "
             f'{expr.name} with biases(…) or vector("{expr.name}")',
         )
     for arg in expr.args:
@@ -379,7 +379,7 @@ def _check_everything_is_read(equations: tuple[Eq, ...], output: Vector) -> None
 
 
 def _check_name(name: str, what: str) -> None:
-    hint = "use letters a to z, digits and _, a letter first, at most " f"{_LONGEST_NAME}"
+    hint = f"use letters a to z, digits and _, a letter first, at most {_LONGEST_NAME}"
     if not _IDENTIFIER.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise CellError(f"{what} is {name!r}, which is no identifier in Python and C", hint=hint)
     if keyword.iskeyword(name) or name in C_KEYWORDS:

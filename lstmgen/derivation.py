@@ -87,8 +87,9 @@ class Derivation:
     def _only_carried(self) -> dict[Vector, Vector]:
         """Where all that reaches a state comes from t+1, and so has no line: what a line calls it."""
         own = {e.lhs for e in self.adjoints}
+        read = {v for e in (*self.adjoints, *self.totals) for v in e.rhs.atoms(Vector)}
         new = [s.at(0) for s in self.cell.states]
-        return {carry(s): adjoint(s) for s in new if adjoint(s) not in own}
+        return {carry(s): adjoint(s) for s in new if adjoint(s) not in own and carry(s) in read}
 
     @cached_property
     def gradients(self) -> list[Eq]:
@@ -144,7 +145,8 @@ def _is_input_adjoint(v: Vector, cell: Cell) -> bool:
 
 class _Sweep:
     """The reverse sweep. Contributions to an adjoint are kept as δ → coefficient, so that equal
-    adjoints are collected as a person would: δc ⊙ (g - c)."""
+    adjoints are collected as a person would: δc ⊙ (g - c).
+    """
 
     def __init__(self, cell: Cell, forward: tuple[Eq, ...]) -> None:
         self.cell, self.forward = cell, forward
@@ -179,7 +181,7 @@ class _Sweep:
             for p in cell.parameters
         )
         adjoints, totals = _inline(tuple(self.out), totals)
-        return Derivation(cell, self.forward, adjoints, totals)
+        return Derivation(cell, self.forward, _live(adjoints, totals, cell), totals)
 
     # ------------------------------------------------------------------ collecting
 
@@ -324,6 +326,18 @@ def _inline(
             changed = True
             break
     return tuple(lines), totals
+
+
+def _live(adjoints: tuple[Eq, ...], totals: tuple[Eq, ...], cell: Cell) -> tuple[Eq, ...]:
+    """The lines that some gradient needs: behind a mask or a ``stop_gradient`` there may be none."""
+    wanted = {v for e in totals for v in e.rhs.atoms(Vector)}
+    wanted |= {Vector(v.name, "adjoint", str(cell.size(v)), v.time) for v in cell.inputs}
+    kept: list[Eq] = []
+    for e in reversed(adjoints):
+        if e.lhs in wanted or e.lhs.category == "carry":
+            kept.insert(0, e)
+            wanted |= e.rhs.atoms(Vector)
+    return tuple(kept)
 
 
 def _replaced(e: Eq, swap: dict[Vector, Expr]) -> Eq:

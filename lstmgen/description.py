@@ -13,7 +13,6 @@ from .symbols import Matrix, Reduction, Size, Vector
 from .targets.printing import Order
 from .targets.text import text
 
-
 _WIDTHS = (56, 60)  # of what is done, and of the note beside it
 
 

@@ -1,4 +1,4 @@
-"""The errors that lstmgen raises on purpose: all of them say what is wrong, where, and what to do."""
+"""The errors that lstmgen raises on purpose: all say what is wrong, where, and what to do."""
 
 from __future__ import annotations
 

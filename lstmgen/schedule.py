@@ -109,9 +109,11 @@ class _Planner:
             self.eager, ends, wanted,
         )  # fmt: skip
         gradients = _gradient_operations(totals)
-        stacks = ahead.stacks + back.stacks + [
-            op.lefts for op in gradients if isinstance(op, Outers) and len(op.lefts) > 1
-        ]
+        stacks = (
+            ahead.stacks
+            + back.stacks
+            + [op.lefts for op in gradients if isinstance(op, Outers) and len(op.lefts) > 1]
+        )
         rank = {v.name: k for k, v in enumerate(e.lhs for e in forward)}
         gates = activation_sets(forward, ahead.stacks, tape - {cell.output})
         layouts = layout([*stacks, *gates], rank, forward)

@@ -154,7 +154,7 @@ class Shapes:
             raise CellError(
                 f"the {part if part != 'size' else 'size'} of {symbol} cannot be inferred from the "
                 "equations",
-                hint=f"give it where {symbol.name} is declared, such as {part}=\"H\"",
+                hint=f'give it where {symbol.name} is declared, such as {part}="H"',
             )
 
 

@@ -112,8 +112,10 @@ class Vector(Symbol):
     def next(self) -> Vector:
         """The state that leaves the step: h[t], where the symbol itself is h[t-1]."""
         if self.category != "state" or self.time != -1:
-            what = f'{self} is the value after the step' if self.category == "state" else (
-                f'{self} is no state; declare it with states("{self.name}")'
+            what = (
+                f"{self} is the value after the step"
+                if self.category == "state"
+                else (f'{self} is no state; declare it with states("{self.name}")')
             )
             raise AttributeError(f"{self} has no .next: {what}")
         return self.at(0)
@@ -413,12 +415,13 @@ class rcumsum(Scan):
 
 
 # --------------------------------------------------------------------------- elementwise functions
-# SymPy's own where its derivative folds back to the value (tanh), else ours with an fdiff of its own.
+# SymPy's own where its derivative folds back to the value (tanh), else ours with its own fdiff.
 
 
 class sigmoid(Function):
     """The logistic function 1 / (1 + exp(-x)). As a function of its own its derivative folds back
-    to σ(1 - σ), which 1/(1 + exp(-x)) never does."""
+    to σ(1 - σ), which 1/(1 + exp(-x)) never does.
+    """
 
     nargs = 1
     is_real = True

@@ -164,7 +164,7 @@ def test_a_family_is_no_parameter():
 
 
 def test_next_of_what_is_no_state():
-    with pytest.raises(AttributeError, match="i has no .next"):
+    with pytest.raises(AttributeError, match=r"i has no \.next"):
         i.next  # noqa: B018
     with pytest.raises(AttributeError, match="value after the step"):
         h.next.next  # noqa: B018

@@ -62,7 +62,9 @@ def test_help_imports_neither_sympy_nor_numpy():
         "try: main(['--help'])\nexcept SystemExit: pass\n"
         "print(sorted(m for m in ('sympy', 'numpy', 'jinja2') if m in sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.rstrip().endswith("[]")
 
 
@@ -78,7 +80,9 @@ def test_cells_show_plan_latex(run):
 
 def test_codegen_writes_what_generate_gives(run, tmp_path, mine):
     out = tmp_path / "build"
-    text = run("codegen", mine, "--target", "c", "--out", out, "--dtype", "float32", "--size", "H=8")
+    text = run(
+        "codegen", mine, "--target", "c", "--out", out, "--dtype", "float32", "--size", "H=8"
+    )
     assert "mine.h" in text and "lines" in text
     header = (out / "mine.h").read_text()
     assert "lstmgen codegen mine.py --target c --dtype float32 --size H=8" in header

@@ -24,7 +24,12 @@ def test_committed_files_are_current():
     for name, text in files.items():
         old = (HOME / name).read_text(encoding="utf-8")
         diff = difflib.unified_diff(
-            old.splitlines(), text.splitlines(), f"generated/{name}", "emitted now", lineterm="", n=1
+            old.splitlines(),
+            text.splitlines(),
+            f"generated/{name}",
+            "emitted now",
+            lineterm="",
+            n=1,
         )
         assert old == text, "run: make generated\n" + "\n".join(list(diff)[:40])
 

@@ -136,7 +136,14 @@ def test_bytes_follow_the_dtype(cell):
 def test_the_plan_prints(cell):
     for eager in (False, True):
         text = str(lstmgen.plan(cell, eager=eager))
-        for part in ("before the loop", "each step", "backward step", "after the loop", "tape", "flop"):
+        for part in (
+            "before the loop",
+            "each step",
+            "backward step",
+            "after the loop",
+            "tape",
+            "flop",
+        ):
             assert part in text
         assert max(map(len, text.splitlines())) < 140
 

@@ -141,7 +141,7 @@ def test_adjoints_stand_in_the_order_of_the_literature():
     ]
 
 
-@hypothesis_settings(max_examples=30)
+@hypothesis_settings(max_examples=15)
 @given(made_up_cells())
 def test_order_only_orders(cell):
     derivation = derive(cell)
@@ -156,7 +156,7 @@ def test_order_only_orders(cell):
                 assert sorted(factors, key=str) == sorted(node.args, key=str)
 
 
-@hypothesis_settings(max_examples=30)
+@hypothesis_settings(max_examples=15)
 @given(made_up_cells())
 def test_a_line_stays_one_line_and_closes_no_comment(cell):
     derivation = derive(cell)

@@ -1,5 +1,6 @@
 """The LSTM with coupled input and forget gate, f = 1 - i: Greff, Srivastava, Koutník, Steunebrink
-& Schmidhuber, "LSTM: a search space odyssey", 2017 (greff2017lstm), here without peepholes."""
+& Schmidhuber, "LSTM: a search space odyssey", 2017 (greff2017lstm), here without peepholes.
+"""
 
 from sympy import Eq
 

@@ -1,7 +1,8 @@
 """The gated recurrent unit that resets after the product: Cho et al., "Learning phrase
 representations using RNN encoder-decoder", arXiv 1406.1078v1, 2014 (cho2014learning); as in cuDNN,
 PyTorch, and Keras with ``reset_after=True``. The candidate has two biases, since b_m is inside the
-reset."""
+reset.
+"""
 
 from sympy import Eq
 

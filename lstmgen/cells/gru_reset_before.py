@@ -1,6 +1,7 @@
 """The gated recurrent unit that resets before the product: Cho et al., "Learning phrase
 representations using RNN encoder-decoder", arXiv 1406.1078v3, 2014 (cho2014learning); as in Keras
-with ``reset_after=False`` and ONNX with ``linear_before_reset=0``."""
+with ``reset_after=False`` and ONNX with ``linear_before_reset=0``.
+"""
 
 from sympy import Eq
 

@@ -1,5 +1,6 @@
 """The LSTM with a forget gate: Gers, Schmidhuber & Cummins, "Learning to forget: continual
-prediction with LSTM", Neural Computation 12(10), 2000 (gers2000learning)."""
+prediction with LSTM", Neural Computation 12(10), 2000 (gers2000learning).
+"""
 
 from sympy import Eq
 

@@ -1,7 +1,8 @@
 """The layer-norm LSTM: Ba, Kiros & Hinton, "Layer normalization", arXiv 1607.06450, 2016
 (ba2016layer), equations 20 to 22 of its supplement, with each gate normalised on its own. The
 recurrent and the input part have a normalisation each; only what the hidden state sees of the cell
-state is normalised, the state itself stays raw."""
+state is normalised, the state itself stays raw.
+"""
 
 from sympy import Eq, Expr
 

@@ -1,7 +1,8 @@
 """The LSTM whose gates see the cell state: Graves, "Generating sequences with recurrent neural
 networks", 2013 (graves2013generating), after Gers & Schmidhuber, "Recurrent nets that time and
 count", IJCNN 2000 (gers2000recurrent). The names follow Greff et al., "LSTM: a search space
-odyssey", 2017 (greff2017lstm): i and f read c[t-1], o reads c[t], all gradients are kept."""
+odyssey", 2017 (greff2017lstm): i and f read c[t-1], o reads c[t], all gradients are kept.
+"""
 
 from sympy import Eq
 

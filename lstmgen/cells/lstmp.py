@@ -1,6 +1,7 @@
 """The LSTM with a recurrent projection: Sak, Senior & Beaufays, "Long short-term memory recurrent
 neural network architectures for large scale acoustic modeling", 2014 (sak2014long); peepholes left
-out, as in PyTorch's ``proj_size``. The hidden state h has P units, the cell state c has H."""
+out, as in PyTorch's ``proj_size``. The hidden state h has P units, the cell state c has H.
+"""
 
 from sympy import Eq
 

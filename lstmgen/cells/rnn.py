@@ -1,5 +1,6 @@
 """The simple recurrent network: Elman, "Finding structure in time", Cognitive Science 14(2), 1990
-(elman1990finding)."""
+(elman1990finding).
+"""
 
 from sympy import Eq
 

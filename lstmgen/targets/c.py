@@ -431,7 +431,7 @@ class _Files:
                 "comment": comment("what a single step needs: all but packed weights", WIDTH - 4),
             }  # fmt: skip
             about += ", after those of a tape."
-            start = "parts_of_tape(n, steps).total"
+            start = "tape_parts(n, steps).total"
             return self._memory(name, about, [*rows, single, *packs], start)
         carries = []
         for s in self.cell.states:

@@ -41,12 +41,12 @@ _FUNCTIONS = {*LIBM.values(), *HELPERS.values(), *POWERS.values(), "sqrt", "pow"
 
 # Words of a stage that nothing from the equations may hide.
 STAGE_WORDS = frozenset(
-    {*C_KEYWORDS, *_FUNCTIONS, *(f"{f}f" for f in _FUNCTIONS), *"rows row j p grads real".split()}
+    {*C_KEYWORDS, *_FUNCTIONS, *(f"{f}f" for f in _FUNCTIONS), *"rows row j p grads real size_t".split()}
 )
 # Words of the functions that callers see, and of those that lay out memory.
 WORDS = STAGE_WORDS | frozenset(
     """n x m y g dx dy tape work initial final state next dfinal dinitial one T B t t0 k steps
-    most end first last memory kept tile scratch in_tape in_work used one_step total size_t times
+    most end first last memory kept tile scratch in_tape in_work used one_step total times
     plus fits take fill pack multiply_add multiply_add_transposed outer_add load save swap
     copy_rows""".split()
 )

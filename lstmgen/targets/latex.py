@@ -8,6 +8,8 @@ but for a gate's letter are written once, with ⋆ in its place.
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -192,7 +194,9 @@ class _Page:
             e = Eq(e.lhs, self._brace(e.rhs), evaluate=False)
             lines = [e]
             braces = self._braces(e)
-            if braces and width(self._line(e)) > LINE:
+            nodes = sympy.preorder_traversal(e.rhs)
+            repeated = sum(isinstance(node, Braced) for node in nodes) > len(braces)
+            if braces and (repeated or width(self._line(e)) > LINE):
                 # no line breaks inside of a brace: the argument gets a line of its own
                 named_apart = {b: b.args[1] for b in braces}
                 lines = [Eq(b.args[1], b.args[0], evaluate=False) for b in braces]
@@ -401,7 +405,14 @@ class _Page:
     # ------------------------------------------------------------------ the notation
 
     @property
-    def notation(self) -> list[list[Row]]:
+    def notation(self) -> list[list[str]]:
+        """The rows of the table, in groups."""
+        return [
+            [_source_line(rf"    {r.symbols} & {r.shape} & {r.meaning} \\").lstrip() for r in rows]
+            for rows in self._notation()
+        ]
+
+    def _notation(self) -> list[list[Row]]:
         cell = self.cell
         moving = [(v, "input") for v in cell.inputs]
         moving += [(v, "mask, which no gradient flows into") for v in cell.masks]
@@ -548,7 +559,7 @@ class _Page:
                 room -= width(line) + 24
             else:
                 lines += self._aligned([e])
-                room = LINE - margin - width(f"= {joined(pieces)}")
+                room = LINE - 20 - margin - width(f"= {joined(pieces)}")
                 chain = chain if builds else set()
             chain.add(e.lhs)
         return _ended(lines)
@@ -586,4 +597,45 @@ def _listed(items: Sequence[str]) -> str:
 
 
 def _ended(lines: Sequence[str]) -> list[str]:
-    return [rf"{line} \\" for line in lines[:-1]] + list(lines[-1:])
+    ended = [rf"{line} \\" for line in lines[:-1]] + list(lines[-1:])
+    return ["\n".join(map(_source_line, line.split("\n"))) for line in ended]
+
+
+_SOURCE = 98  # characters in a line of LaTeX
+# Where such a line is broken: rather before an equation than a term, a term than a factor.
+_BREAKS = (r" (?=&?\\qquad)", r" (?=[-+] )", r" (?=\\odot|&)")
+
+
+def _source_line(line: str) -> str:
+    """``line``, if it is long, in several lines of LaTeX that mean the same."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    lines = _broken(line.strip(), _SOURCE - len(indent) - 6, _BREAKS)
+    return indent + f"\n{indent}      ".join(lines)
+
+
+def _broken(line: str, room: int, breaks: Sequence[str]) -> list[str]:
+    if len(line) <= room:
+        return [line]
+    if not breaks:  # then anywhere
+        return textwrap.wrap(line, room, break_long_words=False, break_on_hyphens=False)
+    first, *others = _split_outside(line, breaks[0])
+    lines = [first]
+    for part in others:
+        if len(lines[-1]) + 1 + len(part) > room:
+            lines.append(part)
+        else:
+            lines[-1] += f" {part}"
+    return [piece for line in lines for piece in _broken(line, room, breaks[1:])]
+
+
+def _split_outside(line: str, at: str) -> list[str]:
+    """``line`` split at a pattern, but not in braces or parentheses."""
+    parts, start, depth = [], 0, 0
+    for mark in re.finditer(rf"\\left\b|\\right\b|\\begin\b|\\end\b|(?<!\\)[{{}}]|{at}", line):
+        token = mark.group()
+        depth += {"{": 1, r"\left": 1, r"\begin": 1}.get(token, 0)
+        depth -= {"}": 1, r"\right": 1, r"\end": 1}.get(token, 0)
+        if token == " " and depth == 0:
+            parts.append(line[start : mark.start()])
+            start = mark.end()
+    return [*parts, line[start:]]

@@ -341,13 +341,28 @@ def show(cell: Cell) -> str:
     if cell.source:
         lines.append(" " * (len(cell.name) + 2) + one_line(cell.source))
     lines += ["", *_equation_table(cell, order, equations)]
-    for k, helper in enumerate(helpers):
-        lines += ["", "where"] if k == 0 else ["and"]
-        lines[-1] += f" {text(helper, order, 'show')}"
+    lines += ["", *_meanings(helpers, order)] if helpers else []
     lines += ["", *_symbol_table(cell, order)]
     if cell.notes:
         lines += ["", one_line(cell.notes)]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def listing(cell: Cell, width: int = 84) -> list[str]:
+    """The equations alone, in lines of about ``width``, for the head of a generated file."""
+    order = Order(cell)
+    equations, helpers = fold_helpers(cell.equations)
+    lines = []
+    for e in equations:
+        left, _, right = text(e, order, "show").partition(" = ")
+        first, *others = wrap(right, width - len(left) - 3)
+        lines += [f"{left} = {first}", *(" " * (len(left) + 3) + part for part in others)]
+    return lines + _meanings(helpers, order)
+
+
+def _meanings(helpers: Sequence[Eq], order: Order) -> list[str]:
+    words = ["where", *["and"] * (len(helpers) - 1)]
+    return [f"{w} {text(e, order, 'show')}" for w, e in zip(words, helpers, strict=False)]
 
 
 def _equation_table(cell: Cell, order: Order, equations: Sequence[Eq]) -> list[str]:

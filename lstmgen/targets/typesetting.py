@@ -504,8 +504,8 @@ def filled(pieces: Sequence[str], room: float) -> list[str]:
         elif width(whole) <= room - 10:
             chunks[-1] = whole
         else:
-            joined = piece.startswith((r"\odot", r"\cdot"))
-            chunks.append(piece if joined else rf"\cdot {piece.removeprefix(_THIN)}")
+            has_sign = piece.startswith((r"\odot", r"\cdot"))
+            chunks.append(piece if has_sign else rf"\cdot {piece.removeprefix(_THIN)}")
     if width(" ".join(chunks)) > room:
         later = next((k for k, chunk in enumerate(chunks) if "t+1" in chunk), 0)
         halves = [" ".join(chunks[:later]), " ".join(chunks[later:])]
