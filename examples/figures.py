@@ -53,7 +53,7 @@ def panels(cell: lstmgen.Cell, tape: dict[str, np.ndarray], when: slice) -> list
 def draw(
     figure: Any, axis: Any, panel: Panel, order: np.ndarray, extent: tuple[float, float]
 ) -> None:
-    """One panel: a row for each unit, in the given order, and time to the right."""
+    """One panel: a row for each unit of ``order``, and time to the right."""
     image = axis.imshow(
         panel.values[:, order].T,
         aspect="auto",
@@ -69,13 +69,16 @@ def draw(
     figure.colorbar(image, ax=axis, pad=0.01, aspect=8)
 
 
-def by_correlation(shown: list[Panel], panel: Panel, signal: np.ndarray) -> np.ndarray:
-    """An order of the units of ``panel``: those whose last state rises with ``signal`` on top.
+def by_covariance(shown: list[Panel], panel: Panel, signal: np.ndarray) -> np.ndarray:
+    """An order of the units of ``panel``: on top, those that rise most with ``signal``.
 
-    It is the same for all panels that have the same number of units.
+    The last panel of that many units decides, so that a row is the same unit in all of them.
     """
     like = [other for other in shown if other.values.shape == panel.values.shape]
-    values = like[-1].values - like[-1].values.mean(axis=0)
-    spread = np.linalg.norm(values, axis=0)
-    together = (signal - signal.mean()) @ values / np.where(spread > 0, spread, 1.0)
-    return np.argsort(-together)
+    return np.argsort(-(signal - signal.mean()) @ like[-1].values)
+
+
+def most_active(shown: list[Panel], panel: Panel, count: int) -> np.ndarray:
+    """The units of ``panel`` that vary most over time in the last panel of that many units."""
+    like = [other for other in shown if other.values.shape == panel.values.shape]
+    return np.argsort(-like[-1].values.std(axis=0))[:count]

@@ -199,7 +199,9 @@ def judge(name: str, made: np.ndarray, series: Series, horizon: int) -> bool:
     rows = {
         name: model,
         **naive,
-        "autoregression on 9 years": rmse(autoregression(series, horizon), truth),
+        "linear autoregression on 9 years (not naive)": rmse(
+            autoregression(series, horizon), truth
+        ),
     }
     print(
         f"\nHeld-out years {SPLIT}–{series.years[-1]}, forecast {ahead(horizon)} ahead: "
@@ -235,22 +237,23 @@ def plot(
 
     top.fill_between(years, truth, color="0.88", label="observed")
     top.plot(years, truth, color="0.4", lw=1)
-    text = f"{label}: error {rmse(naive, truth):.1f}"
+    text = f"{label}: RMSE {rmse(naive, truth):.1f}"
     top.plot(years, naive, color="tab:blue", lw=1, ls="--", label=text)
-    text = f"{cell.name}: error {rmse(made, truth):.1f}"
+    text = f"{cell.name}: RMSE {rmse(made, truth):.1f}"
     top.plot(years, made, color="tab:red", lw=1.8, label=text)
     top.set_title(
         f"Sunspots a year, forecast {ahead(horizon)} ahead, in years it was not trained on",
         loc="left",
     )
+    top.set_ylabel("sunspots")
     top.set_ylim(0, 1.25 * max(truth.max(), made.max()))
     top.legend(ncols=3, frameon=False, loc="upper left")
 
-    # below it: what the units did in those years, those first that rise with the number of the year
+    # below: what the units did in those years, with those on top that rise with the year's number
     edges = years[0] - 0.5, years[-1] + 0.5
     known = truth[: len(panels[0].values)]
     for axis, panel in zip(middle, panels, strict=True):
-        order = figures.by_correlation(panels, panel, known)
+        order = figures.by_covariance(panels, panel, known)
         figures.draw(figure, axis, panel, order, (edges[0], edges[0] + len(known)))
         axis.tick_params(labelbottom=axis is middle[-1])
     lowest = [k for k in range(3, len(truth) - 3) if truth[k] == truth[k - 3 : k + 4].min()]
@@ -267,8 +270,8 @@ def plot(
     bottom.set_title("Training loss: mean squared error, standardised", loc="left")
     bottom.set_xlabel("epoch")
     bottom.set_xlim(0, len(losses) + 1)
-    bottom.set_ylim(0, None)
-    bottom.legend(frameon=False, loc="upper right")
+    bottom.set_ylim(0, 1.1 * max(still, *losses))
+    bottom.legend(frameon=False, loc="center right")
 
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

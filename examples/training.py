@@ -76,9 +76,13 @@ class Progress:
     def seconds(self) -> float:
         return time.perf_counter() - self.start
 
+    def due(self, done: int) -> bool:
+        """Whether a line that stays is due."""
+        return done == 1 or done * 10 // self.total > (done - 1) * 10 // self.total
+
     def report(self, done: int, text: str) -> None:
         clear = "\r\x1b[2K" if self.terminal else ""
-        if done == 1 or done * 10 // self.total > (done - 1) * 10 // self.total:
+        if self.due(done):
             place = f"{self.unit} {done:{len(str(self.total))}d} of {self.total}"
             print(f"{clear}  {place}  {text}", flush=True)
         if self.terminal and done < self.total:
@@ -162,10 +166,11 @@ def make_module(cell: lstmgen.Cell, target: str | None, folder: Path) -> tuple[A
 
 
 def make_c(cell: lstmgen.Cell, folder: Path) -> Any:
-    write(lstmgen.generate(cell, "c", dtype="float32"), folder)
     start = time.perf_counter()
-    module = lstmgen.compile(cell, "c", dtype="float32")  # the same text again, built and loaded
-    print(f"  compiled and loaded in {time.perf_counter() - start:.1f} s")
+    module = lstmgen.compile(cell, "c", dtype="float32")
+    seconds = time.perf_counter() - start
+    write(lstmgen.generate(cell, "c", dtype="float32"), folder)  # the same text, to be read
+    print(f"  derived, compiled and loaded in {seconds:.1f} s")
     return module
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .derivation import Derivation, derive
     from .errors import CellError, GenerateError, LstmgenError, ToolchainError
     from .loading import load_cell
-    from .operations import Plan
+    from .plans import Plan
     from .schedule import plan
     from .symbols import (
         biases,
@@ -59,7 +59,7 @@ _HOME = {
     "Derivation": "derivation",
     "GenerateError": "errors",
     "LstmgenError": "errors",
-    "Plan": "operations",
+    "Plan": "plans",
     "Report": "verification",
     "ToolchainError": "errors",
     "check": "verification",

@@ -85,7 +85,7 @@ class Derivation:
 
     @cached_property
     def _only_carried(self) -> dict[Vector, Vector]:
-        """Where all that reaches a state comes from t+1, and so has no line: what a line calls it."""
+        """Where all that reaches a state comes from t+1, and has no line: what a line calls it."""
         own = {e.lhs for e in self.adjoints}
         read = {v for e in (*self.adjoints, *self.totals) for v in e.rhs.atoms(Vector)}
         new = [s.at(0) for s in self.cell.states]
@@ -180,7 +180,7 @@ class _Sweep:
             Eq(Gradient(p), sum(self.totals.get(p, []), ZERO), evaluate=False)
             for p in cell.parameters
         )
-        adjoints, totals = _inline(tuple(self.out), totals)
+        adjoints, totals = _inline(tuple(self.out), totals, self.cell)
         return Derivation(cell, self.forward, _live(adjoints, totals, cell), totals)
 
     # ------------------------------------------------------------------ collecting
@@ -259,8 +259,12 @@ class _Sweep:
             )
 
     def _spread_elementwise(self, e: Expr, delta: Vector, factor: Expr, equation: Eq) -> None:
+        size = self._size(e)
         for v in sorted(e.atoms(Vector), key=lambda v: (v.name, v.time, v.category)):
-            self._gain(v, delta, factor * self._derivative(e, v, equation))
+            slope = factor * self._derivative(e, v, equation)
+            if self.cell.size(v) == 1 and self._size(delta * slope) == 1:
+                slope *= size  # a reduction meets the scalar once for every unit, and all alike
+            self._gain(v, delta, slope)
 
     def _derivative(self, e: Expr, v: Vector, equation: Eq) -> Expr:
         slope = sympy.diff(e, v)
@@ -300,7 +304,7 @@ class _Sweep:
 
 
 def _inline(
-    adjoints: tuple[Eq, ...], totals: tuple[Eq, ...]
+    adjoints: tuple[Eq, ...], totals: tuple[Eq, ...], cell: Cell
 ) -> tuple[tuple[Eq, ...], tuple[Eq, ...]]:
     """Write an adjoint where it is used if that is one place, or if it only renames another.
 
@@ -313,6 +317,8 @@ def _inline(
         for k, line in enumerate(lines):
             if line.lhs.category != "adjoint" or not _is_short(line.rhs):
                 continue
+            if str(cell.shapes.of(line.rhs)) != line.lhs.size:
+                continue  # a broadcast: what is reduced or multiplied has to be as wide as it is
             users = [e for e in (*lines, *totals) if e is not line and e.rhs.has(line.lhs)]
             if any(v.category == "carry" for v in line.rhs.atoms(Vector)):
                 continue  # it is there for one step only, and others may be read for all steps
@@ -329,7 +335,7 @@ def _inline(
 
 
 def _live(adjoints: tuple[Eq, ...], totals: tuple[Eq, ...], cell: Cell) -> tuple[Eq, ...]:
-    """The lines that some gradient needs: behind a mask or a ``stop_gradient`` there may be none."""
+    """The lines that some gradient needs; behind a mask or ``stop_gradient`` there may be none."""
     wanted = {v for e in totals for v in e.rhs.atoms(Vector)}
     wanted |= {Vector(v.name, "adjoint", str(cell.size(v)), v.time) for v in cell.inputs}
     kept: list[Eq] = []

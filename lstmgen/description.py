@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
 import sympy
 from sympy import Expr
 
-from .operations import Fill, Fused, Multiply, Operation, Outers, Pass, Plan, Sums
+from .operations import Buffer, Fill, Fused, Multiply, Operation, Outers, Pass, Sums, area
 from .symbols import Matrix, Reduction, Size, Vector
 from .targets.printing import Order
 from .targets.text import text
@@ -16,11 +17,18 @@ from .targets.text import text
 _WIDTHS = (56, 60)  # of what is done, and of the note beside it
 
 
-def describe(plan: Plan) -> str:
-    """What runs where, what is kept, and exact counts as polynomials in T, B and the sizes."""
-    rows: list[tuple[str, str, str]] = []
-    for name, part in (("forward", plan.forward), ("backward", plan.backward)):
-        rows += _pass(plan, part, name)
+def describe(
+    forward: Pass,
+    backward: Pass,
+    order: Order,
+    home: Mapping[Vector, Buffer],
+    totals: Sequence[tuple[str, str]],
+) -> str:
+    """What runs where, what is kept, and what it costs."""
+    rows = [
+        *_pass(forward, "each step", order, home),
+        *_pass(backward, "backward step", order, home),
+    ]
     left = max(len(r[0]) for r in rows) + 3
     middle = min(max(len(r[1]) for r in rows), _WIDTHS[0]) + 3
     lines = []
@@ -28,55 +36,57 @@ def describe(plan: Plan) -> str:
         columns = [textwrap.wrap(t, w) for t, w in zip((what, note), _WIDTHS, strict=True)]
         for n, (b, c) in enumerate(zip_longest(*columns, fillvalue="")):
             lines.append(f"{title if n == 0 else '':<{left}}{b:<{middle}}{c}".rstrip())
-    return "\n".join([*lines, "", *_totals(plan)])
+    return "\n".join([*lines, "", *(f"{name:<11}{cost}" for name, cost in totals)])
 
 
-def _pass(plan: Plan, part: Pass, name: str) -> list[tuple[str, str, str]]:
-    forward = name == "forward"
-    titles = (
-        ("before the loop", part.before),
-        ("each step" if forward else "backward step", part.step),
-        ("after the loop", part.after),
-    )
+def _pass(
+    part: Pass, step: str, order: Order, home: Mapping[Vector, Buffer]
+) -> list[tuple[str, str, str]]:
     rows: list[tuple[str, str, str]] = []
+    titles = (("before the loop", part.before), (step, part.step), ("after the loop", part.after))
     for title, operations in titles:
         for n, op in enumerate(operations):
-            what, note = _operation(plan, op)
-            rows.append((title if n == 0 else "", what, note))
+            rows.append((title if n == 0 else "", *_operation(op, order, home)))
     return rows
 
 
-def _operation(plan: Plan, op: Operation) -> tuple[str, str]:
-    order = Order(plan.cell, plan.derivation.forward)
+def _operation(op: Operation, order: Order, home: Mapping[Vector, Buffer]) -> tuple[str, str]:
+    """What an operation does, and what is worth knowing about it."""
     if isinstance(op, Multiply):
         outs = " ".join(text(o, order) for o in op.outs)
         sign = "+=" if op.accumulate else "="
         matrices = _stack(op.matrices)
         operands = " ".join(text(o, order) for o in op.operands)
         bias = " + b" if any(op.biases) else ""
-        cost = sum((2 * _area(plan, m) for m in op.matrices), sympy.S.Zero)
+        cost = sum((2 * area(order.cell, m) for m in op.matrices), sympy.S.Zero)
         stacked = f"stacked {_members(op.matrices)}, " if len(op.matrices) > 1 else ""
-        return f"{outs} {sign} {matrices} {operands}{bias}", f"{stacked}{_poly(cost)} flop a row"
+        return (
+            f"{outs} {sign} {matrices} {operands}{bias}",
+            f"{stacked}{polynomial(cost)} flop a row",
+        )
     if isinstance(op, Fill):
         return " ".join(text(o, order) for o in op.outs) + " = bias", "products are added later"
     if isinstance(op, Fused):
-        return _fused(plan, op, order)
+        return _fused(op, order, home)
     if isinstance(op, Outers):
         gradients = " ".join(f"∂{p.name}" for p in op.parameters)
-        cost = sum((2 * _area(plan, m) for m in op.parameters), sympy.S.Zero)
-        return f"{gradients} += δ {text(op.right, order)}ᵀ", f"stacked, {_poly(cost)} flop a row"
+        cost = sum((2 * area(order.cell, m) for m in op.parameters), sympy.S.Zero)
+        return (
+            f"{gradients} += δ {text(op.right, order)}ᵀ",
+            f"stacked, {polynomial(cost)} flop a row",
+        )
     assert isinstance(op, Sums)
     return " ".join(f"∂{p.name}" for p in op.parameters), "sums over all rows"
 
 
-def _fused(plan: Plan, op: Fused, order: Order) -> tuple[str, str]:
+def _fused(op: Fused, order: Order, home: Mapping[Vector, Buffer]) -> tuple[str, str]:
     values = " ".join(text(e.lhs, order) for e in op.equations)
     loops = [f"{loop.size}" for loop in op.loops]
     reductions = sum(isinstance(e.rhs, Reduction) for e in op.equations)
     note = "one fused stage" if len(loops) == 1 else f"fused, {len(loops)} loops over units"
     if reductions:
         note += f", {reductions} reduction{'s' if reductions > 1 else ''}"
-    kept = [e.lhs for e in op.equations if _scope(plan, e.lhs) in ("tape", "state")]
+    kept = [e.lhs for e in op.equations if _scope(home, e.lhs) in ("tape", "state")]
     if kept:
         note += f"; tape: {' '.join(v.name for v in kept)}"
     again = [e.lhs for e in op.equations if e.lhs.category == "shared"]
@@ -85,8 +95,8 @@ def _fused(plan: Plan, op: Fused, order: Order) -> tuple[str, str]:
     return values, note
 
 
-def _scope(plan: Plan, v: Vector) -> str:
-    return plan.home[v].scope if v in plan.home else ""
+def _scope(home: Mapping[Vector, Buffer], v: Vector) -> str:
+    return home[v].scope if v in home else ""
 
 
 def _stack(matrices: tuple[Matrix, ...]) -> str:
@@ -99,32 +109,10 @@ def _members(matrices: tuple[Matrix, ...]) -> str:
     return " ".join(m.name.partition("_")[2] or m.name for m in matrices)
 
 
-def _area(plan: Plan, m: Matrix) -> Expr:
-    rows, columns = plan.cell.shape(m)
-    return rows * columns
-
-
-def _totals(plan: Plan) -> list[str]:
-    forward, backward = plan.flops_of(plan.forward), plan.flops_of(plan.backward)
-    weights = [p for p in plan.cell.parameters if isinstance(p, Matrix)]
-    products = sympy.expand(sum((_area(plan, m) for m in weights), sympy.S.Zero))
-    lines = [
-        f"forward    {_poly(forward)} flop",
-        f"backward   {_poly(backward)} flop",
-        f"moved      {_poly(plan.bytes_of(plan.forward))} bytes forward,",
-        f"           {_poly(plan.bytes_of(plan.backward))} bytes backward ({plan.dtype})",
-        f"tape       {_poly(plan.tape)} numbers",
-        f"workspace  {_poly(plan.workspace)} numbers" + ("" if plan.eager else ", K steps a tile"),
-    ]
-    if products != 0:
-        lines.append(f"weights    {_poly(products)} numbers in matrices")
-    return lines
-
-
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def _poly(e: Expr) -> str:
+def polynomial(e: Expr) -> str:
     """8·T·B·H² + …, the largest terms first."""
     terms = []
     for term in sympy.Add.make_args(sympy.expand(e)):

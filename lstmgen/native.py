@@ -218,9 +218,7 @@ class NativeModule:
             given = tuple([params[name] for name in self._names])
         except KeyError as error:
             needed = ", ".join(self._names)
-            raise KeyError(
-                f"params has no {error.args[0]!r}; {self.CELL} needs {needed}"
-            ) from None
+            raise KeyError(f"params has no {error.args[0]!r}; {self.CELL} needs {needed}") from None
         last = self._last
         if last is not None and all(map(is_, given, last.given)):
             return last
@@ -291,9 +289,7 @@ class NativeModule:
             found.append(array)
         return found
 
-    def _fit(
-        self, what: str, value: Any, symbolic: Sequence[str], sizes: dict[str, int]
-    ) -> Array:
+    def _fit(self, what: str, value: Any, symbolic: Sequence[str], sizes: dict[str, int]) -> Array:
         """``value`` as an array of our dtype, in C order; sizes that are not known are learned."""
         if self._is_plain(value) and value.ndim == len(symbolic) and value.size:
             for name, n in zip(symbolic, value.shape, strict=True):

@@ -36,11 +36,11 @@ from .operations import (
     Operation,
     Outers,
     Pass,
-    Plan,
     Sums,
     atoms,
 )
 from .passes import recompute, share, split_coefficients
+from .plans import Plan
 from .storage import Housing, activation_sets, contiguous, layout, runs
 from .symbols import Gradient, Matrix, Outer, Product, Reduction, Scan, Total, Vector, rcumsum
 

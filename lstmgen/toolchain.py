@@ -3,7 +3,7 @@
 Libraries are cached by content, in the user's cache folder or in ``LSTMGEN_CACHE``. Each has a
 folder of its own, with its source and a checksum, which is made elsewhere and moved into place in
 one step: processes that compile the same thing at once do not disturb each other, and what was cut
-short is built again.
+short is built again. ``CC`` names the compiler, and ``CFLAGS`` has flags for it.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def build(files: Mapping[str, str]) -> Path:
         If there is no compiler, it refuses the code, or the cache cannot be written.
     """
     compiler = find_compiler()
-    machine = [sys.platform, platform.machine(), *compiler, _version(tuple(compiler)), *_FLAGS]
+    command = [*compiler, *_FLAGS, *_words("CFLAGS")]
+    machine = [sys.platform, platform.machine(), *command, _version(tuple(compiler))]
     texts = [text for item in sorted(files.items()) for text in item]
     digest = hashlib.sha256("\0".join([*machine, *texts]).encode()).hexdigest()[:32]
     stem = next(name for name in files if name.endswith(".c")).removesuffix(".c")
@@ -112,7 +113,7 @@ def build(files: Mapping[str, str]) -> Path:
                 made.mkdir()
                 for name, text in files.items():
                     (made / name).write_text(text, encoding="utf-8")
-                _run_compiler(compiler, f"{stem}.c", made)
+                _run_compiler([*command, f"{stem}.c"], made)
                 (made / _CHECKSUM).write_text(_checksum(made / _LIBRARY), encoding="ascii")
                 _put_in_place(made, home)
         except OSError as error:
@@ -123,12 +124,12 @@ def build(files: Mapping[str, str]) -> Path:
     return home / _LIBRARY
 
 
-def _run_compiler(compiler: list[str], source: str, folder: Path) -> None:
-    command = [*compiler, *_FLAGS, source, "-o", _LIBRARY, "-lm"]
+def _run_compiler(command: list[str], folder: Path) -> None:
+    command = [*command, "-o", _LIBRARY, "-lm"]
     done = _run(command, folder)
     if done.returncode != 0 or not (folder / _LIBRARY).is_file():
         said = done.stderr.strip() or f"it made no library, and returned {done.returncode}"
-        raise ToolchainError(f"the C compiler refused {source}: {shlex.join(command)}\n{said}")
+        raise ToolchainError(f"the C compiler refused the code: {shlex.join(command)}\n{said}")
 
 
 def _run(command: list[str], folder: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -179,13 +180,7 @@ def find_compiler() -> list[str]:
     ToolchainError
         If there is none; the message says what to install.
     """
-    try:
-        chosen = shlex.split(os.environ.get("CC", ""))
-    except ValueError as error:
-        raise ToolchainError(
-            f"CC is {os.environ['CC']!r}, which is no command: {error}\n"
-            "  hint: set CC to a C compiler, or unset it"
-        ) from error
+    chosen = _words("CC")
     if chosen:
         if shutil.which(chosen[0]) is None:
             raise ToolchainError(
@@ -201,6 +196,18 @@ def find_compiler() -> list[str]:
         "  hint: install one: apt install gcc (Debian, Ubuntu), dnf install gcc (Fedora), "
         "xcode-select --install (macOS); or set CC"
     )
+
+
+def _words(variable: str) -> list[str]:
+    """The words of an environment variable, quoted as for a shell."""
+    text = os.environ.get(variable, "")
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ToolchainError(
+            f"{variable} is {text!r}, which a shell could not read: {error}\n"
+            f"  hint: correct {variable}, or unset it"
+        ) from error
 
 
 @cache
@@ -223,6 +230,5 @@ def cache_folder() -> Path:
 def missing_extra(library: str) -> ToolchainError:
     """The error for an optional library of the C target that is not installed."""
     return ToolchainError(
-        f"compiling C needs {library}, which is not installed\n"
-        "  hint: pip install 'lstmgen[c]'"
+        f"compiling C needs {library}, which is not installed\n  hint: pip install 'lstmgen[c]'"
     )

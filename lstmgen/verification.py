@@ -1,292 +1,35 @@
 """Verification: a generated module held against the cell's own equations.
 
-The forward pass is compared with a direct evaluation of the equations as their author wrote them: a
-walk over the SymPy trees, without normal form, plan, templates or generated text. The gradients are
-compared with two witnesses that know no calculus, both made of nothing but that evaluation: the
-complex step and the central difference. So nothing that leads from the equations to the module under
-test is used to judge it.
+The forward pass is compared with a direct evaluation of the equations as their author wrote them:
+a walk over the SymPy trees, without normal form, plan, templates or generated text. The gradients
+are compared with two witnesses that know no calculus, both made of nothing but that evaluation:
+the complex step and the central difference. So nothing that leads from the equations to the
+module under test is used to judge it.
 
-The cases are the ones in which a wrong backward pass shows: more than two steps, initial states that
-are not zero, cotangents on every output and on every final state, all sizes different, several rows,
-weights of order 1; and beside them a single step of a single row.
+The cases are those in which a wrong backward pass shows: more than two steps, initial states that
+are not zero, cotangents on every output and on every final state, all sizes different, several
+rows, weights of order 1; and beside them a single step of a single row.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, reduce
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
-import sympy
-from numpy.typing import NDArray
 from sympy import Eq, Expr
 
-from . import symbols as language
 from .cell import Cell
 from .errors import LstmgenError
-from .symbols import Matrix, Product, Reduction, Vector, named, stop_gradient
+from .evaluation import Array, Entity, Evaluator, Trace, number
+from .symbols import Matrix, Product, Reduction, Vector
 
-__all__ = ["Case", "Evaluator", "Examination", "Finding", "Report", "Row", "Trace", "check"]
+__all__ = ["Case", "Examination", "Finding", "Report", "Row", "check"]
 
-Array: TypeAlias = NDArray[Any]
-Entity: TypeAlias = tuple[str, str]  # ("parameter" | "input" | "state", name): what has a gradient
 Progress: TypeAlias = Callable[[int, int, str], None]  # done, of how many, and what comes next
-
-# --------------------------------------------------------------------------- direct evaluation
-# Functions with branches choose by the real part. A complex step then follows the branch that the
-# values are on, and its imaginary part is the derivative there.
-
-
-def _sigmoid(z: Array) -> Array:
-    positive = z.real >= 0
-    e = np.exp(np.where(positive, -z, z))  # never overflows
-    return np.where(positive, 1.0, e) / (1 + e)
-
-
-def _softplus(z: Array) -> Array:
-    positive = z.real > 0
-    return np.where(positive, z, 0) + np.log1p(np.exp(np.where(positive, -z, z)))
-
-
-_real_erf = np.frompyfunc(math.erf, 1, 1)
-
-
-def _erf(z: Array) -> Array:
-    value = np.asarray(_real_erf(z.real), dtype=float)
-    if not np.iscomplexobj(z):
-        return value
-    # To first order in the imaginary part, which for a step of 1e-30 is exact.
-    return np.asarray(value + 1j * z.imag * (2 / math.sqrt(math.pi) * np.exp(-(z.real**2))))
-
-
-def _heaviside(z: Array, at_zero: Array) -> Array:
-    return np.where(z.real > 0, 1.0, np.where(z.real < 0, 0.0, at_zero))
-
-
-def _larger(a: Array, b: Array) -> Array:
-    return np.where(a.real >= b.real, a, b)
-
-
-def _smaller(a: Array, b: Array) -> Array:
-    return np.where(a.real <= b.real, a, b)
-
-
-def _max(z: Array) -> Array:
-    """The largest unit; each of several equal ones has its share of the derivative."""
-    largest: Array = z.real.max(axis=-1, keepdims=True)
-    if not np.iscomplexobj(z):
-        return largest
-    hit = z.real == largest
-    shares = np.where(hit, z.imag, 0).sum(axis=-1, keepdims=True) / hit.sum(axis=-1, keepdims=True)
-    return np.asarray(largest + 1j * shares)
-
-
-_FUNCTIONS: dict[type, Callable[..., Array]] = {
-    sympy.Add: lambda *a: reduce(np.add, a),
-    sympy.Mul: lambda *a: reduce(np.multiply, a),
-    sympy.Max: lambda *a: reduce(_larger, a),
-    sympy.Min: lambda *a: reduce(_smaller, a),
-    sympy.Abs: lambda z: np.where(z.real < 0, -z, z),
-    sympy.sign: lambda z: np.sign(z.real),
-    sympy.Heaviside: _heaviside,
-    sympy.floor: lambda z: np.floor(z.real),
-    sympy.ceiling: lambda z: np.ceil(z.real),
-    sympy.Mod: lambda a, b: a - b * np.floor(a.real / b.real),
-    sympy.exp: np.exp,
-    sympy.log: np.log,
-    sympy.sin: np.sin,
-    sympy.cos: np.cos,
-    sympy.tan: np.tan,
-    sympy.asin: np.arcsin,
-    sympy.acos: np.arccos,
-    sympy.atan: np.arctan,
-    sympy.sinh: np.sinh,
-    sympy.cosh: np.cosh,
-    sympy.tanh: np.tanh,
-    sympy.asinh: np.arcsinh,
-    sympy.acosh: np.arccosh,
-    sympy.atanh: np.arctanh,
-    sympy.erf: _erf,
-    language.sigmoid: _sigmoid,
-    language.softplus: _softplus,
-    language.relu: lambda z: np.where(z.real > 0, z, 0),
-    language.step: lambda z: np.where(z.real > 0, 1.0, 0.0),
-    language.rsqrt: lambda z: 1 / np.sqrt(z),
-    language.equal: lambda a, b: np.where(a.real == b.real, 1.0, 0.0),
-    language.mean: lambda z: z.mean(axis=-1, keepdims=True),
-    language.sum_: lambda z: z.sum(axis=-1, keepdims=True),
-    language.max_: _max,
-    language.cumsum: lambda z: np.cumsum(z, axis=-1),
-    language.rcumsum: lambda z: np.cumsum(z[..., ::-1], axis=-1)[..., ::-1],
-}
-
-_COMPARISONS: dict[type, Callable[[Array, Array], Array]] = {
-    sympy.StrictLessThan: np.less,
-    sympy.LessThan: np.less_equal,
-    sympy.StrictGreaterThan: np.greater,
-    sympy.GreaterThan: np.greater_equal,
-    sympy.Equality: np.equal,
-    sympy.Unequality: np.not_equal,
-}
-
-
-def _power(base: Array, exponent: Expr, value: Callable[[Expr], Array]) -> Array:
-    if exponent.is_Integer:
-        n = abs(int(exponent))
-        result, square = np.ones(1), base
-        while n:  # by squaring: no detour through a logarithm, for real and complex alike
-            result = result * square if n & 1 else result
-            square, n = square * square, n >> 1
-        return np.asarray(1 / result) if exponent.is_negative else result
-    if abs(exponent) == sympy.S.Half:
-        root: Array = np.sqrt(base)
-        return np.asarray(1 / root) if exponent.is_negative else root
-    return np.asarray(np.power(base, value(exponent)))
-
-
-@dataclass
-class Trace:
-    """What an evaluation leaves behind.
-
-    Attributes
-    ----------
-    outputs : list of arrays
-        The output of each step, (K, B, size); K is 1 where the copies agree.
-    states : list of dicts
-        The states before the first step, after it, …: one more than there are steps.
-    frozen : dict
-        The values under ``stop_gradient``, by step and expression.
-    """
-
-    outputs: list[Array] = field(default_factory=list)
-    states: list[dict[str, Array]] = field(default_factory=list)
-    frozen: dict[tuple[int, Expr], Array] = field(default_factory=dict)
-
-
-class Evaluator:
-    """The equations of a cell, evaluated as they stand, for K perturbed copies at once.
-
-    Vectors are (K, B, size) and matrices (K, rows, columns), with 1 in place of K or B where the
-    copies or the rows agree: NumPy's broadcasting does the rest.
-    """
-
-    def __init__(self, cell: Cell) -> None:
-        self.cell = cell
-
-    def run(
-        self,
-        values: Mapping[Entity, Array],
-        given: Mapping[str, Array],
-        sizes: Mapping[str, int],
-        frozen: Mapping[tuple[int, Expr], Array] | None = None,
-    ) -> Trace:
-        """Evaluate a whole sequence.
-
-        Parameters
-        ----------
-        values : mapping
-            Parameters, inputs with a leading T, and initial states, each with its axis of copies.
-        given : mapping
-            Masks with a leading T, and constants.
-        sizes : mapping
-            Numbers for the symbolic sizes.
-        frozen : mapping, optional
-            What another evaluation found under ``stop_gradient``. It is used in place of what the
-            perturbed values would give, so that differences are those of the cut function.
-        """
-        cell, trace = self.cell, Trace()
-        state = {s.name: values["state", s.name] for s in cell.states}
-        trace.states.append(state)
-        static: dict[Expr, Array] = {
-            p: values["parameter", p.name] for p in cell.parameters if isinstance(p, Vector)
-        }
-        static.update({c: given[c.name] for c in cell.constants})
-        matrices = {p.name: values["parameter", p.name] for p in cell.parameters}
-        steps = len(values["input", cell.inputs[0].name])
-        for t in range(steps):
-            memo = dict(static)
-            memo.update({x: values["input", x.name][t] for x in cell.inputs})
-            memo.update({m: given[m.name][t] for m in cell.masks})
-            memo.update({s: state[s.name] for s in cell.states})
-            walk = _Walk(matrices, memo, t, frozen, trace.frozen)
-            for equation in cell.equations:
-                value = walk(equation.rhs)
-                size = number(cell.size(equation.lhs), sizes)
-                memo[equation.lhs] = np.broadcast_to(value, (*value.shape[:-1], size))
-            state = {s.name: memo[s.at(0)] for s in cell.states}
-            trace.states.append(state)
-            trace.outputs.append(memo[cell.output])
-        return trace
-
-
-class _Walk:
-    """One step: the value of an expression, from the values of the vectors in ``memo``."""
-
-    def __init__(
-        self,
-        matrices: Mapping[str, Array],
-        memo: dict[Expr, Array],
-        t: int,
-        frozen: Mapping[tuple[int, Expr], Array] | None,
-        record: dict[tuple[int, Expr], Array],
-    ) -> None:
-        self.matrices, self.memo, self.t = matrices, memo, t
-        self.frozen, self.record = frozen, record
-
-    def __call__(self, e: Expr) -> Array:
-        value = self.memo.get(e)
-        if value is None:
-            value = self.memo[e] = self._compute(e)
-        return value
-
-    def _compute(self, e: Expr) -> Array:
-        if e.is_Number or e.is_NumberSymbol:
-            return np.full((1, 1, 1), float(e))
-        if isinstance(e, Product):
-            matrix = self.matrices[e.matrix.name]
-            if not e.matrix.transposed:
-                matrix = np.swapaxes(matrix, -1, -2)
-            return self(e.operand) @ matrix  # rows are samples: (W u)ᵀ = uᵀ Wᵀ
-        if isinstance(e, named):
-            return self(e.args[0])
-        if isinstance(e, stop_gradient):
-            key = (self.t, e)
-            value = self(e.args[0]) if self.frozen is None else self.frozen[key]
-            self.record[key] = value
-            return value
-        if isinstance(e, sympy.Pow):
-            return _power(self(e.base), e.exp, self)
-        if isinstance(e, sympy.Piecewise):
-            return self._piecewise(e)
-        if e.func not in _FUNCTIONS:
-            raise LstmgenError(f"the evaluation of equations does not know {e.func.__name__}")
-        return np.asarray(_FUNCTIONS[e.func](*map(self, e.args)))
-
-    def _piecewise(self, e: Expr) -> Array:
-        value: Array = np.full((1, 1, 1), np.nan)
-        for piece, condition in reversed(e.args):
-            value = np.where(self._holds(condition), self(piece), value)
-        return value
-
-    def _holds(self, condition: Any) -> Array:
-        if condition in (sympy.true, sympy.false):
-            return np.full((1, 1, 1), bool(condition))
-        if condition.func in _COMPARISONS:
-            a, b = map(self, condition.args)
-            return _COMPARISONS[condition.func](a.real, b.real)
-        if isinstance(condition, sympy.Not):
-            return ~self._holds(condition.args[0])
-        parts = [self._holds(arg) for arg in condition.args]
-        return reduce(np.logical_and if isinstance(condition, sympy.And) else np.logical_or, parts)
-
-
-def number(size: Expr, sizes: Mapping[str, int]) -> int:
-    """A symbolic size as a number."""
-    return int(size) if size.is_Integer else sizes[size.name]
-
 
 # --------------------------------------------------------------------------- cases
 
@@ -452,7 +195,9 @@ class _Witness:
         return np.stack(np.broadcast_arrays(through_outputs, through_states))
 
     def _perturbed(self, entity: Entity, entries: Array, offsets: Array) -> Array:
-        """Losses for each of ``entries`` (flat indices) moved by each offset: (2, entries, offsets)."""
+        """Losses for each of ``entries``, flat indices, moved by each offset:
+        (2, entries, offsets).
+        """
         base = {e: _lift(e, v[None]) for e, v in self.case.values.items()}
         value = self.case.values[entity]
         chunk = max(1, _COPIES // len(offsets))
@@ -750,7 +495,8 @@ class Examination:
     @cached_property
     def chain(self) -> int:
         """Roundings that follow each other in one step: along the longest path of equations, the
-        terms that are summed and the functions that are applied."""
+        terms that are summed and the functions that are applied.
+        """
         longest: dict[Vector, int] = {}
         for e in self.cell.equations:
             before = [longest.get(v, 0) for v in e.rhs.atoms(Vector)]
@@ -824,7 +570,8 @@ class Examination:
     @cached_property
     def _noise(self) -> float:
         """The rounding error of L in the first case: each y has T · chain roundings of eps/2 at
-        most, which add up like independent ones over the entries of y and the final states."""
+        most, which add up like independent ones over the entries of y and the final states.
+        """
         witness = self.witnesses[0]
         terms = [dy * y for dy, y in zip(witness.case.dy, witness.base.outputs, strict=True)]
         terms += [d * witness.base.states[-1][n] for n, d in witness.case.dstate.items()]
@@ -853,7 +600,9 @@ class Examination:
         numbers = " ".join(
             f"{n}={v}" for n, v in {"T": self.steps, "B": self.batch, **self.sizes}.items()
         )
-        return Report(" · ".join([self.cell.name, *filter(None, [title]), str(self.dtype), numbers]), rows)
+        return Report(
+            " · ".join([self.cell.name, *filter(None, [title]), str(self.dtype), numbers]), rows
+        )
 
     def _run_module(
         self, k: int, module: Any, found: dict[str, list[Finding]]
@@ -868,7 +617,7 @@ class Examination:
         masks = {m.name: cast(case.given[m.name]) for m in self.cell.masks}
         extra = {"masks": masks} if masks else {}
         dy, dstate = cast(case.dy), {n: cast(v) for n, v in case.dstate.items()}
-        before = _snapshot((params, x, state, masks, dy, dstate))
+        before = snapshot((params, x, state, masks, dy, dstate))
 
         y, final, tape = module.forward(params, x, state, **extra)
         found["forward"] += self._judge_forward(k, y, final)
@@ -876,7 +625,7 @@ class Examination:
         partial = self._gradients(*module.backward(params, tape, dy))
         found["forward"] += self._judge_defaults(module, params, x, extra, dy)
         found["step"] += self._judge_steps(k, module, params, x, masks)
-        if _snapshot((params, x, state, masks, dy, dstate)) != before:
+        if snapshot((params, x, state, masks, dy, dstate)) != before:
             found["forward"].append(_broken("an argument was changed in place"))
         return full, partial
 
@@ -900,7 +649,7 @@ class Examination:
     def _compare(
         self, witness: str, want: Array, got: Any, scale: float, tolerance: Any, note: str = ""
     ) -> Finding:
-        """The entry whose error is largest in units of its tolerance; NaN in ``want`` is left out."""
+        """The entry with the largest error over its tolerance; NaN in ``want`` is left out."""
         if got is None:
             return _broken("is missing")
         got = np.asarray(got)
@@ -941,7 +690,9 @@ class Examination:
         # the others: it is a difference of theirs.
         scale = max(float(np.max(np.abs(want), initial=0.0)), self.witnesses[k].largest / 20, 1e-30)
         return self._with_condition(
-            k, DIRECT, lambda factor: self._compare(DIRECT, want, got, scale, tolerance * factor, note)
+            k,
+            DIRECT,
+            lambda factor: self._compare(DIRECT, want, got, scale, tolerance * factor, note),
         )
 
     def _with_condition(
@@ -971,9 +722,11 @@ class Examination:
             for state, dstate in ((None, None), (zeros, zeros)):
                 y, final, tape = module.forward(params, x, state, **extra)
                 found = self._gradients(*module.backward(params, tape, dy, dstate))
-                results.append({"y": y, **final, **{_gradient_name(e): g for e, g in found.items()}})
+                results.append(
+                    {"y": y, **final, **{_gradient_name(e): g for e, g in found.items()}}
+                )
         for name, one in results[0].items():
-            if not np.array_equal(one, results[1].get(name), equal_nan=True):
+            if not np.array_equal(one, results[1][name], equal_nan=True):
                 yield _broken(f"{name} differs between state=None, dstate=None and zeros")
 
     def _judge_steps(
@@ -1004,7 +757,9 @@ class Examination:
         def against(want: Array, got: Any, note: str) -> Finding:
             note = ", ".join(filter(None, [note, case.name]))
             return self._with_condition(
-                k, entity, lambda factor: self._compare(EXACT, want, got, scale, allowed * factor, note)
+                k,
+                entity,
+                lambda factor: self._compare(EXACT, want, got, scale, allowed * factor, note),
             )
 
         exact = against(through_outputs + through_states, full.get(entity), "")
@@ -1039,11 +794,11 @@ def _gradient_name(entity: Entity) -> str:
     return f"∂L/∂{name}[0]" if kind == "state" else f"∂L/∂{name}"
 
 
-def _snapshot(arguments: Any) -> bytes:
+def snapshot(arguments: Any) -> bytes:
     if isinstance(arguments, dict):
-        return b"".join(_snapshot(v) for v in arguments.values())
+        return b"".join(snapshot(v) for v in arguments.values())
     if isinstance(arguments, tuple):
-        return b"".join(map(_snapshot, arguments))
+        return b"".join(map(snapshot, arguments))
     return np.asarray(arguments).tobytes()
 
 

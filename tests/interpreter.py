@@ -1,7 +1,7 @@
 """A derivation as a module: its equations run as they stand, without plan, templates or text.
 
-It has the face of a generated module, so that ``check`` can judge a derivation, and any deliberately
-broken one, long before a target prints it.
+It has the face of a generated module, so that ``check`` can judge a derivation, and any that is
+broken on purpose, before a target prints it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from sympy import Eq
 
 from lstmgen import Cell, derive
 from lstmgen.derivation import Derivation, carry, cotangent
+from lstmgen.evaluation import Walk, number
 from lstmgen.symbols import Matrix, Outer, Total, Vector
-from lstmgen.verification import _snapshot, _Walk, number
+from lstmgen.verification import snapshot
 
 
 class Interpreter:
@@ -85,16 +86,16 @@ class Interpreter:
         return grads, self._joined(x_gradients), initial
 
     def counts(self, parameter: str, t: int) -> bool:
-        """Whether step ``t`` counts for the gradient of ``parameter``: always, if nothing is broken."""
+        """Whether step ``t`` counts for a parameter's gradient: always, if nothing is broken."""
         return True
 
     # ------------------------------------------------------------------ inside
 
-    def _walk(self, params, memo) -> _Walk:
+    def _walk(self, params, memo) -> Walk:
         matrices = {
             p.name: params[p.name][None] for p in self.cell.parameters if isinstance(p, Matrix)
         }
-        return _Walk(matrices, memo, 0, None, {})
+        return Walk(matrices, memo, 0, None, {})
 
     def _step(self, params, x_t, state, masks, sizes):
         cell = self.cell
@@ -109,12 +110,12 @@ class Interpreter:
             self._assign(walk, e, sizes)
         return memo
 
-    def _assign(self, walk: _Walk, e: Eq, sizes: Mapping[str, int]) -> None:
+    def _assign(self, walk: Walk, e: Eq, sizes: Mapping[str, int]) -> None:
         value = walk(e.rhs)
         size = number(self.cell.size(e.lhs), sizes)
         walk.memo[e.lhs] = np.broadcast_to(value, (*value.shape[:-1], size)).astype(self.dtype)
 
-    def _total(self, walk: _Walk, e: Eq, sizes: Mapping[str, int]) -> np.ndarray:
+    def _total(self, walk: Walk, e: Eq, sizes: Mapping[str, int]) -> np.ndarray:
         """One step's share of a parameter's gradient."""
         parameter = e.lhs.args[0]
         shape = tuple(number(n, sizes) for n in self.cell.shape(parameter))
@@ -170,7 +171,7 @@ class Replayed:
         return self._once("step", args, kwargs)
 
     def _once(self, method: str, args, kwargs):
-        key = (method, _snapshot(args), _snapshot(kwargs))
+        key = (method, snapshot(args), snapshot(kwargs))
         if key not in self.known:
             self.known[key] = getattr(self.module, method)(*args, **kwargs)
         return self.known[key]

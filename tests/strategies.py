@@ -138,7 +138,7 @@ class _Builder:
     # ------------------------------------------------------------------ parameters
 
     def new_matrix(self, rows: str, columns: str, inner: bool = False) -> Matrix:
-        """A matrix; the rows of an ``inner`` one follow from nothing, so that it has to say them."""
+        """A matrix; the rows of an ``inner`` one follow from nothing: it has to say them."""
         name = self.fresh("W_")
         if self.flip(4):
             made = matrix(name, rows=rows, columns=columns)
@@ -202,9 +202,7 @@ class _Builder:
 
     def reused(self, size: str) -> Expr:
         fitting = [
-            (m, c)
-            for m, r, c in self.matrices
-            if r == size and any(s == c for _, s in self.pool)
+            (m, c) for m, r, c in self.matrices if r == size and any(s == c for _, s in self.pool)
         ]
         if not fitting:
             return self.product(size)
@@ -213,9 +211,7 @@ class _Builder:
 
     def transposed(self, size: str) -> Expr:
         fitting = [
-            (m, r)
-            for m, r, c in self.matrices
-            if c == size and any(s == r for _, s in self.pool)
+            (m, r) for m, r, c in self.matrices if c == size and any(s == r for _, s in self.pool)
         ]
         if not fitting:
             return self.product(size)
@@ -243,7 +239,9 @@ class _Builder:
     def reduced(self, size: str) -> Expr:
         read, width = self.any_vector()
         other = self.of_size(width)
-        inside = self.pick(read, read * other, read**2, read + other, Abs(read) if self.kinks else read)
+        inside = self.pick(
+            read, read * other, read**2, read + other, Abs(read) if self.kinks else read
+        )
         if width != "1" and self.flip(3):
             inside = inside * self.new_vector(width)
         kinds: list[Callable[[Expr], Expr]] = [mean, lambda e: sum_(e) / 4]
@@ -257,7 +255,9 @@ class _Builder:
         read = self.of_size(size)
         if read is None:
             return self.product(size)
-        return self.pick(cumsum(read), cumsum(softmax(read)), cumsum(read * self.new_vector(size))) / 3
+        return (
+            self.pick(cumsum(read), cumsum(softmax(read)), cumsum(read * self.new_vector(size))) / 3
+        )
 
     def normalised(self, size: str) -> Expr:
         inner = self.product(size) if size != "1" else self.product("H", inner=True)
@@ -352,7 +352,9 @@ class _Builder:
         self.pool.append((inputs("x"), "D"))
         if self.flip(4):
             self.pool.append((inputs("y", size="E"), "E"))
-        sizes = [self.pick("H", "P", "1") if k else "H" for k in range(self.draw(st.integers(1, 3)))]
+        sizes = [
+            self.pick("H", "P", "1") if k else "H" for k in range(self.draw(st.integers(1, 3)))
+        ]
         made = [(states(name, size=s), s) for name, s in zip("hcs", sizes, strict=False)]
         self.pool += made
         gates = self.draw(st.integers(0, 3))

@@ -48,6 +48,7 @@ from lstmgen.symbols import Matrix, Vector, equal
 from lstmgen.targets import latex, rendering
 from lstmgen.targets.printing import Order
 from lstmgen.targets.typesetting import STAR, Names, Typesetter, escape, filled, width
+from lstmgen.writing import is_untouched
 
 CELLS = lstmgen.cells.names()
 PLAIN = r"""\documentclass{article}
@@ -293,12 +294,18 @@ def test_boundary_conditions_are_stated():
 
 def test_document_inputs_the_fragment_or_holds_it():
     cell = lstmgen.cells.get("gru")
-    files = latex.files(cell)
+    files = lstmgen.generate(cell, "latex")
     assert set(files) == {"gru.tex", "gru_equations.tex"}
     assert r"\input{gru_equations}" in files["gru.tex"]
-    assert files["gru_equations.tex"] == latex.emit(cell)
-    assert files["gru_equations.tex"].strip() in latex.emit(cell, document=True)
     assert r"\title{Gated recurrent unit, reset after the product}" in files["gru.tex"]
+    assert files["gru_equations.tex"] == latex.emit(cell)
+    alone = latex.emit(cell, document=True)
+    assert files["gru_equations.tex"].partition("\n\n")[2].strip() in alone
+    assert r"\input" not in alone
+    for text in (*files.values(), alone):
+        assert is_untouched(text)
+        assert "no licence attaches" in text
+        assert "lstmgen codegen gru --target latex" in text
 
 
 # --------------------------------------------------------------------------- names, text, breaks

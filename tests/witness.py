@@ -187,9 +187,7 @@ def differentiate(
     initial = {s.name: leaf(state[s.name]) for s in cell.states}
     steps, rows = next(iter(xs.values())).shape[:2]
     sizes = _sizes(cell, learned, xs, initial)
-    fixed = {
-        p.name: learned[p.name][None] for p in cell.parameters if not isinstance(p, Matrix)
-    }
+    fixed = {p.name: learned[p.name][None] for p in cell.parameters if not isinstance(p, Matrix)}
 
     def number(value: float) -> torch.Tensor:
         return torch.full((1, 1), value, dtype=torch.float64)

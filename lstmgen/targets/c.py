@@ -28,6 +28,7 @@ from .c_expressions import (
     joined,
     mentions,
     monomials,
+    paragraph,
     plus,
     times,
     top_comment,
@@ -54,9 +55,7 @@ _MACRO = re.compile(
 )
 
 
-def files(
-    cell: Cell, *, dtype: str = "float64", source: str = "", **sizes: int
-) -> dict[str, str]:
+def files(cell: Cell, *, dtype: str = "float64", source: str = "", **sizes: int) -> dict[str, str]:
     """The header and the source of ``cell``: ``{"lstm.h": text, "lstm.c": text}``.
 
     ``sizes`` become compile-time constants; the sizes that callers pass have to agree with them.
@@ -73,6 +72,7 @@ def files(
     stem = f"{cell.name}_cell" if cell.name in _STANDARD_HEADERS else cell.name
     context = _Files(cell, dtype, sizes).context() | {"stem": stem, "about": top_comment(about)}
     templates = environment("c")
+    templates.filters["paragraph"] = paragraph
     return {
         f"{stem}.h": templates.get_template("header.h.j2").render(context),
         f"{stem}.c": templates.get_template("source.c.j2").render(context),
@@ -332,7 +332,10 @@ class _Files:
             "(size_t)" + " * ".join(known.get(f, str(f) if f.is_number else f"({f})") for f in m)
             for m in monomials(count)
         ]
-        lines = joined("+", f"#define {head} (", terms, ")")
+        one_line = f"#define {head} ({' + '.join(terms)})"
+        if len(one_line) <= WIDTH:
+            return [one_line]
+        lines = [f"#define {head}", *(f"    {line}" for line in joined("+", "(", terms, ")"))]
         return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
 
     # ------------------------------------------------------------------ checks
@@ -353,9 +356,7 @@ class _Files:
         named.setdefault(T * B * cell.size(cell.output), []).append("y")
         for p in cell.parameters:
             named.setdefault(sympy.Mul(*cell.shape(p)), []).append(p.name)
-        largest = [
-            n for n in named if not any(m != n and sympy.denom(m / n) == 1 for m in named)
-        ]
+        largest = [n for n in named if not any(m != n and sympy.denom(m / n) == 1 for m in named)]
         return [{"count": self.source.checked(n), "names": _few(named[n])} for n in largest]
 
     def _required(self) -> dict[str, Any]:

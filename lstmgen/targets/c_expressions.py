@@ -41,7 +41,12 @@ _FUNCTIONS = {*LIBM.values(), *HELPERS.values(), *POWERS.values(), "sqrt", "pow"
 
 # Words of a stage that nothing from the equations may hide.
 STAGE_WORDS = frozenset(
-    {*C_KEYWORDS, *_FUNCTIONS, *(f"{f}f" for f in _FUNCTIONS), *"rows row j p grads real size_t".split()}
+    {
+        *C_KEYWORDS,
+        *_FUNCTIONS,
+        *(f"{f}f" for f in _FUNCTIONS),
+        *"rows row j p grads real size_t".split(),
+    }
 )
 # Words of the functions that callers see, and of those that lay out memory.
 WORDS = STAGE_WORDS | frozenset(
@@ -93,6 +98,11 @@ def top_comment(lines: Sequence[str]) -> list[str]:
         indent = " " * (len(line) - len(line.lstrip()))
         folded += _folded(line, WIDTH - 4, indent, indent + "    ") or [""]
     return [f"/* {folded[0]}", *(f" * {line}".rstrip() for line in folded[1:])]
+
+
+def paragraph(text: str) -> str:
+    """``text`` as lines within a comment."""
+    return "\n".join(f" * {line}" for line in _folded(" ".join(text.split()), WIDTH - 3)) + "\n"
 
 
 def _folded(text: str, width: int, first: str = "", others: str = "") -> list[str]:

@@ -268,19 +268,27 @@ class Direction:
 
     def _start(self, outs: Sequence[Vector], biases: Sequence[Vector | None]) -> list[str]:
         """Give sums their first value; neighbours that start at zero need one call only."""
-        runs: list[tuple[Vector, Expr, Vector | None]] = []
+        runs: list[tuple[list[Vector], Vector | None]] = []
         for out, bias in zip(outs, biases, strict=True):
-            size = self.cell.size(out)
-            if runs and bias is None and runs[-1][2] is None:
-                runs[-1] = (runs[-1][0], runs[-1][1] + size, None)
+            zero = bias is None and runs and runs[-1][1] is None
+            if zero and self._adjacent(runs[-1][0][-1], out):
+                runs[-1][0].append(out)
             else:
-                runs.append((out, size, bias))
+                runs.append(([out], bias))
         lines = []
-        for out, size, bias in runs:
+        for blocks, bias in runs:
+            width = self.source.size(sum((self.cell.size(v) for v in blocks), ZERO))
             value = "NULL" if bias is None else f"p->{bias.name}"
-            items = [self.rows, self.source.size(size), value, self.pointer(out), self.stride(out)]
+            items = [self.rows, width, value, self.pointer(blocks[0]), self.stride(blocks[0])]
             lines += broken("fill(", items, ");")
         return lines
+
+    def _adjacent(self, v: Vector, after: Vector) -> bool:
+        """Whether a block begins where another ends."""
+        row = self.row_of.get(v)
+        if row is None or row is not self.row_of.get(after):
+            return False
+        return bool(row.blocks.index(after) == row.blocks.index(v) + 1)
 
     def _multiply(self, op: Multiply) -> list[str]:
         lines = comment(self._product_text(op))
@@ -288,6 +296,10 @@ class Direction:
             lines += self._start(op.outs, op.biases[: len(op.outs)])
         transposed = op.matrices[0].transposed
         if not (transposed or self.single):
+            neighbours = zip(op.outs, op.outs[1:], strict=False)
+            assert all(self._adjacent(v, w) for v, w in neighbours), (
+                "blocks of a stack lie together"
+            )
             width = sum((self.cell.size(v) for v in op.outs), ZERO)
             return lines + self._product(
                 "multiply_add", op.outs[0], op.operands[0], width, self._pack(op)

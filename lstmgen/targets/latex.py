@@ -9,7 +9,6 @@ but for a gate's letter are written once, with ⋆ in its place.
 from __future__ import annotations
 
 import re
-import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from ..symbols import (
     step,
     stop_gradient,
 )
+from ..writing import seal
 from .comments import header
 from .printing import (
     Helper,
@@ -64,7 +64,10 @@ def emit(cell: Cell, *, document: bool = False, source: str = "") -> str:
     r"""The equations as a fragment to \input, or as a document that stands alone."""
     page = _Page(cell, source)
     fragment = _rendered("fragment", page)
-    return _rendered("document", page, body=fragment.rstrip()) if document else fragment
+    if not document:
+        return seal(fragment)
+    _, _, body = fragment.partition("\n\n")  # without the fragment's own header
+    return seal(_rendered("document", page, body=body.rstrip()))
 
 
 def _rendered(template: str, page: _Page, **more: str) -> str:
@@ -602,8 +605,15 @@ def _ended(lines: Sequence[str]) -> list[str]:
 
 
 _SOURCE = 98  # characters in a line of LaTeX
-# Where such a line is broken: rather before an equation than a term, a term than a factor.
-_BREAKS = (r" (?=&?\\qquad)", r" (?=[-+] )", r" (?=\\odot|&)")
+# Where such a line is broken: rather before an equation than a term, a term than a factor, and
+# only then inside of parentheses, as the second says.
+_BREAKS = (
+    (r" (?=&?\\qquad)", False),
+    (r" (?=[-+] )", False),
+    (r" (?=\\odot)", False),
+    (r" (?=[-+] )", True),
+    (r" (?=[&\\])", True),
+)
 
 
 def _source_line(line: str) -> str:
@@ -613,12 +623,11 @@ def _source_line(line: str) -> str:
     return indent + f"\n{indent}      ".join(lines)
 
 
-def _broken(line: str, room: int, breaks: Sequence[str]) -> list[str]:
-    if len(line) <= room:
+def _broken(line: str, room: int, breaks: Sequence[tuple[str, bool]]) -> list[str]:
+    if len(line) <= room or not breaks:
         return [line]
-    if not breaks:  # then anywhere
-        return textwrap.wrap(line, room, break_long_words=False, break_on_hyphens=False)
-    first, *others = _split_outside(line, breaks[0])
+    at, anywhere = breaks[0]
+    first, *others = re.split(at, line) if anywhere else _split_outside(line, at)
     lines = [first]
     for part in others:
         if len(lines[-1]) + 1 + len(part) > room:

@@ -27,9 +27,9 @@ from ..operations import (
     Operation,
     Outers,
     Pass,
-    Plan,
     Sums,
 )
+from ..plans import Plan
 from ..schedule import plan as make_plan
 from ..symbols import Matrix, Vector, sigmoid
 from .comments import header, wrapped
