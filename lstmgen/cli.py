@@ -140,7 +140,7 @@ def cells() -> None:
 @_reports
 def show(cell: str) -> None:
     """Show a cell's equations, what its gates are called, and their ranges."""
-    from .targets.text import show as render
+    from .text import show as render
 
     click.echo(render(_find(cell)))
 

@@ -10,9 +10,9 @@ import sympy
 from sympy import Expr
 
 from .operations import Buffer, Fill, Fused, Multiply, Operation, Outers, Pass, Sums, area
+from .printing import Order
 from .symbols import Matrix, Reduction, Size, Vector
-from .targets.printing import Order
-from .targets.text import text
+from .text import text
 
 _WIDTHS = (56, 60)  # of what is done, and of the note beside it
 

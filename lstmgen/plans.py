@@ -26,8 +26,8 @@ from .operations import (
     area,
     count_arithmetic,
 )
+from .printing import Order
 from .symbols import Matrix, Vector
-from .targets.printing import Order
 
 
 @dataclass(frozen=True)

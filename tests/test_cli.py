@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import sympy
 from click.testing import CliRunner
 
 from lstmgen import __version__
@@ -215,3 +216,26 @@ def test_help_is_quick():
     ours = median([program, "--help"])
     click_alone = median([sys.executable, "-c", "import click"])
     assert ours < 3 * click_alone
+
+
+def test_hostile_titles_end_no_comment(tmp_path):
+    import lstmgen
+
+    x, h, W = lstmgen.inputs("x"), lstmgen.states("h"), lstmgen.weights("W")
+    title = '*/ int x; """\nimport os  # \\N{nothing} \\'
+    cell = lstmgen.Cell(
+        "mine",
+        [sympy.Eq(h.next, lstmgen.tanh(W.a @ x + W.b @ h))],
+        output=h,
+        title=title,
+        source=title,
+    )
+    files = lstmgen.generate(cell, "numpy", source=title) | lstmgen.generate(
+        cell, "c", source=title
+    )
+    compile(files["mine.py"], "mine.py", "exec")
+    assert "import os" not in files["mine.py"].splitlines()
+    for name in ("mine.c", "mine.h"):
+        first = files[name].split("*/", 1)[0]
+        assert "Checksum" in first, "the header's comment ends where we end it"
+    assert lstmgen.check(cell, "c").passed

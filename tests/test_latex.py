@@ -44,9 +44,9 @@ from lstmgen import (
     weights,
 )
 from lstmgen.cell import ELEMENTWISE
+from lstmgen.printing import Order
 from lstmgen.symbols import Matrix, Vector, equal
 from lstmgen.targets import latex, rendering
-from lstmgen.targets.printing import Order
 from lstmgen.targets.typesetting import STAR, Names, Typesetter, escape, filled, width
 from lstmgen.writing import is_untouched
 

@@ -38,9 +38,9 @@ from lstmgen import (
     weights,
 )
 from lstmgen.derivation import adjoint, carry, cotangent
+from lstmgen.printing import Order, exact, literal, number, one_line
 from lstmgen.symbols import Outer, Size, Total
-from lstmgen.targets.printing import Order, exact, literal, number, one_line
-from lstmgen.targets.text import show, text, value_range, wrap
+from lstmgen.text import show, text, value_range, wrap
 
 CELLS = lstmgen.cells.names()
 

@@ -16,6 +16,7 @@ from sympy import Expr, Integer
 from ..cell import Cell
 from ..errors import GenerateError
 from ..operations import STEP, ZERO, B, K, T
+from ..printing import one_line
 from ..symbols import Matrix, Size, Vector
 from .c_expressions import (
     HELPERS,
@@ -36,7 +37,6 @@ from .c_expressions import (
 )
 from .c_statements import Direction, Row, Source
 from .comments import header
-from .printing import one_line
 from .rendering import environment
 
 OPTIONS = frozenset({"dtype"})

@@ -17,9 +17,9 @@ from sympy.printing.printer import Printer
 from ..cell import C_KEYWORDS
 from ..errors import GenerateError
 from ..operations import B, K, T
+from ..printing import Order, binds, is_negative, literal
 from ..symbols import Size, Vector, equal, relu, sigmoid, softplus, step
 from .naming import Names
-from .printing import Order, binds, is_negative, literal
 
 WIDTH = 100
 

@@ -34,7 +34,9 @@ from ..operations import (
     Sums,
     T,
 )
+from ..printing import Order, is_negative
 from ..symbols import Reduction, Scan, Vector, max_, mean, sum_
+from ..text import text as mathematics
 from .c_expressions import (
     STAGE_WORDS,
     WIDTH,
@@ -51,8 +53,6 @@ from .c_expressions import (
     without_comments,
 )
 from .naming import Names, identifier
-from .printing import Order, is_negative
-from .text import text as mathematics
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,16 @@ from sympy import Eq, Expr, Function
 
 from ..cell import Cell
 from ..derivation import Derivation, derive
+from ..printing import (
+    Helper,
+    Order,
+    families,
+    fold_helpers,
+    one_line,
+    parameter_count,
+    placeholder,
+    tidy,
+)
 from ..symbols import (
     Gradient,
     Matrix,
@@ -33,16 +43,6 @@ from ..symbols import (
 )
 from ..writing import seal
 from .comments import header
-from .printing import (
-    Helper,
-    Order,
-    families,
-    fold_helpers,
-    one_line,
-    parameter_count,
-    placeholder,
-    tidy,
-)
 from .rendering import environment
 from .typesetting import LINE, STAR, Braced, Names, Typesetter, escape, filled, joined, width
 

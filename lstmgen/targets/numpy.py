@@ -30,13 +30,13 @@ from ..operations import (
     Sums,
 )
 from ..plans import Plan
+from ..printing import Order
 from ..schedule import plan as make_plan
 from ..symbols import Matrix, Vector, sigmoid
+from ..text import text
 from .comments import header, wrapped
 from .naming import Names, identifier
-from .printing import Order
 from .rendering import environment
-from .text import text
 from .ufuncs import HELPERS, Calls, count
 
 OPTIONS: frozenset[str] = frozenset()

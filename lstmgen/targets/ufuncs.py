@@ -11,6 +11,7 @@ from sympy.printing.str import StrPrinter
 from ..cell import Cell
 from ..errors import GenerateError
 from ..operations import vectors_in
+from ..printing import Order, is_negative, literal
 from ..symbols import (
     Reduction,
     Vector,
@@ -27,7 +28,6 @@ from ..symbols import (
     stop_gradient,
     sum_,
 )
-from .printing import Order, is_negative, literal
 
 HELPERS: dict[type, str] = {softplus: "_softplus", sympy.erf: "_erf"}  # functions of the template
 _UNARY: dict[type, str] = {

@@ -13,8 +13,8 @@ import sympy
 from sympy import Add, Eq, Expr, Function, Mul, Pow, Symbol
 from sympy.printing.precedence import PRECEDENCE, precedence
 
-from ..cell import Cell
-from ..symbols import (
+from .cell import Cell
+from .symbols import (
     STATIC,
     Matrix,
     Outer,

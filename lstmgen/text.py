@@ -13,8 +13,22 @@ from sympy import Eq, Expr
 from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.printer import Printer
 
-from ..cell import Cell
-from ..symbols import (
+from .cell import Cell
+from .printing import (
+    ADJOINT,
+    Helper,
+    Order,
+    binds,
+    families,
+    fold_helpers,
+    is_negative,
+    number,
+    one_line,
+    parameter_count,
+    tidy,
+    unnamed,
+)
+from .symbols import (
     STATIC,
     Gradient,
     Matrix,
@@ -31,20 +45,6 @@ from ..symbols import (
     step,
     stop_gradient,
     sum_,
-)
-from .printing import (
-    ADJOINT,
-    Helper,
-    Order,
-    binds,
-    families,
-    fold_helpers,
-    is_negative,
-    number,
-    one_line,
-    parameter_count,
-    tidy,
-    unnamed,
 )
 
 Style = Literal["show", "code"]
