@@ -36,3 +36,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``did you mean "gru"?`` or the empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f'did you mean "{close[0]}"?' if close else ""
+
+
+def missing_extra(library: str) -> ToolchainError:
+    """The error for an optional library of the C target that is not installed."""
+    return ToolchainError(
+        f"compiling C needs {library}, which is not installed\n  hint: pip install 'lstmgen[c]'"
+    )

@@ -1,8 +1,10 @@
-"""Finding a cell: by its name among the reference cells, or in a Python file that defines it."""
+"""From names, files and text to Python objects: cells, and generated modules."""
 
 from __future__ import annotations
 
+import builtins
 import importlib.util
+import linecache
 import sys
 import traceback
 from pathlib import Path
@@ -72,3 +74,11 @@ def _last_line(error: BaseException, path: Path) -> str:
     line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else None
     at = line or (lines[-1] if lines else None)
     return (f"line {at}: " if at else "") + f"{type(error).__name__}: {error}"
+
+
+def load_python(text: str, name: str, filename: str) -> ModuleType:
+    """A module made of ``text``, which we generated; tracebacks show its lines."""
+    module = ModuleType(name)
+    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+    exec(builtins.compile(text, filename, "exec"), module.__dict__)
+    return module

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cell import Cell
-from .errors import LstmgenError
+from .errors import LstmgenError, missing_extra
+from .loading import load_python
 from .targets.numpy import face
-from .toolchain import load_python, missing_extra
 
 Array = NDArray[Any]
 _C_ORDER_AND_ALIGNED = 0x101  # the bits of ndarray.flags.num

@@ -8,9 +8,7 @@ short is built again. ``CC`` names the compiler, and ``CFLAGS`` has flags for it
 
 from __future__ import annotations
 
-import builtins
 import hashlib
-import linecache
 import os
 import platform
 import shlex
@@ -21,11 +19,11 @@ import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from .cell import Cell
-from .errors import GenerateError, ToolchainError
+from .errors import GenerateError, ToolchainError, missing_extra
+from .loading import load_python
 from .targets import generate
 
 # No -march: a cached library has to run on every machine that shares the cache.
@@ -77,14 +75,6 @@ def _compile_c(cell: Cell, dtype: str = "float64", source: str = "", **sizes: in
             "  hint: does CC compile for this machine, and may programs run from the cache "
             f"{cache_folder()}? LSTMGEN_CACHE names another"
         ) from error
-
-
-def load_python(text: str, name: str, filename: str) -> ModuleType:
-    """A module made of ``text``, which we generated; tracebacks show its lines."""
-    module = ModuleType(name)
-    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
-    exec(builtins.compile(text, filename, "exec"), module.__dict__)
-    return module
 
 
 # --------------------------------------------------------------------------- building
@@ -225,10 +215,3 @@ def cache_folder() -> Path:
     except ImportError as error:
         raise missing_extra("platformdirs") from error
     return Path(user_cache_path("lstmgen"))
-
-
-def missing_extra(library: str) -> ToolchainError:
-    """The error for an optional library of the C target that is not installed."""
-    return ToolchainError(
-        f"compiling C needs {library}, which is not installed\n  hint: pip install 'lstmgen[c]'"
-    )

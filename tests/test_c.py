@@ -105,7 +105,8 @@ FUNCTIONS: list[Any] = [
 ]  # fmt: skip
 
 NAMES = """r j p row rows grads exp y0 T_ work x_stride tape kept tile scratch real o n k t t0 steps
-    size_t memory sigmoid cH dh h_prev times main in_tape final used total fill LSTM_OK expf""".split()
+    size_t memory sigmoid cH dh h_prev times main in_tape final used total fill LSTM_OK
+    expf""".split()
 SIZE_NAMES = "r j p row rows exp y0 work n k t steps memory tile take a w out count real".split()
 CELL_NAMES = "main_ math exp string forward tape step_ LSTM check x".split()
 
@@ -295,7 +296,8 @@ def test_the_example_in_the_header_is_a_program(tmp_path):
         for name, content in {**files, "example.c": text}.items():
             (tmp_path / name).write_text(content, encoding="utf-8")
         run(tmp_path, "gcc", "-std=c99", "-Wall", "-Wextra", "-Werror", "-fsanitize=address",
-            "-Wno-unused-variable", "example.c", f"{cell.name}.c", "-o", "example", "-lm")  # fmt: skip
+            "-Wno-unused-variable", "example.c", f"{cell.name}.c", "-o", "example",
+            "-lm")  # fmt: skip
         run(tmp_path, "./example")
 
 
@@ -446,7 +448,7 @@ class Call:
     """The arguments of the functions of a cell, all of them right; then some are made wrong."""
 
     def __init__(self, library: Any) -> None:
-        self.ffi, self.lib, self.cell, fixed = library
+        self.ffi, self.lib, self.cell, _ = library
         ffi, name = self.ffi, self.cell.name
         self.sizes = {"T": 5, "B": 2, **{str(n): k + 3 for k, n in enumerate(self.cell.sizes)}}
         self.n = ffi.new(f"{name}_sizes *", self.sizes)
