@@ -216,7 +216,8 @@ def _check_equations(equations: tuple[Eq, ...]) -> None:
             raise CellError(
                 f"SymPy found it to be always {equation}",
                 where=f"equation {number}",
-                hint="both sides are alike, or can never be equal; write Eq(new, old-values)",
+                hint="both sides are alike, or can never be equal, as with the logarithm of a "
+                "negative number; Eq(left, right, evaluate=False) keeps SymPy from deciding",
             )
         if not isinstance(equation, Eq):
             raise CellError(

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import sympy
 from sympy import Expr, Function, Symbol
 from sympy.functions.elementary.hyperbolic import tanh
+from sympy.printing.precedence import PRECEDENCE
 
 __all__ = [
     "Family",
@@ -341,6 +342,7 @@ class Product(Function):
     """``W @ x``: the only thing that leads from one size to another."""
 
     nargs = 2
+    precedence = PRECEDENCE["Mul"] - 1  # so that SymPy writes tanh(h)*(W @ x)
     is_real = True
 
     @property

@@ -717,9 +717,15 @@ class Examination:
         batch = dy.shape[1]
         shapes = {s.name: (batch, number(self.cell.size(s), self.sizes)) for s in self.cell.states}
         zeros = {n: np.zeros(shape, self.dtype) for n, shape in shapes.items()}
+        shaped = (*self.cell.parameters, *self.cell.inputs)
+        known = {n for symbol in shaped for n in self.cell.shape(symbol)}
+        # A size that only states have has to be told by them.
+        tells = all(
+            n.is_Integer or n in known for s in self.cell.states for n in self.cell.shape(s)
+        )
         results = []
         with np.errstate(all="ignore"):
-            for state, dstate in ((None, None), (zeros, zeros)):
+            for state, dstate in ((None if tells else zeros, None), (zeros, zeros)):
                 y, final, tape = module.forward(params, x, state, **extra)
                 found = self._gradients(*module.backward(params, tape, dy, dstate))
                 results.append(

@@ -31,7 +31,7 @@ class Interpreter:
     def forward(self, params, x, state=None, masks=None):
         x = self._by_name(x)
         steps, batch = next(iter(x.values())).shape[:2]
-        sizes = self._sizes(params, x)
+        sizes = self._sizes(params, x, state)
         state = state or {
             s.name: np.zeros((batch, number(self.cell.size(s), sizes)), self.dtype)
             for s in self.cell.states
@@ -48,7 +48,7 @@ class Interpreter:
 
     def step(self, params, x_t, state, masks=None):
         x_t = self._by_name(x_t)
-        memo = self._step(params, x_t, state, masks or {}, self._sizes(params, x_t))
+        memo = self._step(params, x_t, state, masks or {}, self._sizes(params, x_t, state))
         batch = len(next(iter(x_t.values())))
         new = {s.name: self._rows(memo[s.at(0)], batch) for s in self.cell.states}
         output = self.cell.output
@@ -130,9 +130,10 @@ class Interpreter:
         value = walk(e.rhs)
         return np.broadcast_to(value.reshape(value.shape[-len(shape) :]), shape)
 
-    def _sizes(self, params, x) -> dict[str, int]:
+    def _sizes(self, params, x, state) -> dict[str, int]:
         sizes: dict[str, int] = {}
         arrays = [(p, params[p.name].shape) for p in self.cell.parameters]
+        arrays += [(s, state[s.name].shape[-1:]) for s in self.cell.states if state]
         arrays += [(v, x[v.name].shape[-1:]) for v in self.cell.inputs]
         for symbol, shape in arrays:
             for size, n in zip(self.cell.shape(symbol), shape, strict=True):

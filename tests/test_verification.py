@@ -26,6 +26,7 @@ from lstmgen import (
     inputs,
     matrix,
     max_,
+    mean,
     relu,
     sigmoid,
     softplus,
@@ -459,6 +460,12 @@ def test_defaults_are_zeros() -> None:
     report = check(LSTM.cell, module=LSTM.module(kind=Wrong), T=3, B=2, sizes={"H": 11})
     assert not report.passed
     assert "differs between state=None" in str(report)
+
+
+def test_sizes_that_only_a_state_has() -> None:
+    x, h = inputs("x"), states("h")
+    cell = Cell("untold", [Eq(h.next, h / 2 + mean(x))], output=h)
+    assert check(cell, module=interpret(cell)).passed
 
 
 def test_step_is_checked() -> None:

@@ -269,10 +269,10 @@ class _Files:
         structs = {
             "n": ("sizes", [".T = 100", ".B = 1", *(f".{k} = {v}" for k, v in sizes.items())]),
             "p": ("params", _members([*learned, *(c.name for c in cell.constants)])),
-            "x": ("inputs", _members(inputs) if self.several else []),
+            "xs": ("inputs", _members(inputs) if self.several else []),
             "m": ("masks", _members(masks)),
             "g": ("grads", _members([f"d{p}" for p in learned], learned)),
-            "dx": ("input_grads", _members([f"d{v}" for v in inputs], inputs)
+            "dxs": ("input_grads", _members([f"d{v}" for v in inputs], inputs)
                    if self.several else []),
             "state": ("state", _members(states)),
             "next": ("new_state", _members(states)),
@@ -282,18 +282,18 @@ class _Files:
             for variable, (kind, items) in structs.items()
         }
         known = {name: f"&{name}" if lines else "NULL" for name, lines in line.items()}
-        known |= {} if self.several else {"x": "x", "dx": "dx"}
-        given = [known["n"], known["p"], known["x"], *([known["m"]] if masks else [])]
+        known |= {} if self.several else {"xs": "x", "dxs": "dx"}
+        given = [known["n"], known["p"], known["xs"], *([known["m"]] if masks else [])]
         y = "NULL" if cell.output.category == "state" else "y"
         calls = {
             "forward": [*given, "NULL", "y", "NULL", "tape", "work"],
-            "backward": [*given, "tape", "dy", "NULL", known["g"], known["dx"], "NULL", "more"],
+            "backward": [*given, "tape", "dy", "NULL", known["g"], known["dxs"], "NULL", "more"],
             "step": [*given, known["state"], y, known["next"], "work"],
         }
         return {
-            "before": line["n"] + line["p"] + line["x"] + line["m"],
+            "before": line["n"] + line["p"] + line["xs"] + line["m"],
             "forward": broken(f"{n}_status status = {n}_forward(", calls["forward"], ");"),
-            "grads": line["g"] + line["dx"],
+            "grads": line["g"] + line["dxs"],
             "backward": broken(f"status = {n}_backward(", calls["backward"], ");"),
             "states": line["state"] + line["next"],
             "step": broken(f"{n}_step(", calls["step"], ");"),
