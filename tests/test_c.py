@@ -599,7 +599,7 @@ def exact(cell: Cell) -> Callable[[dict[str, int]], dict[str, int]]:
     macros = re.findall(r"#define \w+?_(TAPE|\w+_WORK)_SIZE\([^)]*\) (.*)", header)
     needs = {}
     for what, body in macros:
-        text = re.sub(r"\w+_TILE\(T, B\)", "K", body.replace("(size_t)", ""))
+        text = re.sub(r"\w+_TILE\(T, B\)", "K", body.replace("(size_t)", "").strip())
         needs[re.sub(r"^(INPUTS|LAYERNORM)_", "", what).lower()] = compile(text, what, "eval")
     rows = [("T", "B", cell.size(v)) for v in (*cell.inputs, *cell.masks, cell.output)]
     shapes = [*rows, *(cell.shape(p) for p in cell.parameters)]

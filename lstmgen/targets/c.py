@@ -270,7 +270,7 @@ class _Files:
             "n": ("sizes", [".T = 100", ".B = 1", *(f".{k} = {v}" for k, v in sizes.items())]),
             "p": ("params", _members([*learned, *(c.name for c in cell.constants)])),
             "xs": ("inputs", _members(inputs) if self.several else []),
-            "m": ("masks", _members(masks)),
+            "ms": ("masks", _members(masks)),
             "g": ("grads", _members([f"d{p}" for p in learned], learned)),
             "dxs": ("input_grads", _members([f"d{v}" for v in inputs], inputs)
                    if self.several else []),
@@ -283,7 +283,7 @@ class _Files:
         }
         known = {name: f"&{name}" if lines else "NULL" for name, lines in line.items()}
         known |= {} if self.several else {"xs": "x", "dxs": "dx"}
-        given = [known["n"], known["p"], known["xs"], *([known["m"]] if masks else [])]
+        given = [known["n"], known["p"], known["xs"], *([known["ms"]] if masks else [])]
         y = "NULL" if cell.output.category == "state" else "y"
         calls = {
             "forward": [*given, "NULL", "y", "NULL", "tape", "work"],
@@ -291,7 +291,7 @@ class _Files:
             "step": [*given, known["state"], y, known["next"], "work"],
         }
         return {
-            "before": line["n"] + line["p"] + line["xs"] + line["m"],
+            "before": line["n"] + line["p"] + line["xs"] + line["ms"],
             "forward": broken(f"{n}_status status = {n}_forward(", calls["forward"], ");"),
             "grads": line["g"] + line["dxs"],
             "backward": broken(f"status = {n}_backward(", calls["backward"], ");"),

@@ -362,5 +362,5 @@ def _shortest_float(x: float, e: Expr) -> str:
 
 
 def _rounded(x: float) -> float:
-    value: float = struct.unpack("f", struct.pack("f", x))[0]
+    value: float = struct.unpack("<f", struct.pack("<f", x))[0]  # "f" alone would give inf
     return value

@@ -251,6 +251,7 @@ class Calls:
         self.lines.append(f"{out}[...] = {text}")
 
     def _condition(self, c: Expr) -> str:
+        c = sympy.to_nnf(c)  # Xor, Implies and the like as And, Or and Not
         if isinstance(c, (sympy.And, sympy.Or)):
             joint = " & " if isinstance(c, sympy.And) else " | "
             return joint.join(sorted(f"({self._condition(a)})" for a in c.args))
