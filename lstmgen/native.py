@@ -243,7 +243,8 @@ class NativeModule:
         lead: tuple[str, ...],
     ) -> tuple[Sequence[Array], Sequence[Array], Sequence[Array] | None, _Room]:  # fmt: skip
         """x, masks and states as arrays that C can read, and the room for their sizes."""
-        if self._is_plain(x) and (room := bound.rooms.get(x.shape)):
+        plain = self._is_plain(x) and x.ndim == len(lead) + 1
+        if plain and (room := bound.rooms.get(x.shape)):
             if state is None:
                 return (x,), (), None, room
             found = self._plain_states(state, room)
