@@ -13,11 +13,16 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import textwrap
 from collections import Counter, defaultdict, deque
 from pathlib import Path
 from typing import Any
+
+# One thread, unless you say otherwise: the products of one step are too small to share, and where
+# another program keeps a core busy, NumPy's threads wait for each other at every step.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import figures
 import numpy as np
@@ -205,20 +210,20 @@ def bits_per_character(module: Any, params: Arrays, ids: np.ndarray) -> float:
     return total / (text.size - STREAMS) / math.log(2)
 
 
-def sample(
-    module: Any, params: Arrays, vocabulary: Vocabulary, length: int, temperature: float, seed: int
-) -> str:
+def sample(module: Any, params: Arrays, vocabulary: Vocabulary, args: argparse.Namespace) -> str:
     """Text from the network itself: each character is drawn from what it says, and fed back."""
-    rng = np.random.default_rng(seed)
-    state, text = None, "\n"
-    while len(text) <= length:
-        x = params["embedding"][vocabulary.encode(text[-1])]  # (1, EMBEDDING): a batch of one
+    rng = np.random.default_rng(args.seed)
+    state, text = None, args.prompt
+    for k in range(len(args.prompt) + args.length - 1):
+        x = params["embedding"][vocabulary.encode(text[k])]  # (1, EMBEDDING): a batch of one
         state = module.step(params, x, state)
+        if k < len(args.prompt) - 1:
+            continue  # it is still reading
         log_p = predict(params, state[module.OUTPUT])[0].astype(float)
         log_p[0] = -np.inf  # do not write what cannot be shown
-        p = np.exp(log_softmax(log_p / temperature))
+        p = np.exp(log_softmax(log_p / args.temperature))
         text += vocabulary.characters[rng.choice(len(p), p=p / p.sum())]
-    return text[1:]
+    return text
 
 
 # ---------------------------------------------------------------------- what it is compared with
@@ -286,19 +291,19 @@ def plot(
         len(heights), 1, figsize=(12, sum(heights) + 1), height_ratios=heights, layout="constrained"
     )
     top, second, *below = axes
-    read, training, held = zip(*history, strict=True)
-    top.plot(read, training, color="tab:red", lw=1, ls=":", label="training")
-    top.plot(read, held, color="tab:red", lw=1.8, label="held out")
+    read, training, held = np.transpose(history)
+    top.plot(read / 1e6, training, color="tab:red", lw=1, ls=":", label="training")
+    top.plot(read / 1e6, held, color="tab:red", lw=1.8, marker=".", label="held out")
     for order, value in ngrams.items():
         top.axhline(value, color="tab:blue", lw=1, ls="--")
-        top.annotate(
-            f"{order}-gram", (1, value), xycoords=("axes fraction", "data"), xytext=(4, 0),
-            textcoords="offset points", va="center", color="tab:blue",
-        )  # fmt: skip
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+        style = {"ha": "right", "va": "center", "color": "tab:blue", "bbox": box}
+        top.text(read[-1] / 1e6, value, f"{order}-gram", **style)
     top.set_title(f"{cell.name}: bits per character", loc="left")
-    top.set_xlabel("characters read")
-    top.set_xlim(0, read[-1])
-    top.legend(frameon=False, loc="upper right")
+    top.set_xlabel("million characters read")
+    top.set_xlim(0, read[-1] / 1e6)
+    top.set_ylim(min(held.min(), training.min()) - 0.3, 5.5)
+    top.legend(frameon=False, loc="upper center", ncols=2)
 
     second.bar(np.arange(len(text)), surprise, color="0.5", width=0.8)
     second.set_title("surprise at each character of a held-out passage, in bits", loc="left")
@@ -331,6 +336,7 @@ def main() -> int:
     parser.add_argument(
         "--length", type=int, default=400, help="characters to write in the end (default: 400)"
     )
+    parser.add_argument("--prompt", default="The ", help="what it goes on from (default: 'The ')")
     parser.add_argument(
         "--temperature",
         type=float,
@@ -338,6 +344,8 @@ def main() -> int:
         help="of what is written: low is safe, 1 is as learnt (default: 0.7)",
     )
     args = parser.parse_args()
+    if not args.prompt or args.temperature <= 0:
+        parser.error("--prompt is at least one character, and --temperature above 0")
 
     training, held_out, what = load_text(args.text)
     vocabulary = Vocabulary(training)
@@ -353,7 +361,7 @@ def main() -> int:
     ngrams = ngram_bits(vocabulary.fold(training), vocabulary.fold(held_out), len(vocabulary))
     beaten = judge(f"{cell.name}, {args.hidden} units", history[-1][2], ngrams)
     if args.length > 0:
-        text = sample(module, params, vocabulary, args.length, args.temperature, args.seed)
+        text = sample(module, params, vocabulary, args)
         print(
             f"\nWhat it writes, a step at a time:\n{textwrap.indent(text, '  | ', lambda _: True)}"
         )

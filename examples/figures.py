@@ -12,9 +12,7 @@ import lstmgen
 class Panel(NamedTuple):
     title: str
     values: np.ndarray  # (time, units)
-    low: float
-    high: float
-    colours: str
+    gate: bool  # in 0…1, or else around 0
 
 
 def pyplot() -> Any:
@@ -36,17 +34,13 @@ def panels(cell: lstmgen.Cell, tape: dict[str, np.ndarray], when: slice) -> list
     found = []
     states = [state.name for state in cell.states]
     for name in dict.fromkeys(equation.lhs.name for equation in cell.equations):
-        if name not in tape:
-            continue
         if name in states:
-            values = tape[name][1:][when, 0]  # the tape has the initial state first
-            bound = float(np.abs(values).max())
-            role = cell.roles.get(name, "state")
-            found.append(Panel(f"{role} {name}", values, -bound, bound, "RdBu_r"))
-        elif tape[name].min() >= 0 and tape[name].max() <= 1:  # it opens and shuts: a gate
-            role = cell.roles.get(name, "gate")
-            title = f"{role} {name}: 0 shut, 1 open"
-            found.append(Panel(title, tape[name][when, 0], 0.0, 1.0, "viridis"))
+            title = f"{cell.roles.get(name, 'state')} {name}"
+            # the tape has the initial state first
+            found.append(Panel(title, tape[name][1:][when, 0], gate=False))
+        elif name in tape and tape[name].min() >= 0 and tape[name].max() <= 1:
+            title = f"{cell.roles.get(name, 'gate')} {name}: 0 shut, 1 open"
+            found.append(Panel(title, tape[name][when, 0], gate=True))
     return found
 
 
@@ -54,19 +48,22 @@ def draw(
     figure: Any, axis: Any, panel: Panel, order: np.ndarray, extent: tuple[float, float]
 ) -> None:
     """One panel: a row for each unit of ``order``, and time to the right."""
+    values = panel.values[:, order]
+    bound = float(np.percentile(np.abs(values), 97)) or 1.0  # a few extremes would pale the rest
     image = axis.imshow(
-        panel.values[:, order].T,
+        values.T,
         aspect="auto",
         interpolation="nearest",
-        cmap=panel.colours,
-        vmin=panel.low,
-        vmax=panel.high,
+        cmap="viridis" if panel.gate else "RdBu_r",
+        vmin=0 if panel.gate else -bound,
+        vmax=1 if panel.gate else bound,
         extent=(*extent, 0, len(order)),
     )
     axis.set_title(panel.title, loc="left")
     axis.set_ylabel(f"{len(order)} units")
     axis.set_yticks([])
-    figure.colorbar(image, ax=axis, pad=0.01, aspect=8)
+    extend = "neither" if panel.gate else "both"
+    figure.colorbar(image, ax=axis, pad=0.01, aspect=8, extend=extend)
 
 
 def by_covariance(shown: list[Panel], panel: Panel, signal: np.ndarray) -> np.ndarray:

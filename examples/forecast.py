@@ -12,9 +12,14 @@ The exit status is 0 if the forecast beats every naive baseline, 1 if it does no
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
+
+# One thread, unless you say otherwise: the products of one step are too small to share, and where
+# another program keeps a core busy, NumPy's threads wait for each other at every step.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import figures
 import numpy as np

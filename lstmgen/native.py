@@ -9,10 +9,10 @@ struct of parameters as long as the same arrays come in, and what follows from t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
-from operator import is_
+from operator import is_, itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,7 +119,11 @@ class NativeModule:
         self._room = lru_cache(maxsize=128)(self._make_room)
         self._frames: list[_Frame] = []
         self._last: _Bound | None = None
-        self._names = (*self.PARAMETERS, *self.CONSTANTS)
+        self._names = names = (*self.PARAMETERS, *self.CONSTANTS)
+        # itemgetter is the fastest way to look names up, and gives a tuple if there are several
+        self._pick: Callable[[Any], tuple[Any, ...]] = (
+            itemgetter(*names) if len(names) > 1 else lambda params: tuple(params[n] for n in names)
+        )
 
     def __repr__(self) -> str:
         return f"<lstmgen C module {self.CELL} ({self.dtype})>"
@@ -215,7 +219,7 @@ class NativeModule:
     def _bind(self, params: Mapping[str, Any]) -> _Bound:
         """The struct of pointers to ``params``, and the sizes that they tell."""
         try:
-            given = tuple([params[name] for name in self._names])
+            given = self._pick(params)
         except KeyError as error:
             needed = ", ".join(self._names)
             raise KeyError(f"params has no {error.args[0]!r}; {self.CELL} needs {needed}") from None

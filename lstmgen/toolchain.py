@@ -41,7 +41,8 @@ def compile(cell: Cell, target: str = "numpy", **options: Any) -> Any:
         "numpy" or "c".
     **options
         As for ``generate``; for C: ``dtype`` ("float64" or "float32"), and sizes that become
-        compile-time constants, ``D=24, H=32``.
+        compile-time constants, ``D=24, H=32``. The environment has a say, too: ``CC`` is the
+        compiler, ``CFLAGS`` goes to it, and ``LSTMGEN_CACHE`` is where libraries are kept.
 
     Returns
     -------

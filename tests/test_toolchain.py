@@ -27,9 +27,12 @@ from lstmgen import (
     cells,
     constants,
     inputs,
+    masks,
+    mean,
     states,
     tanh,
     toolchain,
+    vectors,
     weights,
 )
 
@@ -416,6 +419,7 @@ def test_step_is_forward(lstm, given):
 
 WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "x of another width": (lambda g: {"x": g["x"][..., :-1]}, ValueError, r"x has shape .*D=4"),
+    "x without time": (lambda g: {"x": g["x"][0]}, ValueError, r"x has shape \(3, 4\); expected"),
     "no steps": (lambda g: {"x": g["x"][:0]}, ValueError, "T is zero"),
     "no rows": (lambda g: {"x": g["x"][:, :0], "state": None}, ValueError, "B is zero"),
     "complex x": (lambda g: {"x": g["x"] + 0j}, TypeError, "complex"),
@@ -493,20 +497,61 @@ def test_constant_sizes(given):
         module.step(module.init(3, H), x[0, :, :3])
 
 
+def test_several_inputs_masks_and_an_output_that_is_no_state():
+    need("cc")
+    need("cffi")
+    m, o = masks("m"), vectors("o")
+    cell = Cell(
+        "rich",
+        [Eq(o, tanh(W.x @ x + W.u @ u + U.o @ h) * m), Eq(h.next, tanh(o + h / 2))],
+        output=o,
+    )
+    native, numpy = lstmgen.compile(cell, "c"), lstmgen.compile(cell, "numpy")
+    rng = np.random.default_rng(0)
+    params = native.init(2, H, D=D)
+    xs = {"x": rng.normal(size=(T, B, D)), "u": rng.normal(size=(T, B, 2))}
+    first = {k: v[0] for k, v in xs.items()}
+    dy = rng.normal(size=(T, B, H))
+    for mask in (rng.normal(size=(T, B, H)), np.ones((B, 1)), 0.5, [[[1.0]]] * T):
+        given = {"masks": {"m": mask}}
+        y, state, tape = native.forward(params, xs, **given)
+        expected, final, kept = numpy.forward(params, xs, **given)
+        np.testing.assert_allclose(y, expected, rtol=1e-12)
+        grads, dx, _ = native.backward(params, tape, dy)
+        grads_, dx_, _ = numpy.backward(params, kept, dy)
+        assert_same({**grads, **dx}, {**grads_, **dx_}, 1e-12)
+        assert_same(state, final, 1e-12)
+    out = native.step(params, first, masks={"m": np.ones((B, H))})
+    assert set(out) == {"h", "o"}
+    again = native.step(params, first, out, masks={"m": 1})  # its own answer is a state
+    assert again["o"].shape == (B, H)
+    for bad in (xs["x"], {"x": xs["x"]}):
+        with pytest.raises(KeyError, match="x is a dict of the inputs"):
+            native.forward(params, bad, masks={"m": 1})
+    with pytest.raises(KeyError, match="needs the mask 'm'"):
+        native.forward(params, xs)
+    with pytest.raises(ValueError, match=r"masks\['m'\] has shape"):
+        native.forward(params, xs, masks={"m": np.ones((T, B, H + 1))})
+    with pytest.raises(TypeError, match="complex"):
+        native.forward(params, xs, masks={"m": np.ones((T, B, H), complex)})
+
+
 def test_sizes_that_only_the_state_tells():
     need("cc")
     need("cffi")
-    module = (
-        lstmgen.compile(Cell("still", [Eq(c.next, c / 2 + x.subs({}))], output=c), "c")
-        if False
-        else (
-            lstmgen.compile(
-                Cell("still", [Eq(h.next, h / 2), Eq(c.next, tanh(W.c @ x + c))], output=c), "c"
-            )
-        )
-    )
-    params = module.init(D, H)
-    assert module.forward(params, np.ones((T, B, D)))[0].shape == (T, B, H)
+    loose = states("loose", size="P")
+    equations = [Eq(loose.next, loose / 2), Eq(h.next, tanh(W.h @ x + mean(loose.next)))]
+    module = lstmgen.compile(Cell("still", equations, output=h), "c")
+    params, x_ = module.init(D, H), np.ones((T, B, D))
+    for P in (2, 3, 2):
+        state = {"loose": np.ones((B, P)), "h": np.ones((B, H))}
+        _, final, tape = module.forward(params, x_, state)
+        np.testing.assert_allclose(final["loose"], 2.0**-T)
+        assert module.backward(params, tape, np.ones((T, B, H)))[2]["loose"].shape == (B, P)
+        assert module.step(params, x_[0], state)["loose"].shape == (B, P)
+        for call in (module.forward, module.step):
+            with pytest.raises(ValueError, match=r"the size P is not known.*give the state"):
+                call(params, x_ if call == module.forward else x_[0])
 
 
 def test_threads_at_once(lstm, given):

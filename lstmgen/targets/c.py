@@ -25,7 +25,6 @@ from .c_expressions import (
     WIDTH,
     broken,
     comment,
-    enclosed,
     joined,
     mentions,
     monomials,
@@ -199,7 +198,7 @@ class _Files:
             "name": s.name,
             "shape": _shape(B, size),
             "pointer": self.source.pointer_to(s),
-            "width": enclosed(self.source.size(size)),
+            "count": times("B", self.source.size(size)),
             "next": self._carry(s, "next"),
             "prev": self._carry(s, "prev"),
         }
@@ -327,10 +326,10 @@ class _Files:
 
     def _macro(self, head: str, count: Expr) -> list[str]:
         known = {K: f"{self.cell.name.upper()}_TILE(T, B)"}
-        known |= {n: str(self.fixed[n.name]) for n in self.cell.sizes if n.name in self.fixed}
+        fixed = {n: self.fixed[n.name] for n in self.cell.sizes if n.name in self.fixed}
         terms = [
             "(size_t)" + " * ".join(known.get(f, str(f) if f.is_number else f"({f})") for f in m)
-            for m in monomials(count)
+            for m in monomials(count.subs(fixed))
         ]
         one_line = f"#define {head} ({' + '.join(terms)})"
         if len(one_line) <= WIDTH:
