@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import sympy
 from sympy import Eq
@@ -170,3 +171,20 @@ def test_every_value_that_is_read_was_written_before(cell):
 def test_parameters_have_exact_shapes(cell):
     for p in cell.parameters:
         assert len(cell.shape(p)) == (2 if isinstance(p, Matrix) else 1)
+
+
+def test_the_value_of_heaviside_at_zero_is_the_one_given():
+    x, h, U = inputs("x"), states("h"), weights("U")
+    for value in (0, 1, sympy.Rational(1, 2)):
+        jump = sympy.Heaviside(U.h @ h, value)
+        module = lstmgen.compile(Cell("jump", [Eq(h.next, jump + U.x @ x)], output=h))
+        params = module.init(2, 3)
+        y, _, _ = module.forward(params, np.zeros((1, 1, 2), np.float32))
+        assert (y == float(value)).all()
+
+
+def test_a_size_named_like_a_variable_of_the_module_is_refused():
+    x, s, W = inputs("u"), states("s", size="x"), weights("W")
+    cell = Cell("named", [Eq(s.next, tanh(W.a @ x + W.b @ s))], output=s)
+    with pytest.raises(lstmgen.GenerateError, match="cannot name a size x"):
+        lstmgen.generate(cell, "numpy")

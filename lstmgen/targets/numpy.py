@@ -15,6 +15,7 @@ from sympy import Eq, Expr
 
 from ..cell import Cell
 from ..derivation import adjoint, carry
+from ..errors import GenerateError
 from ..operations import (
     AFTER,
     BEFORE,
@@ -50,7 +51,19 @@ _RESERVED = frozenset(
 
 
 def files(cell: Cell, *, source: str = "") -> dict[str, str]:
-    """The module for ``cell``: ``{"lstm.py": text}``."""
+    """The module for ``cell``: ``{"lstm.py": text}``.
+
+    Raises
+    ------
+    GenerateError
+        If a size has the name of one of the module's own variables.
+    """
+    for size in cell.sizes:
+        if size.name in _RESERVED:
+            raise GenerateError(
+                f"the NumPy target cannot name a size {size.name}\n"
+                "  hint: choose another letter, such as N"
+            )
     plan = make_plan(cell, eager=True)
     forward, backward = _Forward(plan).lines(), _Backward(plan).lines()
     body = "\n".join([*forward, *backward])

@@ -179,6 +179,8 @@ class Calls:
             self.lines.append(f"{out}[...] = {HELPERS[kind]}({inner})")
         elif kind in _WITH_NUMBER:
             function, number = _WITH_NUMBER[kind]
+            if len(e.args) > 1:  # Heaviside(a, 0): its value at 0
+                number = scalar(e.args[1])
             self._emit(function, inner, number, out=out)
         elif kind in _UNARY:
             self._emit(_UNARY[kind], inner, out=out)
