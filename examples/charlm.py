@@ -1,6 +1,6 @@
 """A character language model of Python's own documentation, with a generated recurrent cell.
 
-The text is ``pydoc_data.topics``, the language reference behind ``help("for")``, which every Python
+The text is pydoc_data.topics, the language reference behind help("for"), which every Python
 brings along. About a tenth of its topics are held out. The network reads the others character by
 character and says how likely each next character is; it is judged in bits per character on the
 held-out topics, beside n-gram models that are fitted on the same training text.
@@ -213,7 +213,8 @@ def bits_per_character(module: Any, params: Arrays, ids: np.ndarray) -> float:
 def sample(module: Any, params: Arrays, vocabulary: Vocabulary, args: argparse.Namespace) -> str:
     """Text from the network itself: each character is drawn from what it says, and fed back."""
     rng = np.random.default_rng(args.seed)
-    state, text = None, args.prompt
+    state = None
+    text: str = args.prompt
     for k in range(len(args.prompt) + args.length - 1):
         x = params["embedding"][vocabulary.encode(text[k])]  # (1, EMBEDDING): a batch of one
         state = module.step(params, x, state)
@@ -308,8 +309,8 @@ def plot(
     second.bar(np.arange(len(text)), surprise, color="0.5", width=0.8)
     second.set_title("surprise at each character of a held-out passage, in bits", loc="left")
     for axis, panel in zip(below, panels, strict=True):
-        order = figures.most_active(panels, panel, 12)
-        figures.draw(figure, axis, panel, order, (-0.5, len(text) - 0.5))
+        rows = figures.most_active(panels, panel, 12)
+        figures.draw(figure, axis, panel, rows, (-0.5, len(text) - 0.5))
     for axis in (second, *below):
         axis.set_xlim(-0.5, len(text) - 0.5)
         signs = [{" ": "", "\n": "↵"}.get(c, c) for c in text]
