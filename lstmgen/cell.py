@@ -15,7 +15,7 @@ from sympy.logic.boolalg import BooleanAtom
 from . import symbols as language
 from .errors import CellError, did_you_mean
 from .shapes import Shapes
-from .symbols import Matrix, Product, Reduction, Size, Vector, named, stop_gradient
+from .symbols import Matrix, Product, Reduction, Size, Vector, named
 
 # Elementwise functions that every target can print and that derivation can differentiate.
 ELEMENTWISE: tuple[type, ...] = (
@@ -194,11 +194,6 @@ class Cell:
     def is_analytic(self) -> bool:
         """Whether the complex step is a witness: no kinks, no jumps, no cut gradients."""
         return not any(e.rhs.has(*NOT_ANALYTIC) for e in self.equations)
-
-    @property
-    def cuts_gradients(self) -> bool:
-        """Whether ``stop_gradient`` occurs."""
-        return any(e.rhs.has(stop_gradient) for e in self.equations)
 
 
 # --------------------------------------------------------------------------- checks

@@ -20,7 +20,7 @@ from sympy import Eq, Expr, Integer
 
 from .cell import Cell
 from .errors import CellError
-from .normalform import Namer, normalise, products, remainder
+from .normalform import namer_for, normalise, products, remainder
 from .symbols import (
     Gradient,
     Matrix,
@@ -74,22 +74,12 @@ class Derivation:
 
         ``δc = δh ⊙ o ⊙ (1 - tanh² c) + δc[t+1] ⊙ f[t+1]``; ``Vector.at`` and ``shift`` tell time.
         """
-        only = self._only_carried
-        later = {s.at(0): shift(rhs.xreplace(only), 1) for s, rhs in self.carried.items()}
-        first = [Eq(delta, later[symbol], evaluate=False) for symbol, delta in only.items()]
-        return first + [
-            Eq(e.lhs, e.rhs.xreplace(only).xreplace(later), evaluate=False)
+        later = {symbol.at(0): shift(rhs, 1) for symbol, rhs in self.carried.items()}
+        return [
+            Eq(e.lhs, e.rhs.xreplace(later), evaluate=False)
             for e in self.adjoints
             if e.lhs.category != "carry" and not _is_input_adjoint(e.lhs, self.cell)
         ]
-
-    @cached_property
-    def _only_carried(self) -> dict[Vector, Vector]:
-        """Where all that reaches a state comes from t+1, and has no line: what a line calls it."""
-        own = {e.lhs for e in self.adjoints}
-        read = {v for e in (*self.adjoints, *self.totals) for v in e.rhs.atoms(Vector)}
-        new = [s.at(0) for s in self.cell.states]
-        return {carry(s): adjoint(s) for s in new if adjoint(s) not in own and carry(s) in read}
 
     @cached_property
     def gradients(self) -> list[Eq]:
@@ -101,10 +91,8 @@ class Derivation:
         inputs = [(v, self._adjoint_of(v)) for v in self.cell.inputs]
         initial = [(s, self.carried[carry(s, -1)]) for s in self.cell.states]
         return [
-            Eq(e.lhs, e.rhs.xreplace(self._only_carried), evaluate=False) for e in self.totals
-        ] + [
-            Eq(Gradient(v), rhs.xreplace(self._only_carried), evaluate=False)
-            for v, rhs in (*inputs, *initial)
+            *self.totals,
+            *(Eq(Gradient(v), rhs, evaluate=False) for v, rhs in (*inputs, *initial)),
         ]
 
     def _adjoint_of(self, v: Vector) -> Expr:
@@ -155,8 +143,7 @@ class _Sweep:
             for e in forward
             if not (e.rhs.is_Atom or e.rhs.has(Product, Reduction) or e.rhs.is_Add)
         }
-        taken = {s.name for e in forward for s in e.free_symbols}
-        self.namer = Namer({*taken, "T", "B", *(s.name for s in cell.sizes)})
+        self.namer = namer_for(cell, forward)
         self.linear: dict[Expr, dict[Vector, Expr]] = {}  # of what -> {δ: coefficient}
         self.plain: dict[Expr, list[Expr]] = {}  # of what -> products, carries, cotangents
         self.totals: dict[Expr, list[Expr]] = {}  # parameter -> what it sums over steps
@@ -187,7 +174,6 @@ class _Sweep:
 
     def _close(self, v: Vector, symbol: Vector) -> Vector | None:
         """All contributions to ``v`` are in: write its line. None if nothing flows into it."""
-        symbol = Vector(symbol.name, symbol.category, str(self.cell.size(v)), symbol.time)
         scalar: list[Expr] = []
         wide: dict[Expr, Expr] = {}  # by size: what a scalar was broadcast to has to be summed
         for delta, coefficient in self.linear.get(v, {}).items():
@@ -317,7 +303,7 @@ def _inline(
         for k, line in enumerate(lines):
             if line.lhs.category != "adjoint" or not _is_short(line.rhs):
                 continue
-            if str(cell.shapes.of(line.rhs)) != line.lhs.size:
+            if cell.shapes.of(line.rhs) != cell.size(line.lhs):
                 continue  # a broadcast: what is reduced or multiplied has to be as wide as it is
             users = [e for e in (*lines, *totals) if e is not line and e.rhs.has(line.lhs)]
             if any(v.category == "carry" for v in line.rhs.atoms(Vector)):
@@ -337,7 +323,7 @@ def _inline(
 def _live(adjoints: tuple[Eq, ...], totals: tuple[Eq, ...], cell: Cell) -> tuple[Eq, ...]:
     """The lines that some gradient needs; behind a mask or ``stop_gradient`` there may be none."""
     wanted = {v for e in totals for v in e.rhs.atoms(Vector)}
-    wanted |= {Vector(v.name, "adjoint", str(cell.size(v)), v.time) for v in cell.inputs}
+    wanted |= {adjoint(v) for v in cell.inputs}
     kept: list[Eq] = []
     for e in reversed(adjoints):
         if e.lhs in wanted or e.lhs.category == "carry":

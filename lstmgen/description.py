@@ -9,7 +9,7 @@ from itertools import zip_longest
 import sympy
 from sympy import Expr
 
-from .operations import Buffer, Fill, Fused, Multiply, Operation, Outers, Pass, Sums, area
+from .operations import ZERO, Buffer, Fill, Fused, Multiply, Operation, Outers, Pass, Sums, area
 from .printing import Order
 from .symbols import Matrix, Reduction, Size, Vector
 from .text import text
@@ -58,11 +58,11 @@ def _operation(op: Operation, order: Order, home: Mapping[Vector, Buffer]) -> tu
         matrices = _stack(op.matrices)
         operands = " ".join(text(o, order) for o in op.operands)
         bias = " + b" if any(op.biases) else ""
-        cost = sum((2 * area(order.cell, m) for m in op.matrices), sympy.S.Zero)
+        cost = _cost(op, order)
         stacked = f"stacked {_members(op.matrices)}, " if len(op.matrices) > 1 else ""
         return (
             f"{outs} {sign} {matrices} {operands}{bias}",
-            f"{stacked}{polynomial(cost)} flop a row",
+            f"{stacked}{cost} flop a row",
         )
     if isinstance(op, Fill):
         return " ".join(text(o, order) for o in op.outs) + " = bias", "products are added later"
@@ -70,13 +70,17 @@ def _operation(op: Operation, order: Order, home: Mapping[Vector, Buffer]) -> tu
         return _fused(op, order, home)
     if isinstance(op, Outers):
         gradients = " ".join(f"∂{p.name}" for p in op.parameters)
-        cost = sum((2 * area(order.cell, m) for m in op.parameters), sympy.S.Zero)
+        cost = _cost(op, order)
         return (
             f"{gradients} += δ {text(op.right, order)}ᵀ",
-            f"stacked, {polynomial(cost)} flop a row",
+            f"stacked, {cost} flop a row",
         )
     assert isinstance(op, Sums)
     return " ".join(f"∂{p.name}" for p in op.parameters), "sums over all rows"
+
+
+def _cost(op: Multiply | Outers, order: Order) -> str:
+    return polynomial(sum((2 * area(order.cell, m) for m in op.matrices), ZERO))
 
 
 def _fused(op: Fused, order: Order, home: Mapping[Vector, Buffer]) -> tuple[str, str]:

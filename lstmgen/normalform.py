@@ -13,7 +13,6 @@ textbook would: ``a_i`` is the pre-activation of ``i``, ``Uh_n`` is U_n h, ``rh`
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import reduce
 
 import sympy
 from sympy import Eq, Expr, Function, Symbol
@@ -38,6 +37,12 @@ class Namer:
         return unique
 
 
+def namer_for(cell: Cell, equations: Iterable[Eq]) -> Namer:
+    """A namer for what is added to ``equations``: it avoids their names, and those of sizes."""
+    taken = {s.name for e in equations for s in e.free_symbols}
+    return Namer({*taken, "T", "B", *(n.name for n in cell.sizes)})
+
+
 def normalise(cell: Cell) -> tuple[Eq, ...]:
     """The equations of ``cell`` in normal form, in an order in which they can be run."""
     return _Normaliser(cell).run()
@@ -49,8 +54,7 @@ class _Normaliser:
         self.out: list[Eq] = []
         self.known: dict[Expr, Vector] = {}
         self.root: dict[Vector, str] = {}  # what a part of a normalisation was made from
-        taken = {v.name for e in cell.equations for v in e.free_symbols}
-        self.namer = Namer({*taken, "T", "B", *(s.name for s in cell.sizes)})
+        self.namer = namer_for(cell, cell.equations)
         self.target = ""
 
     def run(self) -> tuple[Eq, ...]:
@@ -170,5 +174,4 @@ def products(e: Expr) -> list[Product]:
 
 def remainder(e: Expr) -> Expr:
     """What an affine right-hand side holds beside its products."""
-    rest = [t for t in sympy.Add.make_args(e) if not isinstance(t, Product)]
-    return reduce(lambda a, b: a + b, rest, sympy.S.Zero)
+    return sympy.Add(*(t for t in sympy.Add.make_args(e) if not isinstance(t, Product)))

@@ -99,6 +99,10 @@ class Outers:
     right: Vector
 
     @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        return self.parameters
+
+    @property
     def reads(self) -> tuple[Vector, ...]:
         return (*self.lefts, self.right)
 

@@ -107,15 +107,13 @@ class Plan:
 
     def _flops(self, op: Operation) -> Expr:
         """Per row."""
-        if isinstance(op, Multiply):
-            return sum((2 * area(self.cell, m) for m in op.matrices), ZERO)
+        if isinstance(op, (Multiply, Outers)):
+            return 2 * self._weights(op)
         if isinstance(op, Fused):
             return sum(
                 (loop.size * count_arithmetic(e.rhs) for loop in op.loops for e in loop.equations),
                 ZERO,
             )
-        if isinstance(op, Outers):
-            return sum((2 * area(self.cell, m) for m in op.parameters), ZERO)
         if isinstance(op, Sums):
             return sum((self.cell.shapes.of(t) * (count_arithmetic(t) + 1) for t in op.terms), ZERO)
         return ZERO
@@ -128,10 +126,8 @@ class Plan:
 
     def _weights(self, op: Operation) -> Expr:
         """Numbers of parameters read, or of gradients written, whatever the number of rows."""
-        if isinstance(op, Multiply):
+        if isinstance(op, (Multiply, Outers)):
             return sum((area(self.cell, m) for m in op.matrices), ZERO)
-        if isinstance(op, Outers):
-            return sum((area(self.cell, m) for m in op.parameters), ZERO)
         read = [v for v in op.reads if v.category == "parameter"]
         if isinstance(op, Sums):
             read += op.parameters

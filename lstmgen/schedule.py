@@ -23,7 +23,7 @@ from sympy import Eq, Expr
 from .cell import Cell
 from .derivation import Derivation, adjoint, carry, derive
 from .errors import LstmgenError
-from .normalform import Namer, products, remainder
+from .normalform import namer_for, products, remainder
 from .operations import (
     AFTER,
     BEFORE,
@@ -75,10 +75,7 @@ class _Planner:
     def __init__(self, derivation: Derivation, eager: bool, dtype: str) -> None:
         self.derivation, self.cell = derivation, derivation.cell
         self.eager, self.dtype = eager, dtype
-        taken = {
-            s.name for e in (*derivation.forward, *derivation.adjoints) for s in e.free_symbols
-        }
-        self.namer = Namer({*taken, "T", "B", *(s.name for s in self.cell.sizes)})
+        self.namer = namer_for(self.cell, (*derivation.forward, *derivation.adjoints))
 
     def run(self) -> Plan:
         d, cell = self.derivation, self.cell
@@ -98,16 +95,10 @@ class _Planner:
             if v.category in ("vector", "state") and v not in defined
         }
         kept = tape | {cell.output}  # a stacked sum is no place for what must stay
-        ahead = _Direction(
-            forward, cell, {s: s.at(0) for s in cell.states}, self.eager, kept, set()
-        )
-        wanted = {v for e in totals for v in e.rhs.atoms(Vector)}
+        ahead = _Direction(forward, cell, {s: s.at(0) for s in cell.states}, self.eager, kept)
         ends = {adjoint(v) for v in cell.inputs}
-        back = _Direction(
-            adjoints, cell,
-            {_sized(carry(s), cell): _sized(carry(s, -1), cell) for s in cell.states},
-            self.eager, ends, wanted,
-        )  # fmt: skip
+        carried = {carry(s): carry(s, -1) for s in cell.states}
+        back = _Direction(adjoints, cell, carried, self.eager, ends)
         gradients = _gradient_operations(totals)
         stacks = (
             ahead.stacks
@@ -127,10 +118,6 @@ class _Planner:
             self.derivation, forward_pass, backward_pass, buffers, self.eager, self.dtype,
             {**ahead.origin, **back.origin},
         )  # fmt: skip
-
-
-def _sized(v: Vector, cell: Cell) -> Vector:
-    return Vector(v.name, v.category, str(cell.size(v)), v.time)
 
 
 # --------------------------------------------------------------------------- one direction
@@ -157,12 +144,11 @@ class _Direction:
 
     def __init__(
         self, equations: Sequence[Eq], cell: Cell, carried: dict[Vector, Vector], eager: bool,
-        kept: set[Vector], wanted_after: set[Vector],
+        kept: set[Vector],
     ) -> None:  # fmt: skip
         self.cell, self.eager, self.carried = cell, eager, carried
         self.equations = tuple(equations)
         self.kept = kept | set(carried.values())
-        self.wanted_after = wanted_after
         self.defined = {e.lhs: e for e in self.equations}
         self.region = self._regions()
         self.origin: dict[Vector, Eq] = {}
@@ -241,11 +227,11 @@ class _Direction:
 
     def _stacked(self) -> set[Vector]:
         """What shares a stacked product with another sum."""
-        by_operand: dict[tuple[Vector, bool], set[Vector]] = {}
+        by_operand: dict[Vector, set[Vector]] = {}
         for e in self.equations:
             for p in products(e.rhs):
                 if not p.matrix.transposed:
-                    by_operand.setdefault((p.operand, True), set()).add(e.lhs)
+                    by_operand.setdefault(p.operand, set()).add(e.lhs)
         return {v for group in by_operand.values() if len(group) > 1 for v in group}
 
     def _depends(self, v: Vector) -> bool:
@@ -394,8 +380,6 @@ def _loops(equations: Sequence[Eq], cell: Cell) -> tuple[Loop, ...]:
         size = cell.shapes.of(e.rhs.args[0]) if isinstance(e.rhs, Reduction) else cell.size(e.lhs)
         backwards = isinstance(e.rhs, rcumsum)
         first = max((ready.get(v, 0) for v in e.rhs.atoms(Vector)), default=0)
-        if backwards and e.rhs.args[0] in ready:
-            first = max(first, ready[e.rhs.args[0]])
         for k in range(first, len(loops)):
             if loops[k][0] == size and loops[k][1] == backwards:
                 break

@@ -35,11 +35,7 @@ def layout(
     Blocks that are in the same sets stay together; of the orders of these groups, the one with
     the fewest gaps wins. Gates of the same activation are neighbours.
     """
-    gate = {
-        next(iter(e.rhs.args)).name: e.rhs.func.__name__
-        for e in forward
-        if isinstance(e.rhs, (sigmoid, sympy.tanh)) and e.rhs.args[0].is_Symbol
-    }
+    gate = {a.name: e.rhs.func.__name__ for e in forward if (a := pre_activation(e)) is not None}
     gate |= {e.lhs.name: e.rhs.func.__name__ for e in forward if isinstance(e.rhs, Function)}
 
     def key(v: Vector) -> tuple[str, int, str]:
@@ -62,9 +58,7 @@ def layout(
             signatures.setdefault(tuple(v in s for s in relevant), []).append(v)
         groups = list(signatures.values())
         if len(groups) <= 6:  # 720 orders at the most; more would be a strange cell
-            best = min(
-                permutations(groups), key=lambda p: _gaps([v for g in p for v in g], relevant)
-            )
+            best = min(permutations(groups), key=lambda p: _gaps(_flat(p), relevant))
         else:
             best = tuple(groups)
         orders.append(tuple(_flat(best)))
@@ -83,6 +77,12 @@ def _gaps(order: Sequence[Vector], sets: Sequence[frozenset[Vector]]) -> int:
     return gaps
 
 
+def pre_activation(e: Eq) -> Vector | None:
+    """The argument of a gate, σ or tanh of a vector that has a name; None for other equations."""
+    is_gate = isinstance(e.rhs, (sigmoid, sympy.tanh)) and isinstance(e.rhs.args[0], Vector)
+    return e.rhs.args[0] if is_gate else None
+
+
 def activation_sets(
     forward: Sequence[Eq], stacks: Sequence[Sequence[Vector]], tape: set[Vector]
 ) -> list[tuple[Vector, ...]]:
@@ -93,9 +93,8 @@ def activation_sets(
         gates = tuple(
             e.lhs
             for e in forward
-            if isinstance(e.rhs, (sigmoid, sympy.tanh))
-            and isinstance(e.rhs.args[0], Vector)
-            and e.rhs.args[0].name in names
+            if (a := pre_activation(e)) is not None
+            and a.name in names
             and e.lhs in tape
             and e.lhs.category == "vector"
         )
@@ -111,11 +110,10 @@ class Housing:
         self, cell: Cell, forward: Pass, backward: Pass, tape: set[Vector],
         layouts: Sequence[tuple[Vector, ...]],
     ) -> None:  # fmt: skip
-        self.cell, self.tape, self.layouts = cell, tape, layouts
+        self.cell, self.layouts = cell, layouts
         self.scope: dict[Vector, str] = {}
         self._visit(forward)
         self._visit(backward)
-        cell = self.cell
         for s in cell.states:
             self.scope[s.at(0)] = "state"
         for v in sorted(tape, key=str):

@@ -101,8 +101,6 @@ KINKED: list[Callable[[Any], Expr]] = [
     lambda a: sympy.Mod(a, 1),
 ]
 
-ORDER = {"D": 0, "H": 1}
-
 
 class _Builder:
     """Puts one cell together. ``pool`` holds the bounded vectors that may be read so far."""

@@ -5,10 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import sympy
+from conftest import need
 from sympy import Eq
 
 import lstmgen
-from lstmgen import Cell, biases, inputs, relu, sigmoid, states, tanh, vectors, weights
+from lstmgen import (
+    Cell,
+    biases,
+    inputs,
+    matrix,
+    relu,
+    sigmoid,
+    states,
+    tanh,
+    vectors,
+    weights,
+)
 from lstmgen.operations import Fused, Multiply, Outers, area
 from lstmgen.symbols import Matrix, Size
 
@@ -188,3 +200,14 @@ def test_a_size_named_like_a_variable_of_the_module_is_refused():
     cell = Cell("named", [Eq(s.next, tanh(W.a @ x + W.b @ s))], output=s)
     with pytest.raises(lstmgen.GenerateError, match="cannot name a size x"):
         lstmgen.generate(cell, "numpy")
+
+
+@pytest.mark.parametrize("target", ["numpy", "c"])
+def test_sizes_left_open_are_inferred_all_the_way(target):
+    if target == "c":
+        need("cffi")
+        need("cc")
+    x, h = inputs("x", size=""), states("h", size="")
+    W, U = matrix("W", rows="H", columns="D"), matrix("U")
+    cell = Cell("open_sizes", [Eq(h.next, tanh(W @ x + U @ h))], output=h)
+    assert lstmgen.check(cell, target).passed

@@ -33,6 +33,7 @@ from ..operations import (
 from ..plans import Plan
 from ..printing import Order
 from ..schedule import plan as make_plan
+from ..storage import pre_activation
 from ..symbols import Matrix, Vector, sigmoid
 from ..text import text
 from .comments import header, wrapped
@@ -359,7 +360,7 @@ class _Writer:
         home, waiting = self.plan.home, {e.lhs for e in equations}
         place = {}
         for e in equations:
-            if isinstance(e.rhs, (sigmoid, sympy.tanh)) and isinstance(e.rhs.args[0], Vector):
+            if pre_activation(e) is not None:
                 a = self._argument(e)
                 if a in home and e.lhs in home and e.rhs.args[0] not in waiting:
                     place[e] = (home[a], home[e.lhs], home[a].blocks.index(a),
@@ -447,7 +448,7 @@ class _Forward(_Writer):
         for s in cell.states:
             self.made[self.stored(s)] = self._shape("T + 1, B", cell.size(s))
         return [
-            *_unpacked(self, "x", "masks"),
+            *_unpacked(self),
             *self.preamble(),
             *(f'{self.stored(s)}[0] = state["{s.name}"]' for s in cell.states),
             *self.section("before the loop", self.body[BEFORE]),
@@ -464,7 +465,6 @@ class _Backward(_Writer):
 
     def __init__(self, plan: Plan) -> None:
         self.assigned: set[str] = set()
-        self.merged: set[str] = set()
         super().__init__(plan, plan.backward)
 
     def _region(self, region: str) -> list[str]:
@@ -479,12 +479,6 @@ class _Backward(_Writer):
             return self.sums(op)
         return super().operation(op)
 
-    def _carries(self, state: Vector) -> tuple[Vector, Vector]:
-        size = str(self.cell.size(state))
-        return tuple(  # type: ignore[return-value]
-            Vector(c.name, c.category, size, c.time) for c in (carry(state), carry(state, -1))
-        )
-
     def _name_carries(self) -> None:
         """One array for what arrives from t+1 and what leaves for t-1, if the one is read for the
         last time before the other is written; else two, which change places after every step.
@@ -496,7 +490,7 @@ class _Backward(_Writer):
             else:
                 accesses.append((set(op.reads), set(op.writes)))
         for s in self.cell.states:
-            arrives, leaves = self._carries(s)
+            arrives, leaves = carry(s), carry(s, -1)
             reads = [k for k, (read, _) in enumerate(accesses) if arrives in read]
             writes = [k for k, (_, written) in enumerate(accesses) if leaves in written]
             name = self.names(arrives, f"d{s.name}_next")
@@ -509,7 +503,7 @@ class _Backward(_Writer):
         cell = self.cell
         starts, swaps, finals = [], [], []
         for s in cell.states:
-            here, there = (self.names(c, "") for c in self._carries(s))
+            here, there = self.names(carry(s), ""), self.names(carry(s, -1), "")
             starts.append(f'{here} = dstate["{s.name}"].copy()')
             finals.append(f'"{s.name}": {here}')
             if here != there:
@@ -546,7 +540,7 @@ class _Backward(_Writer):
         used = {*self.each.values(), *self.made, *self.parts}
         body = "\n".join(line for lines in self.body.values() for line in lines)
         lines = [
-            line for line in _unpacked(self, "x", "masks")
+            line for line in _unpacked(self)
             if line.partition(" ")[0] in self.each.values() or line.partition(" ")[0] in body
         ]  # fmt: skip
         for s in self.cell.states:
@@ -612,11 +606,11 @@ class _Backward(_Writer):
         return lines
 
 
-def _unpacked(writer: _Writer, x: str, masks: str) -> list[str]:
+def _unpacked(writer: _Writer) -> list[str]:
     """Several inputs, and masks, under names of their own."""
     cell = writer.cell
-    inputs = [f'{writer.whole(v)} = {x}["{v.name}"]' for v in cell.inputs if len(cell.inputs) > 1]
-    return inputs + [f'{writer.whole(v)} = {masks}["{v.name}"]' for v in cell.masks]
+    inputs = [f'{writer.whole(v)} = x["{v.name}"]' for v in cell.inputs if len(cell.inputs) > 1]
+    return inputs + [f'{writer.whole(v)} = masks["{v.name}"]' for v in cell.masks]
 
 
 def _stacked(buffer: Buffer) -> str:
