@@ -271,12 +271,27 @@ def check(
     "targets",
     multiple=True,
     type=click.Choice(["numpy", "c"]),
-    default=["numpy", "c"],
+    default=["c", "numpy"],
     help="Repeatable.  [default: both]",
 )
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32",
               show_default=True, help="Precision.")  # fmt: skip
-@click.option("--rounds", default=15, show_default=True, help="How often each is run.")
+@click.option("--rounds", type=click.IntRange(min=1), default=15, show_default=True,
+              help="How often each is visited.")  # fmt: skip
+@click.option(
+    "--against",
+    multiple=True,
+    type=click.Choice(["torch", "jax"]),
+    help="Time the same equations with another library, too; repeatable.",
+)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True,
+              help="How many threads each may use.")  # fmt: skip
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write all times, and what this machine is, to a file.",
+)
 @_reports
 def bench(
     cell: str,
@@ -284,16 +299,40 @@ def bench(
     targets: tuple[str, ...],
     dtype: str,
     rounds: int,
+    against: tuple[str, ...],
+    threads: int,
+    json_path: Path | None,
 ) -> None:
-    """Time forward and backward of the generated code on this machine."""
-    from .benchmark import bench as run
+    """Time forward and backward of the generated code on this machine.
+
+    All are visited in turns, in one process. A ratio is another's time over that of our first row,
+    round by round: above 1, we are faster. --against checks results before it times them.
+    """
+    from .benchmark.threads import limit
+
+    limit(threads)  # before NumPy is loaded
+    from .benchmark.bench import bench as run
 
     found = _find(cell)
     with _progress("timing") as progress:
         timings = run(
-            found, dict(sizes), targets=targets, dtype=dtype, rounds=rounds, progress=progress
+            found,
+            dict(sizes),
+            targets=targets,
+            against=against,
+            dtype=dtype,
+            rounds=rounds,
+            threads=threads,
+            progress=progress,
         )
     click.echo(str(timings))
+    if json_path is not None:
+        import json
+
+        from .writing import write_files
+
+        text = json.dumps(timings.as_json(), indent=1, ensure_ascii=False) + "\n"
+        write_files({json_path.name: text}, json_path.parent, force=True)
 
 
 @contextmanager

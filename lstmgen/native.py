@@ -28,6 +28,15 @@ Array = NDArray[Any]
 _C_ORDER_AND_ALIGNED = 0x101  # the bits of ndarray.flags.num
 
 
+class Packed(dict[str, Any]):
+    """Parameters, and what C made of them: ``forward`` and ``step`` need not pack them any more.
+
+    A copy: its arrays cannot be written, and later changes of the originals are not seen.
+    """
+
+    bound: _Bound
+
+
 class Tape(NamedTuple):
     """What ``forward`` keeps for ``backward``. ``x`` is not copied: leave it as it is."""
 
@@ -57,6 +66,7 @@ class _Bound(NamedTuple):
     struct: Any
     sizes: dict[str, int]
     arrays: list[Array]  # the struct points to them, and does not keep them alive
+    packed: bool  # whether the struct has packed parameters, or needs none
     rooms: dict[tuple[int, ...], _Room]  # by the shape of x
 
 
@@ -67,7 +77,8 @@ class _Frame:
 
     def __init__(self, ffi: Any, kinds: Mapping[str, Any]) -> None:
         self.structs = {kind: ffi.new(struct) for kind, struct in kinds.items()}
-        self.work: Any = ()
+        self.work: Any = None
+        self.numbers = 0  # that it has
 
 
 class NativeModule:
@@ -77,8 +88,9 @@ class NativeModule:
     """
 
     def __init__(
-        self, cell: Cell, header: str, library: Path, dtype: str, fixed: Mapping[str, int]
-    ) -> None:
+        self, cell: Cell, header: str, library: Path, dtype: str, fixed: Mapping[str, int],
+        threads: int = 1,
+    ) -> None:  # fmt: skip
         try:
             from cffi import FFI
         except ImportError as error:
@@ -92,7 +104,7 @@ class NativeModule:
         self.OUTPUT, self.PARAMETERS, self.STATES = f.OUTPUT, f.PARAMETERS, f.STATES
         self.INPUTS, self.MASKS, self.CONSTANTS = f.INPUTS, f.MASKS, f.CONSTANTS
         self._maker = (library.parent.name, dtype)
-        self._fixed = dict(fixed)
+        self._fixed, self._threads = dict(fixed), threads
         self._output_size = str(cell.size(cell.output))
         self._output_is_state = cell.output.category == "state"
         self._sizes = ("T", "B", *(str(n) for n in cell.sizes))
@@ -101,7 +113,6 @@ class NativeModule:
         # a size that is a number is its own name
         self._numbers = {n: int(n) for shape in shapes for n in shape if n.isdigit()}
         self._array = self._ffi.typeof({"float32": "float[]", "float64": "double[]"}[dtype])
-        self._allocate = self._ffi.new_allocator(should_clear_after_alloc=False)
         self._at = partial(self._ffi.from_buffer, self._array)
         self._null = self._ffi.NULL
         several = len(self.INPUTS) > 1
@@ -114,7 +125,7 @@ class NativeModule:
         }
         self._c = {
             what: getattr(self._lib, f"{cell.name}_{what}")
-            for what in ("forward", "backward", "step", "message")
+            for what in ("forward", "backward", "step", "message", "pack")
         }
         self._room = lru_cache(maxsize=128)(self._make_room)
         self._frames: list[_Frame] = []
@@ -155,7 +166,7 @@ class NativeModule:
         bound = self._bind(params)
         xs, filled, states, room = self._take(bound, x, state, masks, ("T", "B"))
         y, new = np.empty(room.output, self.dtype), self._empty(room.states)
-        kept = self._allocate(self._array, room.numbers["tape"]) if tape else self._null
+        kept = self._memory(room.numbers["tape"]) if tape else self._null
         frame = self._frame(room.numbers["forward_work"])
         self._run(
             frame, "forward", room.struct, bound.struct, *self._inputs(frame, xs, filled),
@@ -200,24 +211,56 @@ class NativeModule:
     ) -> dict[str, Array]:
         """One step, for streaming: x_t is (B, size); returns the new state, a dict.
 
-        If the output is no state, it is in the dict as well.
+        If the output is no state, it is in the dict as well. Use ``pack`` first: with parameters
+        that are not packed, that is most of the work of a step.
         """
         bound = self._bind(params)
         xs, filled, states, room = self._take(bound, x_t, state, masks, ("B",))
         new = self._empty(room.states)
-        y = None if self._output_is_state else np.empty(room.output[1:], self.dtype)
-        frame = self._frame(room.numbers["step_work"])
-        self._run(
-            frame, "step", room.struct, bound.struct, *self._inputs(frame, xs, filled),
-            self._state(frame, states), self._null if y is None else self._at(y),
-            self._out(frame, "new_state", new),
-        )  # fmt: skip
-        return new if y is None else {**new, self.OUTPUT: y}
+        unasked = self._output_is_state and bound.packed
+        y = None if unasked else np.empty(room.output[1:], self.dtype)
+        frame = self._frame(room.numbers["step_work" if bound.packed else "forward_work"])
+        given = (room.struct, bound.struct, *self._inputs(frame, xs, filled),
+                 self._state(frame, states), self._null if y is None else self._at(y),
+                 self._out(frame, "new_state", new))  # fmt: skip
+        if bound.packed:
+            self._run(frame, "step", *given)
+        else:
+            self._run(frame, "forward", *given, self._null)
+        return new if y is None or self._output_is_state else {**new, self.OUTPUT: y}
+
+    def pack(self, params: Mapping[str, Any]) -> Packed:
+        """Arrange parameters once for many calls: what comes back can be given for ``params``.
+
+        It is a copy. After a change of the parameters, pack them again.
+        """
+        given = dict(zip(self._names, self._pick(params), strict=True))
+        packed = Packed()
+        for name, value in given.items():
+            packed[name] = np.array(value, self.dtype) if name in self.PARAMETERS else float(value)
+            if name in self.PARAMETERS:
+                packed[name].flags.writeable = False
+        bound = self._bind(packed)
+        if self.PARAMETERS:
+            room = self._room_of({"T": 1, "B": 1, **self._any_sizes(bound)})
+            memory = self._memory(room.numbers["packed"])
+            self._check("pack", self._c["pack"](room.struct, bound.struct, memory))
+            bound.struct.packed = memory
+            bound.arrays.append(memory)
+        packed.bound = bound._replace(packed=True)
+        self._last = None
+        return packed
+
+    def _any_sizes(self, bound: _Bound) -> dict[str, int]:
+        """All sizes, where those that the parameters do not tell do not matter."""
+        return {name: bound.sizes.get(name, 1) for name in self._sizes[2:]}
 
     # ------------------------------------------------------------------ arguments
 
     def _bind(self, params: Mapping[str, Any]) -> _Bound:
         """The struct of pointers to ``params``, and the sizes that they tell."""
+        if isinstance(params, Packed) and "bound" in params.__dict__:
+            return params.bound
         try:
             given = self._pick(params)
         except KeyError as error:
@@ -236,7 +279,7 @@ class NativeModule:
         if given:
             values = [*map(self._at, arrays), *map(float, constants)]
             struct = self._ffi.new(f"{self.CELL}_params *", values)
-        bound = _Bound(given, struct, sizes, arrays, {})
+        bound = _Bound(given, struct, sizes, arrays, not arrays, {})
         # only what cannot change behind our back: the arrays themselves, and plain numbers
         if all(map(is_, arrays, given)) and all(isinstance(c, (int, float)) for c in constants):
             self._last = bound
@@ -364,10 +407,10 @@ class NativeModule:
         for name, n in self._fixed.items():
             if sizes[name] != n:
                 raise ValueError(f"this module was made for {name}={n}, not {name}={sizes[name]}")
-        struct = self._ffi.new(f"{self.CELL}_sizes *", list(numbers))
+        struct = self._ffi.new(f"{self.CELL}_sizes *", [*numbers, self._threads])
         counts = {
             what: int(getattr(self._lib, f"{self.CELL}_{what}_size")(struct))
-            for what in ("tape", "forward_work", "backward_work", "step_work")
+            for what in ("tape", "packed", "forward_work", "backward_work", "step_work")
         }
         if not all(counts.values()):
             raise LstmgenError(f"{self.CELL}: arrays of these sizes are too large: {sizes}")
@@ -395,9 +438,15 @@ class NativeModule:
             frame = self._frames.pop()
         except IndexError:
             frame = _Frame(self._ffi, self._kinds)
-        if len(frame.work) < numbers:
-            frame.work = self._allocate(self._array, numbers)
+        if frame.numbers < numbers:
+            frame.work, frame.numbers = self._memory(numbers), numbers
         return frame
+
+    def _memory(self, numbers: int) -> Any:
+        """Memory from a multiple of 64 bytes on: a vector then is in one line of the cache."""
+        room = np.empty(numbers + 64 // self.dtype.itemsize, self.dtype)
+        start = -room.__array_interface__["data"][0] % 64 // self.dtype.itemsize
+        return self._at(room[start:])
 
     def _out(self, frame: _Frame, kind: str, arrays: Mapping[str, Array]) -> Any:
         """A struct of pointers to arrays that C writes; NULL if the cell has none."""
@@ -429,6 +478,9 @@ class NativeModule:
         status = self._c[what](*arguments, frame.work)
         if len(self._frames) < 8:  # as many as threads are likely to need at once
             self._frames.append(frame)
+        self._check(what, status)
+
+    def _check(self, what: str, status: int) -> None:
         if status != 0:
             text = self._ffi.string(self._c["message"](status)).decode()
             raise LstmgenError(f"{self.CELL}_{what}: {text}")

@@ -41,7 +41,15 @@ from .operations import (
 )
 from .passes import recompute, share, split_coefficients
 from .plans import Plan
-from .storage import Housing, activation_sets, contiguous, layout, runs
+from .storage import (
+    Housing,
+    activation_sets,
+    contiguous,
+    heirs,
+    last_heir,
+    layout,
+    runs,
+)
 from .symbols import Gradient, Matrix, Outer, Product, Reduction, Scan, Total, Vector, rcumsum
 
 
@@ -106,8 +114,12 @@ class _Planner:
             + [op.lefts for op in gradients if isinstance(op, Outers) and len(op.lefts) > 1]
         )
         rank = {v.name: k for k, v in enumerate(e.lhs for e in forward)}
-        gates = activation_sets(forward, ahead.stacks, tape - {cell.output})
-        layouts = layout([*stacks, *gates], rank, forward)
+        if self.eager:  # what can be written over its pre-activations lies in the same order
+            layouts = layout(stacks, rank, forward)
+            layouts += ahead.successors(layouts, tape - {cell.output})
+        else:
+            gates = activation_sets(forward, ahead.stacks, tape - {cell.output})
+            layouts = layout([*stacks, *gates], rank, forward)
         # who lives where decides which blocks really are neighbours, and that how products split
         for _ in range(2):
             forward_pass = ahead.finish(layouts)
@@ -315,6 +327,19 @@ class _Direction:
             for op in ops
             if isinstance(op, Multiply) and len(op.matrices) > 1
         ]
+
+    def successors(
+        self, layouts: Sequence[tuple[Vector, ...]], tape: set[Vector]
+    ) -> list[tuple[Vector, ...]]:
+        """What is left on the tape where stacks were, in the order of these."""
+        lines = [e for region in self.elementwise.values() for e in region]
+        heir = heirs(lines, [t.product.operand for t in self.terms], self.kept)
+        found = []
+        for order in layouts:
+            left = tuple(v for u in order if (v := last_heir(u, heir)) != u and v in tape)
+            if len(left) > 1 and all(v.category == "vector" for v in left):
+                found.append(left)
+        return found
 
     def finish(
         self, layouts: Sequence[tuple[Vector, ...]], gradients: tuple[Operation, ...] = ()

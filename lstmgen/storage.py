@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence, Set
 from itertools import permutations
 
 import sympy
@@ -22,7 +23,7 @@ from .operations import (
     Pass,
     atoms,
 )
-from .symbols import Vector, sigmoid
+from .symbols import Product, Reduction, Vector, sigmoid
 
 
 def layout(
@@ -101,6 +102,43 @@ def activation_sets(
         if len(gates) > 1:
             sets.append(gates)
     return sets
+
+
+def heirs(
+    equations: Iterable[Eq], operands: Iterable[Vector], kept: Set[Vector]
+) -> dict[Vector, Vector]:
+    """Who may be written over whom: v → w if only the equation of w reads v, to complete the sum
+    that v began or to apply a function to it. ``operands`` are read by products as well, and what
+    is ``kept`` stays.
+    """
+    equations = list(equations)
+    readers = Counter(v for e in equations for v in e.rhs.atoms(Vector))
+    readers.update(operands)
+    found: dict[Vector, Vector] = {}
+    for e in equations:
+        v = _spent(e)
+        if v is not None and readers[v] == 1 and v not in kept:
+            found[v] = e.lhs
+    return found
+
+
+def _spent(e: Eq) -> Vector | None:
+    """What ``e`` could be written over as it is computed, unit by unit."""
+    rhs = e.rhs
+    if isinstance(rhs, Function) and not isinstance(rhs, (Product, Reduction)):
+        found = rhs.args if len(rhs.args) == 1 else ()
+        made = ("vector",)
+    else:
+        found, made = sympy.Add.make_args(rhs), ("partial",)
+    own = (v for v in found if isinstance(v, Vector) and v.category.startswith(made))
+    return next(own, None)
+
+
+def last_heir(v: Vector, heir: dict[Vector, Vector]) -> Vector:
+    """Who holds the place of ``v`` in the end."""
+    while v in heir:
+        v = heir[v]
+    return v
 
 
 class Housing:

@@ -171,6 +171,7 @@ class Case:
         real, several = f"{n}_real", len(cell.inputs) > 1
         lines = [f"{n}_sizes n;"]
         lines += [f"n.{name} = {value};" for name, value in self.sizes.items()]
+        lines.append("n.threads = 0;")
 
         def count(*shape: object) -> str:
             return " * ".join(f"{self.number(size)}" for size in shape) + f" * sizeof({real})"
@@ -197,7 +198,7 @@ class Case:
 
         values = {k: array("given(in, ", *s) for k, s in shape.items()}
         values |= {c.name: f"*{array('given(in, ', 1)}" for c in cell.constants}
-        p = struct("params", "p", values)
+        p = struct("params", "p", values | ({"packed": "NULL"} if shape else {}))
         x = {k: array("given(in, ", *wide[k]) for k in inputs}
         x_arg = struct("inputs", "x", x) if several else "x"
         if not several:
@@ -215,7 +216,7 @@ class Case:
         if not several:
             lines.append(f"{real} *dx = {dx[inputs[0]]};")
         lines.append(f"{real} *y = {array('fresh(', *out)};")
-        for buffer in ("tape", "forward_work", "backward_work", "step_work"):
+        for buffer in ("tape", "forward_work", "backward_work", "step_work", "packed"):
             lines.append(
                 f"{real} *{buffer} = ({real} *)fresh({n}_{buffer}_size(&n) * sizeof({real}));"
             )
@@ -239,9 +240,18 @@ class Case:
 
         call("forward", "NULL", "y", "NULL", "NULL", "forward_work")
         lines.append(f"put(out, y, {count(*out)});")
+        # in slices of the batch, as for several threads
+        lines.append("n.threads = 3;")
+        for buffer in ("forward_work", "backward_work"):
+            lines.append(f"{buffer} = ({real} *)fresh({n}_{buffer}_size(&n) * sizeof({real}));")
         call("forward", "NULL", "y", "NULL", "tape", "forward_work")
         call("backward", "tape", "dy", "NULL", g, dx_arg, "NULL", "backward_work")
         put_gradients()
+        lines.append("n.threads = 0;")
+
+        lines.append(f"expect({n}_pack(&n, {p}, packed));")
+        if shape:
+            lines.append("p.packed = packed;")
 
         current, following = "NULL", "NULL"
         for way in ("place", "stream"):  # the new state over the old one

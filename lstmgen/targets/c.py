@@ -20,11 +20,13 @@ from ..printing import one_line
 from ..symbols import Matrix, Size, Vector
 from .c_expressions import (
     HELPERS,
-    LIBM,
+    LANEWISE,
+    ON_VECTORS,
     POWERS,
     WIDTH,
     broken,
     comment,
+    enclosed,
     joined,
     mentions,
     monomials,
@@ -49,7 +51,7 @@ _STANDARD_HEADERS = frozenset(
 )
 # Macros of the headers that we or our callers include: no variable can have one of these names.
 _MACRO = re.compile(
-    r"(M|FP)_[A-Z0-9_]+|HUGE(_VAL\w*)?|SNAN\w*|MAXFLOAT|DOMAIN|SING|OVERFLOW|UNDERFLOW|PLOSS|TLOSS"
+    r"LSTMGEN_\w+|(M|FP)_[A-Z0-9_]+|HUGE(_VAL\w*)?|SNAN\w*|MAXFLOAT|DOMAIN|SING|OVERFLOW|UNDERFLOW|PLOSS|TLOSS"
     r"|MATH_ERR\w+|math_errhandling|U?INT\w*_(MAX|MIN|WIDTH)|(SIZE|PTRDIFF|WCHAR|WINT)_\w+|I"
 )
 
@@ -110,11 +112,16 @@ class _Files:
         lines = {"forward": self.forward.lines(), "backward": self.backward.lines()}
         lines["step"] = self.forward.one_step().lines()
         output = self._output()
+        packs = {d.name: list(d.packs.values()) for d in (self.forward, self.backward)}
+        calls = {what: [line for p in each for line in p["calls"]] for what, each in packs.items()}
+        gradients = list(self.backward.gradients.values())
+        calls["gradients"] = [line for made in gradients for line in made["calls"]]
         return {
             "name": cell.name,
             "NAME": cell.name.upper(),
             "real": {"float32": "float", "float64": "double"}[self.dtype],
             "suffix": source.expressions.suffix,
+            "integer": {"float32": "int32_t", "float64": "int64_t"}[self.dtype],
             "sizes": [self._about_size(n) for n in cell.sizes],
             "parameters": [self._parameter(p) for p in cell.parameters],
             "constants": [v.name for v in cell.constants],
@@ -125,16 +132,31 @@ class _Files:
             "output": output,
             "several": self.several,
             "heads": self._heads(),
+            "calls": self._calls(),
             "example": self._example(),
             "macros": self._macros(),
             "wrong_sizes": self._wrong_sizes(),
             "arrays": self._arrays(),
             "required": self._required(),
-            "memory": [tape := self._tape(), self._work(self.forward), self._work(self.backward)],
+            "memory": [
+                tape := self._tape(),
+                self._packs(self.forward),
+                self._work(self.forward),
+                self._packs(self.backward),
+                self._work(self.backward),
+            ],
             "tape": tape,
-            "pack": {d.name: d.pack_calls for d in (self.forward, self.backward)},
+            "pack": {what: self._packing(what, calls[what]) for what in packs},
+            "gradients": self._summing(gradients, calls["gradients"]),
             "lines": lines,
             "locals": {what: self._locals(what, lines[what], output) for what in lines},
+            "given": {
+                "forward": self._given_rows(self.forward),
+                "backward": self._given_rows(self.backward),
+                "step": self._given_rows(self.forward, single=True),
+            },
+            "pad": source.pad,
+            "unused": self._unused(lines, output),
             "check_sizes": self.source.declared_sizes(a["count"] for a in self._arrays()),
             "unreached": self._unreached(),
             "stages": [stage.context() for stage in source.stages],
@@ -147,17 +169,23 @@ class _Files:
         """Which helpers, kernels and headers the text turns out to need: there are no others."""
         stages = without_comments(line for stage in self.source.stages for line in stage.body)
         calls = [line for part in lines.values() for region in part.values() for line in region]
-        calls += output["copied"]["forward"]
+        for direction in (self.forward, self.backward):
+            calls += [line for pack in direction.packs.values() for line in pack["calls"]]
+            calls += [line for made in direction.gradients.values() for line in made["calls"]]
         called = set(re.findall(r"\b(\w+)\(", stages))
-        helpers = called & {*HELPERS.values(), *POWERS.values()}
-        suffix = self.source.expressions.suffix
-        libm = called & {f"{f}{suffix}" for f in (*LIBM.values(), "sqrt", "pow")}
+        helpers = called & {*HELPERS.values(), *POWERS.values(), *ON_VECTORS.values(),
+                            *"within across across_max running running_back".split()}  # fmt: skip
+        if "softplus" in helpers:
+            helpers.add("softplus")
+        each = [f for f, name in LANEWISE.items() if name in called]
         limits = re.search(r"\b(INFINITY|NAN)\b", stages)
+        exponentials = helpers & {"sigmoid", *ON_VECTORS.values()}
         return {
             "helpers": helpers,
+            "each": each,
+            "exponentials": exponentials,
             "kernels": set(re.findall(r"\b(\w+)\(", without_comments(calls))),
-            "packs": bool(self.forward.packs or self.backward.packs),
-            "uses_math": bool(libm or limits or helpers & {"sigmoid", "softplus"}),
+            "uses_math": bool(each or limits or exponentials or helpers & {"softplus"}),
         }
 
     # ------------------------------------------------------------------ what callers see
@@ -197,8 +225,10 @@ class _Files:
         return {
             "name": s.name,
             "shape": _shape(B, size),
+            "units": self.source.size(size),
+            "width": self.source.size(self.source.padded(s)),
             "pointer": self.source.pointer_to(s),
-            "count": times("B", self.source.size(size)),
+            "count": times("B", self.source.size(self.source.padded(s))),
             "next": self._carry(s, "next"),
             "prev": self._carry(s, "prev"),
         }
@@ -209,23 +239,66 @@ class _Files:
     def _output(self) -> dict[str, Any]:
         """The output, and how y is copied where no stage writes it."""
         v, size = self.cell.output, self.cell.size(self.cell.output)
-        width = self.source.size(size)
-        to = f"y + {times('t0 * B', width)}"
+        units, width = self.source.size(size), self.source.size(self.source.padded(v))
+        to = "y + (t0 * batch + start) * " + enclosed(units)
+        rows = ""
+        if v.category == "state":
+            rows = f"{self.source.pointer_to(v)} + {times('B', width)}"
+            stride = width
+        elif v in self.kept.blocks:
+            rows = plus("kept", self.source.size(self.kept.offset(v)))
+            stride = self.source.size(self.kept.width)
         forward: list[str] = []
         single: list[str] = []
-        if v.category == "state":
-            start = f"{self.source.pointer_to(v)} + {times('B', width)}"
-            count = f"{times('B', width)} * sizeof(real)"
-            forward = broken("memcpy(", [to, start, f"steps * {count}"], ");")
-            single = ["if (y != NULL) {", f"    memcpy(y, {start}, {count});", "}"]
-        elif v in self.kept.blocks:
-            start = plus("kept", self.source.size(self.kept.offset(v)))
-            stride = self.source.size(self.kept.width)
-            forward = broken("copy_rows(", ["steps * B", width, start, stride, to], ");")
-            single = broken("copy_rows(", ["B", width, start, stride, "y"], ");")
+        if rows:
+            forward = broken("scatter(", ["steps", "B", "batch", units, rows, stride, to], ");")
+            single = broken("scatter(", ["1", "B", "B", units, rows, stride, "y"], ");")
+            if v.category == "state":
+                single = ["if (y != NULL) {", *(f"    {line}" for line in single), "}"]
         return {
             "name": v.name, "is_state": v.category == "state", "row": _shape(B, size),
             "shape": _shape(T, B, size), "copied": {"forward": forward, "step": single},
+        }  # fmt: skip
+
+    def _given_rows(self, direction: Direction, single: bool = False) -> dict[str, list[str]]:
+        """What reads the rows of callers' arrays, and what writes them."""
+        source = self.source
+        read: list[str] = []
+        written: list[str] = []
+        for v in direction.given:
+            units, name = source.size(self.cell.size(v)), direction.rows_name(v)
+            array, width = direction.argument(v), source.size(source.padded(v))
+            shift = "" if single else f"(t0 * batch + start) * {enclosed(units)}"
+            at = f"{array} + {shift}" if shift else array
+            steps = ["1", "B", "B"] if single else ["steps", "B", "batch"]
+            if direction.is_written(v):
+                items = [*steps[1:], units, at, f"work + in_work.{name}"]
+                read += broken(f"real *const {name} = place(", items, ");")
+                written += broken("scatter(", [*steps, units, name, width, at], ");")
+            else:
+                items = [*steps, units, at, f"work + in_work.{name}"]
+                read += broken(f"const real *const {name} = gather(", items, ");")
+        return {"read": read, "written": written}
+
+    def _packing(self, what: str, calls: list[str]) -> dict[str, Any]:
+        """The function that packs what a pass reads of the parameters."""
+        direction = self.forward if what == "forward" else self.backward
+        names = [p["name"] for p in direction.packs.values()]
+        pointers = [f"real *const {n} = packed + at.{n};" for n in names]
+        return {
+            "calls": calls, "pointers": pointers, "names": names,
+            "sizes": self.source.declared_sizes(calls),
+        }  # fmt: skip
+
+    def _summing(self, gradients: list[dict[str, Any]], calls: list[str]) -> dict[str, Any]:
+        """What becomes of the sums of backward."""
+        names = [made["name"] for made in gradients]
+        counts = [p["count"] for p in map(self._parameter, self.cell.parameters)]
+        counts += [v["count"] for v in self._unreached()]
+        return {
+            "names": names, "calls": calls,
+            "pointers": [f"const real *const {n} = work + in_work.{n};" for n in names],
+            "sizes": self.source.declared_sizes([*calls, *counts]),
         }  # fmt: skip
 
     def _heads(self) -> dict[str, list[str]]:
@@ -253,10 +326,37 @@ class _Files:
                 f"const {n}_new_state *dinitial", f"{real} *work",
             ],
         }  # fmt: skip
-        return {
+        arguments["pack"] = [*given[:2], f"{real} *packed"]
+        heads = {
             what: broken(f"{n}_status {n}_{what}(", items, ")", WIDTH - 1)
             for what, items in arguments.items()
         }
+        for what in ("forward", "backward"):
+            heads[f"pack_{what}"] = broken(
+                f"static void pack_{what}(", [*given[:2], "real *packed"], ")"
+            )
+        slice_ = [f"const {n}_sizes *n", "size_t start", "size_t B", *given[1:]]
+        for what in ("forward", "backward"):
+            rest = [a for a in arguments[what][len(given) : -1] if a != f"const {n}_grads *g"]
+            own = [*slice_, *rest, "const real *packed", "real *work"]
+            heads[f"{what}_rows"] = broken(f"static void {what}_rows(", own, ")")
+        return heads
+
+    def _calls(self) -> dict[str, list[str]]:
+        """How the functions that callers see run slices of the batch."""
+        given = ["p", "x", *(["m"] if self.cell.masks else [])]
+        rest = {
+            "forward": [*given, "initial", "y", "final"], "backward": [*given],
+        }  # fmt: skip
+        calls = {}
+        for what, items in rest.items():
+            after = [] if what == "forward" else ["dy", "dfinal", "dx", "dinitial"]
+            one = ["n", "0", "n->B", *items, "tape", *after, "packed", "work"]
+            several = ["n", "first_row(n, s)", "share(n, s)", *items, "own", *after, "packed",
+                       "work + s * each"]  # fmt: skip
+            calls[f"{what}_all"] = broken(f"{what}_rows(", one, ");")
+            calls[f"{what}_slice"] = broken(f"{what}_rows(", several, ");")
+        return calls
 
     def _example(self) -> dict[str, Any]:
         """The lines of the example in the header."""
@@ -304,29 +404,56 @@ class _Files:
 
     def _macros(self) -> list[str]:
         """The sizes of buffers as constant expressions."""
-        cell, kept = self.cell, self.kept.width
-        states = sum((cell.size(s) for s in cell.states), ZERO)
-        tape = (T + 1) * B * states + T * B * kept
-        rows = {d.name: K * B * d.tile.width + B * d.scratch.width
-                for d in (self.forward, self.backward)}  # fmt: skip
-        forward = tape.subs(T, K) + rows["forward"]
-        backward = rows["backward"] + self.backward.packed + 2 * B * states
+        source = self.source
         needs = [
-            ("TAPE_SIZE(T, B", tape),
-            ("FORWARD_WORK_SIZE(T, B", forward + self.forward.packed),
-            ("STEP_WORK_SIZE(B", forward.subs(K, 1)),
-            ("BACKWARD_WORK_SIZE(T, B", backward),
+            ("TAPE_SIZE(T, B", self._tape_count(T)),
+            ("PACKED_SIZE(", self.forward.packed),
+            ("FORWARD_WORK_SIZE(T, B", self._work_count(self.forward, K) + self.forward.packed),
+            ("STEP_WORK_SIZE(B", self._work_count(self.forward, Integer(1))),
+            ("BACKWARD_WORK_SIZE(T, B", self._work_count(self.backward, K) + self.backward.packed),
         ]
-        sizes = "".join(f", {n}" for n in cell.sizes if n.name not in self.fixed)
-        return [
-            line
-            for head, count in needs
-            for line in self._macro(f"{cell.name.upper()}_{head}{sizes})", count or Integer(1))
-        ]
+        names = [n.name for n in self.cell.sizes if n.name not in self.fixed]
+        lines = []
+        for head, count in needs:
+            start, _, given = head.partition("(")
+            listed = ", ".join([*([given] if given else []), *names])
+            slack = 0 if start in ("TAPE_SIZE", "PACKED_SIZE") else source.pad
+            lines += self._macro(
+                f"{self.cell.name.upper()}_{start}({listed or 'unused'})",
+                (count or Integer(1 if not slack else 0)) + slack, start == "BACKWARD_WORK_SIZE",
+            )  # fmt: skip
+        return lines
 
-    def _macro(self, head: str, count: Expr) -> list[str]:
-        known = {K: f"{self.cell.name.upper()}_TILE(T, B)"}
-        fixed = {n: self.fixed[n.name] for n in self.cell.sizes if n.name in self.fixed}
+    def _tape_count(self, steps: Expr) -> Expr:
+        states = sum((self.source.padded(s) for s in self.cell.states), ZERO)
+        return (steps + 1) * B * states + steps * B * self.kept.width
+
+    def _work_count(self, direction: Direction, steps: Expr) -> Expr:
+        """The numbers of a pass over rows that are worked on together, packed weights aside."""
+        given = sum((self.source.padded(v) for v in direction.given), ZERO)
+        count = steps * B * (direction.tile.width + given) + B * direction.scratch.width
+        if direction is self.forward:
+            return count + self._tape_count(steps)
+        states = sum((self.source.padded(s) for s in self.cell.states), ZERO)
+        count += 2 * B * states + direction.summed
+        if direction.tallest:
+            count += steps * B * (self._tallest() + 4 * self.source.pad)
+        return count
+
+    def _tallest(self) -> Expr:
+        """Columns that are copied for the gradients of matrices: no fewer than any of them has."""
+        return sum(self.backward.tallest, ZERO)
+
+    def _widest(self) -> Expr:
+        """Adjoints that are copied for them, if threads share a product."""
+        return sum(self.backward.widest, ZERO)
+
+    def _macro(self, head: str, count: Expr, chunk: bool = False) -> list[str]:
+        name = self.cell.name.upper()
+        known = {K: f"{name}_{'CHUNK' if chunk else 'TILE'}(T, B)"}
+        known |= {wide: f"{name}_PADDED({n})" for n, wide in self.source.wide.items()}
+        every = (*self.cell.sizes, *self.source.wide.values())
+        fixed = {n: value for n in every if (value := self.source.value(n)) is not None}
         terms = [
             "(size_t)" + " * ".join(known.get(f, str(f) if f.is_number else f"({f})") for f in m)
             for m in monomials(count.subs(fixed))
@@ -369,7 +496,7 @@ class _Files:
             "dx": ("input_grads", inputs),
         }  # fmt: skip
         functions = []
-        missing = {a: f"{a} == NULL" for a in ("y", "tape", "dy", "work")}
+        missing = {a: f"{a} == NULL" for a in ("y", "tape", "dy", "work", "packed")}
         if cell.states:
             missing["next"] = "next == NULL"
         for a, (kind, members) in structs.items():
@@ -387,17 +514,16 @@ class _Files:
             "forward": ["p", "x", "m", "y", "work"],
             "step": ["p", "x", "m", *y, "next", "work"],
             "backward": ["p", "x", "m", "tape", "dy", "g", "dx", "work"],
+            "pack": ["p", "packed"],
         }
-        stateless = {
-            "forward": ["initial", "final"], "step": ["state", "next"],
-            "backward": ["dfinal", "dinitial"],
-        }  # fmt: skip
-        checks, unused = {}, {}
+        checks = {}
         for what, names in wanted.items():
             items = [missing[a] for a in names if a in missing]
             checks[what] = joined("||", "if (", items, ") {")
-            unused[what] = [a for a in names if a in ("p", "g") and a not in missing]
-            unused[what] += [] if cell.states else stateless[what]
+        unused = {
+            "step": [] if cell.states else ["state", "next"],
+            "backward": [] if "g" in missing else ["g"],
+        }
         return {"functions": functions, "checks": checks, "unused": unused}
 
     # ------------------------------------------------------------------ memory
@@ -409,53 +535,68 @@ class _Files:
         )
         members = []
         for s in self.cell.states:
-            size, pointer = self.cell.size(s), self.source.pointer_to(s)
-            shape = f"(steps + 1, B, {size}): {self.source.text(s.at(0))}, the initial state first"
-            count = f"times(plus(times(steps, B), B), {self.source.checked(size)})"
-            members.append(_member(pointer, shape, count))
+            pointer, width = self.source.pointer_to(s), self.source.padded(s)
+            shape = f"(steps + 1, B, {self.source.size(width)}): {self.source.text(s.at(0))}, the "
+            count = f"times(plus(times(steps, B), B), {self.source.checked(width)})"
+            members.append(_member(pointer, f"{shape}initial state first", count))
         members += self._rows(self.kept, "times(steps, B)", "steps, B")
         return self._memory("tape", about, members)
+
+    def _packs(self, direction: Direction) -> dict[str, Any]:
+        """The layout of packed parameters."""
+        about = f"Where the parts of packed parameters begin, which {direction.name} reads."
+        members = [_member(p["name"], p["about"], p["count"]) for p in direction.packs.values()]
+        return self._memory(f"{direction.name}_packed", about, members)
 
     def _work(self, direction: Direction) -> dict[str, Any]:
         source, name = self.source, direction.name
         about = f"Where the parts of the workspace of {name} begin"
-        rows = self._rows(direction.tile, "times(steps, B)", "steps, B")
+        rows = []
+        for v in direction.given:
+            width = source.size(source.padded(v))
+            shape = f"(steps, B, {width}): {source.text(v)}, unless the caller's lies like that"
+            count = f"times(times(steps, B), {source.checked(source.padded(v))})"
+            rows.append(_member(direction.rows_name(v), shape, count))
+        rows += self._rows(direction.tile, "times(steps, B)", "steps, B")
         rows += self._rows(direction.scratch, "B", "B")
-        packs = [
-            _member(p["name"], f"{p['shape']}: {p['holds']}", p["count"])
-            for p in direction.packs.values()
-        ]
         if direction is self.forward:
-            single = {
-                "name": "one_step", "value": "used",
-                "comment": comment("what a single step needs: all but packed weights", WIDTH - 4),
-            }  # fmt: skip
             about += ", after those of a tape."
-            start = "tape_parts(n, steps).total"
-            return self._memory(name, about, [*rows, single, *packs], start)
-        carries = []
+            return self._memory(name, about, rows, "tape_parts(n, B, steps).total")
         for s in self.cell.states:
-            size = self.cell.size(s)
+            size = source.padded(s)
             for way, what in (
                 ("next", f"δ{s.name}⁺, which comes from step t+1"),
                 ("prev", f"δ{s.name}⁺[t-1], which goes to step t-1"),
             ):
                 count = f"times(B, {source.checked(size)})"
-                carries.append(_member(self._carry(s, way), f"(B, {size}): {what}", count))
-        return self._memory(name, f"{about}.", [*rows, *carries, *packs])
+                about_it = f"(B, {source.size(size)}): {what}"
+                rows.append(_member(self._carry(s, way), about_it, count))
+        if direction.tallest:
+            columns, panels = source.checked(self._tallest()), source.checked(self._widest())
+            panel = f"team_of(n) > 1 ? {panels} : {4 * source.pad}"
+            what = "copies of rows for the gradients of matrices"
+            count = f"times(times(steps, B), plus({columns}, {panel}))"
+            rows.append(_member("copies", what, count))
+        made = list(direction.gradients.values())
+        if made:
+            start = comment("sums over all rows, from here to the end", WIDTH - 4)
+            rows.append({"name": "sums", "value": "used", "comment": start})
+        rows += [_member(g["name"], g["about"], g["count"]) for g in made]
+        return self._memory(name, f"{about}.", rows)
 
     def _memory(
         self, name: str, about: str, members: list[dict[str, Any]], start: str = ""
     ) -> dict[str, Any]:
-        """One piece of memory. None is empty, so that a size of 0 can mean that there is none."""
+        """One piece of memory: where its parts begin, and how much it is."""
         values = [m["value"] for m in members]
-        start = start or ("0" if members else "1")
+        start = start or "0"
         code = "\n".join([*values, start])
-        sizes = self.source.declared_sizes(values)
-        unused = [] if sizes or mentions("n", code) else ["n"]
-        unused += [] if mentions("steps", code) else ["steps"]
+        sizes = self.source.declared_sizes(values, ["B"])
+        unused = [] if mentions("n", "\n".join([*sizes, code])) else ["n"]
+        rows = not name.endswith("packed")
+        unused += [v for v in ("B", "steps") if rows and not mentions(v, code)]
         return {
-            "name": name, "about": comment(about, WIDTH), "members": members, "sizes": sizes,
+            "name": name, "rows": rows, "about": comment(about, WIDTH), "members": members, "sizes": sizes,
             "start": start, "unused": unused,
         }  # fmt: skip
 
@@ -476,30 +617,57 @@ class _Files:
         direction = self.backward if what == "backward" else self.forward
         body = [line for region in lines.values() for line in region]
         body += output["copied"].get(what, [])
+        given = self._given_rows(direction, single=what == "step")
         pointers = self._pointers(what, without_comments(body))
-        packs = [] if what == "step" else list(direction.packs.values())
+        code = without_comments(body)
         parts = [row.name for row in (direction.tile, direction.scratch) if row.blocks]
-        counted = [*body, *pointers, *(direction.pack_calls if packs else [])]
-        counted += [self.source.size(self.cell.size(s)) for s in self.cell.states]
-        if what == "backward":
-            counted += [self._parameter(p)["count"] for p in self.cell.parameters]
-            counted += [v["count"] for v in self._unreached()]
-        uses_t = mentions("t", without_comments(lines[STEP]))
+        parts += ["copies"] if mentions("copies", code) else []
+        parts += list(direction.gradients) if direction is self.backward else []
+        packs = [p["name"] for p in direction.packs.values() if mentions(p["name"], code)]
+        counted = [*body, *pointers, *given["read"], *given["written"]]
+        for s in self.cell.states:
+            counted += [
+                self.source.size(self.cell.size(s)),
+                self.source.size(self.source.padded(s)),
+            ]
         return {
-            "sizes": self.source.declared_sizes(counted, ["B"] if what == "step" else ["T", "B"]),
+            "sizes": self.source.declared_sizes(counted, ["T", "B"]),
             "pointers": pointers,
-            "work": [
-                f"real *const {name} = work + in_work.{name};"
-                for name in (*parts, *(p["name"] for p in packs))
-            ],
-            "uses_t": uses_t,
-            "uses_t0": uses_t or mentions("t0", without_comments([*body, *pointers])),
+            "work": [f"real *const {name} = work + in_work.{name};" for name in parts],
+            "packs": [f"const real *const {n} = packed + in_packed.{n};" for n in packs],
         }
+
+    def _unused(
+        self, lines: dict[str, dict[str, list[str]]], output: dict[str, Any]
+    ) -> dict[str, list[str]]:
+        """Arguments and variables of functions that a cell has no use for."""
+        unused = {}
+        for what, direction in (("forward", self.forward), ("backward", self.backward),
+                                ("step", self.forward)):  # fmt: skip
+            given = self._given_rows(direction, single=what == "step")
+            local = self._locals(what, lines[what], output)
+            body = [line for region in lines[what].values() for line in region]
+            body += [*output["copied"].get(what, []), *given["read"], *given["written"]]
+            body += [*local["pointers"], *local["work"], *local["packs"]]
+            body += ["initial final dfinal dinitial start B" for s in self.cell.states[:1]]
+            code = without_comments(body)
+            masks = ["m"] if self.cell.masks else []
+            names = {
+                "forward": ["p", "x", *masks, "start", "initial", "y", "final", "packed", "in_packed",
+                            "in_work", "in_tape", "batch", "team", "memory"],
+                "backward": ["p", "x", *masks, "start", "tape", "dy", "dfinal", "dx", "dinitial",
+                             "packed", "in_packed", "in_tape", "batch", "team", "t0"],
+                "step": ["p", *masks, "in_packed", "in_work", "in_tape", "packed", "work"],
+            }[what]  # fmt: skip
+            loaded = {"in_tape", "memory"} if self.cell.states and what != "backward" else set()
+            key = what if what == "step" else f"{what}_rows"
+            unused[key] = [a for a in names if a not in loaded and not mentions(a, code)]
+        return unused
 
     def _pointers(self, what: str, code: str) -> list[str]:
         """Pointers to states and to what is kept, in the tape or in the workspace."""
         memory, const, start = {
-            "forward": ("memory", "", "first * B"),
+            "forward": ("memory", "", "from * B"),
             "step": ("work", "", ""),
             "backward": ("tape", "const ", "t0 * B"),
         }[what]

@@ -30,30 +30,40 @@ LIBM = {
     sympy.atanh: "atanh", sympy.erf: "erf", sympy.Abs: "fabs", sympy.floor: "floor",
     sympy.ceiling: "ceil",
 }  # fmt: skip
-# Static functions of the source, each written only where it is used.
+# Static functions of the source that work on all lanes, each written only where it is used. Those of
+# the C library are called lane by lane, but for the few that have vector code of their own.
 HELPERS = {
     sigmoid: "sigmoid", softplus: "softplus", relu: "relu", step: "positive",
     sympy.sign: "sign", sympy.Heaviside: "heaviside", equal: "equals", sympy.Max: "larger",
     sympy.Min: "smaller",
 }  # fmt: skip
 POWERS = {2: "square", 3: "cube"}
-_FUNCTIONS = {*LIBM.values(), *HELPERS.values(), *POWERS.values(), "sqrt", "pow"}
+ON_VECTORS = {"exp": "vec_exp", "tanh": "vec_tanh"}
+LANEWISE = {f: f"each_{f}" for f in (*LIBM.values(), "sqrt", "pow") if f not in ON_VECTORS}
+_FUNCTIONS = {
+    *HELPERS.values(), *POWERS.values(), *ON_VECTORS.values(), *LANEWISE.values(),
+    *"vec mask LANES PAD ROWS VECS PANEL padded vecs splat choose within across across_max".split(),
+    *"running running_back to_the_e".split(),
+}  # fmt: skip
+_LIBM_NAMES = {*LIBM.values(), "sqrt", "pow", "log1p", "fmax", "fmin"}
 
 # Words of a stage that nothing from the equations may hide.
 STAGE_WORDS = frozenset(
     {
         *C_KEYWORDS,
         *_FUNCTIONS,
-        *(f"{f}f" for f in _FUNCTIONS),
+        *_LIBM_NAMES,
+        *(f"{f}f" for f in _LIBM_NAMES),
         *"rows row j p grads real size_t".split(),
     }
 )
 # Words of the functions that callers see, and of those that lay out memory.
 WORDS = STAGE_WORDS | frozenset(
     """n x m y g dx dy tape work initial final state next dfinal dinitial one T B t t0 k steps
-    most end first last memory kept tile scratch in_tape in_work used one_step total times
-    plus fits take fill pack multiply_add multiply_add_transposed outer_add load save swap
-    copy_rows""".split()
+    most end first last memory kept tile scratch in_tape in_work used one_step total times plus fits
+    take fill pad multiply outer_add load save swap gather place scatter add aligned factors rows_of
+    blocks_of packed in_packed batch slices share team team_of first_row fair_share pack_transposed pack_rows unpack_transposed copies
+    sums multiply_panel some_rows sums_in_registers column""".split()
 )
 
 # --------------------------------------------------------------------------- lines
@@ -209,6 +219,15 @@ class ExpressionPrinter(Printer):
         self.reference = reference
         return str(self.doprint(e))
 
+    def vector(self, e: Expr, reference: Callable[[Vector], str]) -> str:
+        """``e`` as a vec, also where it is a single number for all units."""
+        self.reference = reference
+        return self._vector(e)
+
+    def _vector(self, e: Expr) -> str:
+        text: str = self._print(e)
+        return f"splat({text})" if _is_number(e) else text
+
     def emptyPrinter(self, e: Any) -> str:
         raise GenerateError(f"the C target cannot print {type(e).__name__}: {e}")
 
@@ -276,19 +295,20 @@ class ExpressionPrinter(Printer):
         if _is_square(e):
             return f"{self._print(base)} * {self._print(base)}"
         if exponent in POWERS:
-            return f"{POWERS[int(exponent)]}({self._print(base)})"
+            return f"{POWERS[int(exponent)]}({self._vector(base)})"
         return self._call("pow", base, exponent)
 
     # ------------------------------------------------------------------ functions
 
     def _call(self, name: str, *args: Expr) -> str:
-        return f"{name}{self.suffix}({', '.join(self._print(a) for a in args)})"
+        name = ON_VECTORS.get(name) or LANEWISE[name]
+        return f"{name}({', '.join(map(self._vector, args))})"
 
     def _print_Function(self, e: Function) -> str:
         if e.is_number:
             return self._number(e)
         if type(e) in HELPERS:
-            return f"{HELPERS[type(e)]}({', '.join(self._print(a) for a in e.args)})"
+            return f"{HELPERS[type(e)]}({', '.join(map(self._vector, e.args))})"
         if type(e) in LIBM:
             return self._call(LIBM[type(e)], *e.args)
         return self.emptyPrinter(e)
@@ -300,7 +320,7 @@ class ExpressionPrinter(Printer):
         return self._bound(e.args[0], PRECEDENCE["Atom"] - 1)
 
     def _print_Max(self, e: Expr) -> str:
-        first, *others = (str(self._print(a)) for a in e.args)
+        first, *others = map(self._vector, e.args)
         for other in others:
             first = f"{HELPERS[type(e)]}({first}, {other})"
         return first
@@ -310,38 +330,51 @@ class ExpressionPrinter(Printer):
     # ------------------------------------------------------------------ conditions
 
     def _print_Piecewise(self, e: Expr) -> str:
-        text, last = "", "(real)NAN"
+        values, last = [], "splat((real)NAN)"
         for value, condition in e.args:
             if condition == sympy.true:
-                last = self._print(value)
+                last = self._vector(value)
                 break
-            text += f"{self._print(condition)} ? {self._print(value)} : "
-        return f"({text}{last})"
+            values.append((self._print(condition), self._vector(value)))
+        for condition, value in reversed(values):
+            last = f"choose({condition}, {value}, {last})"
+        return last
 
     def _print_Relational(self, e: Expr) -> str:
-        return f"({self._print(e.lhs)} {e.rel_op} {self._print(e.rhs)})"
+        return f"(mask)({self._vector(e.lhs)} {e.rel_op} {self._vector(e.rhs)})"
 
     def _connected(self, operator: str, e: Expr) -> str:
         return f"({f' {operator} '.join(sorted(self._print(a) for a in e.args))})"
 
     def _print_And(self, e: Expr) -> str:
-        return self._connected("&&", e)
+        return self._connected("&", e)
 
     def _print_Or(self, e: Expr) -> str:
-        return self._connected("||", e)
+        return self._connected("|", e)
 
     def _print_Xor(self, e: Expr) -> str:
-        return self._connected("!=", e)
+        return self._connected("^", e)
 
     def _print_Not(self, e: Expr) -> str:
-        return f"!{self._print(e.args[0])}"
+        return f"(mask)({self._print(e.args[0])} == 0)"
 
     def _print_BooleanAtom(self, e: Expr) -> str:
-        return str(int(bool(e)))
+        return f"(mask)(splat(0) {'==' if e else '!='} splat(0))"
 
     def _print_ITE(self, e: Expr) -> str:
-        condition, then, otherwise = (self._print(a) for a in e.args)
-        return f"({condition} ? {then} : {otherwise})"
+        condition, then, otherwise = e.args
+        return self._print(sympy.Or(condition & then, sympy.Not(condition) & otherwise))  # type: ignore[no-any-return]
+
+
+def _is_number(e: Expr) -> bool:
+    """Whether ``e`` is printed as a single number: of numbers, sizes and constants alone."""
+    if isinstance(e, Vector):
+        return bool(e.category == "constant")
+    if e.is_number or isinstance(e, Size):
+        return True
+    if isinstance(e, sympy.Pow):
+        return _is_number(e.base) and (_is_square(e) or e.exp == -1)
+    return isinstance(e, (sympy.Add, sympy.Mul)) and all(map(_is_number, e.args))
 
 
 def _is_square(e: Expr) -> bool:

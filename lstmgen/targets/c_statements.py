@@ -1,8 +1,10 @@
-"""The operations of a plan as C: products as calls of kernels, fused stages as functions.
+"""The operations of a plan as C: products as calls of one kernel, fused stages as functions.
 
 Memory is laid out in rows. All that the tape keeps of one step and one row of the batch lies side
 by side (``kept``), and so does what a tile of steps needs (``tile``), or a single step
-(``scratch``). A stage takes one pointer for each, and steps from row to row.
+(``scratch``). Every block is padded to whole vectors, so that no loop over units has a tail: what
+callers own is copied to rows of that kind, and back, unless it lies like that already. A stage
+takes one pointer for each kind, and steps from row to row.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from ..operations import (
     T,
 )
 from ..printing import Order, is_negative
-from ..symbols import Reduction, Scan, Vector, max_, mean, sum_
+from ..symbols import Matrix, Reduction, Scan, Size, Vector, max_, mean, rcumsum, sum_
 from ..text import text as mathematics
 from .c_expressions import (
     STAGE_WORDS,
@@ -54,24 +56,33 @@ from .c_expressions import (
 )
 from .naming import Names, identifier
 
+ONE = sympy.S.One
+_PAD_BYTES = 64  # the widest vector, and a line of the cache
+
 
 @dataclass(frozen=True)
 class Row:
-    """Blocks side by side in one row of memory: for one row of the batch, at one step."""
+    """Blocks side by side in one row of memory: for one row of the batch, at one step.
+
+    Every block is padded to whole vectors, but for the ``thin`` ones at the end: single numbers
+    that no product writes.
+    """
 
     name: str
     blocks: tuple[Vector, ...]
-    cell: Cell
+    thin: frozenset[Vector]
+    source: Source
 
     def offset(self, v: Vector) -> Expr:
         """Where ``v`` begins."""
         before = self.blocks[: self.blocks.index(v)]
-        return sum((self.cell.size(u) for u in before), ZERO)
+        return sum((ONE if u in self.thin else self.source.padded(u) for u in before), ZERO)
 
     @property
     def width(self) -> Expr:
         """The numbers in a row."""
-        return sum((self.cell.size(v) for v in self.blocks), ZERO)
+        wide = (self.source.padded(v) for v in self.blocks if v not in self.thin)
+        return sum(wide, self.source.rounded(len(self.thin)))
 
 
 class Source:
@@ -82,19 +93,21 @@ class Source:
 
     def __init__(self, cell: Cell, dtype: str, fixed: dict[str, int]) -> None:
         self.cell, self.dtype, self.fixed = cell, dtype, fixed
+        self.pad = _PAD_BYTES // {"float32": 4, "float64": 8}[dtype]
         self.plan = schedule.plan(cell, dtype=dtype)
         self.order = Order(cell, self.plan.derivation.forward)
         self.names = Names(WORDS)
+        self.wide = {n: Size(f"padded {n}") for n in cell.sizes}
         for n in cell.sizes:
             self.names(n, n.name)
+        for n, wide in self.wide.items():
+            self.names(wide, f"{self.names(n, n.name)}p")
         self.expressions = ExpressionPrinter(self.order, self.names, dtype)
         self.stages: list[Stage] = []
-        made = [
-            v
-            for op in (*self.plan.forward.operations, *self.plan.backward.operations)
-            for v in op.writes
-        ]
+        operations = (*self.plan.forward.operations, *self.plan.backward.operations)
+        made = [v for op in operations for v in op.writes]
         self.rank = {v: k for k, v in reversed(list(enumerate(made)))}
+        self.sums = {v for op in operations if isinstance(op, (Multiply, Fill)) for v in op.outs}
 
     def row(self, name: str, scope: str, used: Iterable[Vector]) -> Row:
         """The blocks of all buffers of a scope that hold what is ``used``.
@@ -106,15 +119,30 @@ class Source:
         buffers = [b for b in self.plan.buffers if b.scope == scope and used & set(b.blocks)]
 
         def key(blocks: tuple[Vector, ...]) -> tuple[bool, int]:
-            scalar = all(self.cell.size(v) == 1 for v in blocks)
-            return scalar, min(self.rank[v] for v in blocks if v in self.rank)
+            return self._is_thin(blocks), min(self.rank[v] for v in blocks if v in self.rank)
 
         ordered = sorted((b.blocks for b in buffers), key=key)
-        return Row(name, tuple(v for blocks in ordered for v in blocks), self.cell)
+        thin = frozenset(v for blocks in ordered if self._is_thin(blocks) for v in blocks)
+        return Row(name, tuple(v for blocks in ordered for v in blocks), thin, self)
+
+    def _is_thin(self, blocks: tuple[Vector, ...]) -> bool:
+        return all(self.cell.size(v) == 1 and v not in self.sums for v in blocks)
 
     def width(self, what: Vector | Row) -> Expr:
         """The numbers in a row of a vector, or of all blocks of a kind."""
-        return what.width if isinstance(what, Row) else self.cell.size(what)
+        return what.width if isinstance(what, Row) else self.padded(what)
+
+    def padded(self, v: Vector) -> Expr:
+        """The numbers that a vector takes in memory of our own: whole vectors of the machine."""
+        return self.padded_size(self.cell.size(v))
+
+    def padded_size(self, n: Expr) -> Expr:
+        """A number of units, padded to whole vectors."""
+        return self.rounded(int(n)) if n.is_number else self.wide[n]
+
+    def rounded(self, n: int) -> Expr:
+        """``n``, padded to whole vectors."""
+        return sympy.Integer(-(-n // self.pad) * self.pad)
 
     def pointer_to(self, what: Vector | Row) -> str:
         """The pointer to the rows of a state, or of a kind."""
@@ -138,20 +166,31 @@ class Source:
     def _name(self, n: Expr) -> str:
         return str(n) if n in (T, B) or n.is_number else self.names(n, n.name)
 
+    def value(self, n: Size) -> int | None:
+        """A size of the cell, or one that is padded, if it is fixed."""
+        for plain, wide in self.wide.items():
+            if n == wide and plain.name in self.fixed:
+                return int(self.rounded(self.fixed[plain.name]))
+        return self.fixed.get(n.name)
+
     def sizes_in(self, lines: Iterable[str]) -> list[tuple[str, int | None]]:
-        """The cell's sizes that occur in code, each with its value if that is fixed."""
+        """The sizes that occur in code, each with its value if that is fixed."""
         code = without_comments(lines)
-        names = [(self.names(n, n.name), self.fixed.get(n.name)) for n in self.cell.sizes]
+        every = (*self.cell.sizes, *self.wide.values())
+        names = [(self._name(n), self.value(n)) for n in every]
         return [(name, value) for name, value in names if mentions(name, code)]
 
-    def declared_sizes(self, lines: Iterable[str], always: Sequence[str] = ()) -> list[str]:
-        """The declaration of all sizes that occur in code."""
+    def declared_sizes(self, lines: Iterable[str], given: Sequence[str] = ()) -> list[str]:
+        """The declaration of all sizes that occur in code, but for those that are there already."""
         lines = list(lines)
         code = without_comments(lines)
-        items = [f"{n} = n->{n}" for n in ("T", "B") if n in always or mentions(n, code)]
-        member = {self.names(n, n.name): n.name for n in self.cell.sizes}
-        for name, value in self.sizes_in(lines):
-            items.append(f"{name} = {value or f'n->{member[name]}'}")
+        items = [f"{n} = n->{n}" for n in ("T", "B") if n not in given and mentions(n, code)]
+        occurring = dict(self.sizes_in(lines))
+        member = {self._name(n): f"n->{n.name}" for n in self.cell.sizes}
+        for n, wide in self.wide.items():
+            plain = self._name(n)
+            member[self._name(wide)] = f"padded({plain if plain in occurring else member[plain]})"
+        items += [f"{name} = {value or member[name]}" for name, value in occurring.items()]
         return broken("const size_t ", items, ";") if items else []
 
 
@@ -161,8 +200,7 @@ class Source:
 class Direction:
     """One pass: its rows of memory, its packed weights, and its statements.
 
-    ``single`` is the forward pass over one step, for streaming. It calls the same stages, but
-    reads the weights where they are: to pack them for a few rows would cost more than it saves.
+    ``single`` is the forward pass over one step, for streaming. It calls the same stages.
     """
 
     def __init__(
@@ -171,19 +209,23 @@ class Direction:
         self.source, self.name, self.part, self.kept = source, name, part, kept
         self.single = single
         self.cell = source.cell
-        used = {v for op in part.operations for v in (*op.reads, *op.writes)}
-        self.tile = source.row("tile", "tile", used)
-        self.scratch = source.row("scratch", "step", used)
+        self.used = {v for op in part.operations for v in (*op.reads, *op.writes)}
+        self.tile = source.row("tile", "tile", self.used)
+        self.scratch = source.row("scratch", "step", self.used)
         self.row_of = {v: row for row in (kept, self.tile, self.scratch) for v in row.blocks}
         self.packs: dict[tuple[str, ...], dict[str, Any]] = {}
         self.packed: Expr = ZERO
+        self.gradients: dict[str, dict[str, Any]] = {}
+        self.summed: Expr = ZERO
+        self.tallest: set[Expr] = set()
+        self.widest: set[Expr] = set()
         self.stages: dict[tuple[str, int], Stage] = {}
         self.region = STEP
 
     def one_step(self) -> Direction:
         """The same pass over a single step."""
         other = Direction(self.source, self.name, self.part, self.kept, single=True)
-        other.stages = self.stages
+        other.stages, other.packs = self.stages, self.packs
         return other
 
     def lines(self) -> dict[str, list[str]]:
@@ -195,12 +237,38 @@ class Direction:
             out[region] = [line for k in range(len(ops)) for line in self._operation(ops, k)]
         return out
 
-    @property
-    def pack_calls(self) -> list[str]:
-        """The statements that pack the weights."""
-        return [line for pack in self.packs.values() for line in pack["calls"]]
-
     # ------------------------------------------------------------------ where a value is
+
+    @property
+    def given(self) -> list[Vector]:
+        """What this pass reads or writes of the arrays that callers own, states aside."""
+        kinds = {"input": 0, "mask": 1, "cotangent": 2, "adjoint": 3}
+        ends = {v.name for v in self.cell.inputs}
+        arrays = [v for v in self.used if v.category in kinds and v not in self.row_of
+                  and (v.category != "adjoint" or v.name in ends)]  # fmt: skip
+        y = [v for v in self.used if self._is_y(v)]
+        return sorted([*arrays, *y], key=lambda v: (kinds.get(v.category, 4), v.name))
+
+    def _is_y(self, v: Vector) -> bool:
+        return v == self.cell.output and v.category == "vector" and v not in self.row_of
+
+    def is_written(self, v: Vector) -> bool:
+        """Whether a given array is one that callers receive."""
+        return v.category in ("adjoint", "vector")
+
+    def rows_name(self, v: Vector) -> str:
+        """The pointer to the rows of a given array."""
+        wish = "y" if self._is_y(v) else identifier(v)
+        return self.source.names(("rows", wish), f"{wish}_rows")
+
+    def argument(self, v: Vector) -> str:
+        """The array of a caller that holds ``v``."""
+        several = len(self.cell.inputs) > 1
+        if v.category == "adjoint":
+            return f"dx->{v.name}" if several else "dx"
+        if v.category == "input":
+            return f"x->{v.name}" if several else "x"
+        return {"cotangent": "dy", "mask": f"m->{v.name}"}.get(v.category, "y")
 
     def pointer(self, what: Vector | Row) -> str:
         """What points to the first row of a vector, or of all blocks of a kind, where we are."""
@@ -220,28 +288,26 @@ class Direction:
         elif what.category == "carry":
             way = "next" if what.time == 0 else "prev"
             return self.source.names((way, what.name), identifier(what))
+        elif what.category == "parameter":
+            return self.packed_vector(what)
         else:
-            start = "" if self.single else "t * B" if looping else "t0 * B"
-            base = self._argument(what)
+            start = "k * B" if looping else ""
+            base = self.rows_name(what)
         return f"{base} + {times(start, width)}" if start else base
 
     def stride(self, v: Vector) -> str:
         """How far apart the rows of ``v`` are."""
         return self.source.size(self.source.width(self.row_of.get(v, v)))
 
-    def _argument(self, v: Vector) -> str:
-        """The array of a caller that holds ``v``."""
-        several = len(self.cell.inputs) > 1
-        if v.category == "adjoint":
-            return f"dx->{v.name}" if several else "dx"
-        if v.category == "input":
-            return f"x->{v.name}" if several else "x"
-        return {"cotangent": "dy", "mask": f"m->{v.name}"}.get(v.category, "y")
-
     @property
     def rows(self) -> str:
         """How many rows are worked on here."""
         return "B" if self.single or self.region == STEP else "steps * B"
+
+    @property
+    def team(self) -> str:
+        """How many threads may share a product."""
+        return "1" if self.single else "team"
 
     # ------------------------------------------------------------------ products
 
@@ -263,23 +329,11 @@ class Direction:
             f"{self._text(out)} = {self._text(bias) if bias is not None else '0'}"
             for out, bias in zip(op.outs, op.biases, strict=True)
         ]
-        text = f"{', '.join(starts)}: to these, products are added"
-        return [*comment(text), *self._start(op.outs, op.biases)]
-
-    def _start(self, outs: Sequence[Vector], biases: Sequence[Vector | None]) -> list[str]:
-        """Give sums their first value; neighbours that start at zero need one call only."""
-        runs: list[tuple[list[Vector], Vector | None]] = []
-        for out, bias in zip(outs, biases, strict=True):
-            zero = bias is None and runs and runs[-1][1] is None
-            if zero and self._adjacent(runs[-1][0][-1], out):
-                runs[-1][0].append(out)
-            else:
-                runs.append(([out], bias))
-        lines = []
-        for blocks, bias in runs:
-            width = self.source.size(sum((self.cell.size(v) for v in blocks), ZERO))
-            value = "NULL" if bias is None else f"p->{bias.name}"
-            items = [self.rows, width, value, self.pointer(blocks[0]), self.stride(blocks[0])]
+        lines = comment(f"{', '.join(starts)}: to these, products are added")
+        for out, bias in zip(op.outs, op.biases, strict=True):
+            start = "NULL" if bias is None else self.packed_vector(bias)
+            items = [self.rows, self.source.size(self.source.padded(out)), start,
+                     self.pointer(out), self.stride(out)]  # fmt: skip
             lines += broken("fill(", items, ");")
         return lines
 
@@ -290,33 +344,56 @@ class Direction:
             return False
         return bool(row.blocks.index(after) == row.blocks.index(v) + 1)
 
+    def _together(self, blocks: Sequence[Vector]) -> bool:
+        return all(self._adjacent(v, after) for v, after in zip(blocks, blocks[1:], strict=False))
+
     def _multiply(self, op: Multiply) -> list[str]:
         lines = comment(self._product_text(op))
+        if op.matrices[0].transposed:
+            return lines + self._add_up(op)
+        assert self._together(op.outs), "blocks of a stack lie together"
+        width = self._width(op.outs)
+        x, start = op.operands[0], (self.pointer(op.outs[0]), self.stride(op.outs[0]))
         if not op.accumulate:
-            lines += self._start(op.outs, op.biases[: len(op.outs)])
-        transposed = op.matrices[0].transposed
-        if not (transposed or self.single):
-            neighbours = zip(op.outs, op.outs[1:], strict=False)
-            assert all(self._adjacent(v, w) for v, w in neighbours), (
-                "blocks of a stack lie together"
-            )
-            width = sum((self.cell.size(v) for v in op.outs), ZERO)
-            return lines + self._product(
-                "multiply_add", op.outs[0], op.operands[0], width, self._pack(op)
-            )
-        kernel = "multiply_add" if transposed else "multiply_add_transposed"
-        for k, m in enumerate(op.matrices):
-            out, x = op.outs[k % len(op.outs)], op.operands[k % len(op.operands)]
-            lines += self._product(kernel, out, x, self.cell.size(out), f"p->{m.name}")
+            start = (self._start(op.outs, op.biases), "0")
+        rows = f"rows_of({self.pointer(x)}, {self.stride(x)}, {self._units(x)})"
+        return lines + self._product(width, rows, self._pack_columns(op), start, op.outs[0])
+
+    def _add_up(self, op: Multiply) -> list[str]:
+        """One sum of products with matrices as they are: blocks of one size need one call only."""
+        lines: list[str] = []
+        out, bias = op.outs[0], op.biases[0]
+        sizes = {self.cell.size(v) for v in op.operands}
+        together = len(sizes) == 1 and self._together(op.operands)
+        parts = [range(len(op.operands))] if together else [[k] for k in range(len(op.operands))]
+        adding = op.accumulate
+        for part in parts:
+            x, matrices = op.operands[part[0]], [op.matrices[k] for k in part]
+            rows = f"rows_of({self.pointer(x)}, {self.stride(x)}, {self._units(x)})"
+            if len(matrices) > 1:
+                block = self.source.size(self.source.padded(x))
+                items = [self.pointer(x), self.stride(x), str(len(matrices)), self._units(x), block]
+                rows = f"blocks_of({', '.join(items)})"
+            start = (self.pointer(out), self.stride(out))
+            if not adding:
+                start = ("NULL" if bias is None else self.packed_vector(bias), "0")
+            width = self.source.padded(out)
+            lines += self._product(width, rows, self._pack_rows(matrices), start, out)
+            adding = True
         return lines
 
-    def _product(self, kernel: str, out: Vector, x: Vector, width: Expr, matrix: str) -> list[str]:
-        inner = self.source.size(self.cell.size(x))
-        items = [
-            self.rows, self.source.size(width), inner, self.pointer(x), self.stride(x), matrix,
-            self.pointer(out), self.stride(out),
-        ]  # fmt: skip
-        return broken(f"{kernel}(", items, ");")
+    def _product(
+        self, width: Expr, rows: str, weights: str, start: tuple[str, str], out: Vector
+    ) -> list[str]:
+        items = [self.team, self.rows, self.source.size(width), rows, weights, *start,
+                 self.pointer(out), self.stride(out)]  # fmt: skip
+        return broken("multiply(", items, ");")
+
+    def _width(self, blocks: Iterable[Vector]) -> Expr:
+        return sum((self.source.padded(v) for v in blocks), ZERO)
+
+    def _units(self, v: Vector) -> str:
+        return self.source.size(self.cell.size(v))
 
     def _product_text(self, op: Multiply) -> str:
         sign = "+=" if op.accumulate else "="
@@ -332,40 +409,125 @@ class Direction:
     def _text(self, e: Expr) -> str:
         return self.source.text(e)
 
-    def _pack(self, op: Multiply) -> str:
-        """The stacked matrices, transposed: a row for each unit of the operand."""
-        source, key = self.source, tuple(m.name for m in op.matrices)
+    # ------------------------------------------------------------------ packed parameters
+
+    def _packed(self, key: tuple[str, ...], wish: str, about: str, count: Expr) -> dict[str, Any]:
+        """A piece of packed parameters; whoever makes it adds the calls that fill it."""
+        name = self.source.names((self.name, *key), wish)
+        self.packed += count
+        self.packs[key] = {
+            "name": name, "calls": [], "about": about, "count": self.source.checked(count),
+        }  # fmt: skip
+        return self.packs[key]
+
+    def _pack_columns(self, op: Multiply) -> str:
+        """Stacked matrices, transposed: a row of memory for each unit of the operand."""
+        source, names = self.source, [m.name for m in op.matrices]
+        key = ("columns", *names)
         if key not in self.packs:
-            families = "".join(dict.fromkeys(m.name.partition("_")[0] for m in op.matrices))
-            wish = key[0] if len(key) == 1 else families
-            name = source.names(("pack", key), f"{wish}_packed")
             shapes = [self.cell.shape(m) for m in op.matrices]
-            width, inner = sum((rows for rows, _ in shapes), ZERO), shapes[0][1]
-            start, calls = ZERO, []
+            width = sum((source.padded_size(rows) for rows, _ in shapes), ZERO)
+            about = f"{' '.join(names)}, transposed and side by side"
+            count = shapes[0][1] * width
+            pack = self._packed(key, f"{_families(names)}_packed", about, count)
+            start = ZERO
             for m, (rows, columns) in zip(op.matrices, shapes, strict=True):
-                items = [source.size(rows), source.size(columns), f"p->{m.name}",
-                         plus(name, source.size(start)), source.size(width)]  # fmt: skip
-                calls += broken("pack(", items, ");")
-                start += rows
-            self.packs[key] = {
-                "name": name, "calls": calls, "count": source.checked(inner * width),
-                "shape": f"({source.size(inner)}, {source.size(width)})",
-                "holds": f"{' '.join(key)}, transposed and side by side",
-            }  # fmt: skip
-            self.packed += inner * width
+                items = [source.size(rows), source.size(columns), f"p->{m.name}", pack["name"],
+                         source.size(start), source.size(width)]  # fmt: skip
+                pack["calls"] += broken("pack_transposed(", items, ");")
+                start += source.padded_size(rows)
         return str(self.packs[key]["name"])
 
+    def _pack_rows(self, matrices: Sequence[Matrix]) -> str:
+        """Matrices as they are, one below the other."""
+        source, names = self.source, [m.name for m in matrices]
+        key = ("rows", *names)
+        if key not in self.packs:
+            shapes = [self.cell.shape(m) for m in matrices]
+            inner = sum((rows for rows, _ in shapes), ZERO)
+            count = inner * source.padded_size(shapes[0][1])
+            about = f"{' '.join(names)}, one below the other"
+            pack = self._packed(key, f"{_families(names)}_rows", about, count)
+            start = ZERO
+            for m, (rows, columns) in zip(matrices, shapes, strict=True):
+                items = [source.size(rows), source.size(columns), f"p->{m.name}", pack["name"],
+                         source.size(start), source.size(inner)]  # fmt: skip
+                pack["calls"] += broken("pack_rows(", items, ");")
+                start += rows
+        return str(self.packs[key]["name"])
+
+    def _start(self, outs: Sequence[Vector], biases: Sequence[Vector | None]) -> str:
+        """What stacked sums begin with: their biases side by side, NULL if there are none."""
+        first = biases[0]
+        if not any(biases):
+            return "NULL"
+        if len(biases) == 1 and first is not None:
+            return self.packed_vector(first)
+        names = ["0" if b is None else b.name for b in biases]
+        key = ("start", *names)
+        if key not in self.packs:
+            learned = [n for n in names if n != "0"]
+            about = f"{' '.join(names)}, side by side"
+            wish = f"{_families(learned)}_packed"
+            pack = self._packed(key, wish, about, self._width(outs))
+            start = ZERO
+            for out, bias in zip(outs, biases, strict=True):
+                value = "NULL" if bias is None else f"p->{bias.name}"
+                to = plus(pack["name"], self.source.size(start))
+                pack["calls"] += broken("pad(", [self._units(out), value, to], ");")
+                start += self.source.padded(out)
+        return str(self.packs[key]["name"])
+
+    def packed_vector(self, v: Vector) -> str:
+        """A learned vector, padded."""
+        key = ("vector", v.name)
+        if key not in self.packs:
+            pack = self._packed(key, f"{v.name}_packed", f"{v.name}", self.source.padded(v))
+            pack["calls"] = broken("pad(", [self._units(v), f"p->{v.name}", pack["name"]], ");")
+        return str(self.packs[key]["name"])
+
+    # ------------------------------------------------------------------ gradients
+
+    def _gradient(self, wish: str, about: str, count: Expr) -> dict[str, Any]:
+        name = self.source.names(("gradient", wish), wish)
+        self.summed += count
+        self.gradients[name] = {
+            "name": name, "about": about, "count": self.source.checked(count), "calls": [],
+        }  # fmt: skip
+        return self.gradients[name]
+
+    def gradient_of(self, v: Vector) -> str:
+        """Where the gradient of a learned vector is summed."""
+        name = f"d{v.name}"
+        if self.source.names.given.get(("gradient", name)) not in self.gradients:
+            made = self._gradient(name, f"∂L/∂{v.name}", self.source.padded(v))
+            items = [self._units(v), made["name"], f"g->{v.name}"]
+            made["calls"] = broken("add(", items, ");")
+        return self.source.names(("gradient", name), name)
+
     def _outers(self, op: Outers) -> list[str]:
-        source, lines = self.source, []
-        right, columns = op.right, source.size(self.cell.size(op.right))
+        source, names = self.source, [p.name for p in op.parameters]
+        height, width = self.cell.size(op.right), self._width(op.lefts)
+        self.tallest.add(source.padded_size(height))
+        self.widest.add(width)
+        known = [
+            w for k, w in source.names.given.items() if k == ("gradient", f"d{_families(names)}")
+        ]
+        wish = f"d{_families(names)}" if not known else f"d{'_'.join(names)}"
+        about = f"∂L/∂{' ∂L/∂'.join(names)}, transposed and side by side"
+        made = self._gradient(wish, about, height * width)
+        lines, start = [], ZERO
         for p, left in zip(op.parameters, op.lefts, strict=True):
-            items = [
-                self.rows, source.size(self.cell.size(left)), columns, self.pointer(left),
-                self.stride(left), self.pointer(right), self.stride(right), f"g->{p.name}",
-            ]  # fmt: skip
-            lines += comment(f"∂L/∂{p.name} += Σ {self._text(left)} {self._text(right)}ᵀ")
-            lines += broken("outer_add(", items, ");")
-        return lines
+            items = [self._units(left), self._units(op.right), made["name"], source.size(start),
+                     source.size(width), f"g->{p.name}"]  # fmt: skip
+            made["calls"] += broken("unpack_transposed(", items, ");")
+            lines += comment(f"∂L/∂{p.name} += Σ {self._text(left)} {self._text(op.right)}ᵀ")
+            start += source.padded(left)
+        assert self._together(op.lefts), "blocks of a stack lie together"
+        items = [self.team, self.rows, source.size(height), source.size(width), self.pointer(op.right),
+                 self.stride(op.right), self.pointer(op.lefts[0]), self.stride(op.lefts[0]),
+                 made["name"], "copies"]  # fmt: skip
+        return lines + broken("outer_add(", items, ");")
 
     # ------------------------------------------------------------------ stages
 
@@ -412,14 +574,20 @@ class Direction:
 
 
 class Stage:
-    """A static function for one fused stage: for each row of the batch, loops over units."""
+    """A static function for one fused stage: for each row of the batch, loops over units.
+
+    A loop works on a whole vector of units at a time; a single number is a vector whose lanes are
+    all the same.
+    """
 
     def __init__(self, direction: Direction, name: str) -> None:
         self.direction, self.source, self.name = direction, direction.source, name
         self.cell, self.prefix = direction.cell, direction.cell.name
-        sizes = {self.source.names(n, n.name) for n in self.cell.sizes}
-        self.names = Names(STAGE_WORDS | sizes | {f"{self.prefix}_params", f"{self.prefix}_grads"})
+        every = (*self.cell.sizes, *self.source.wide.values())
+        sizes = {self.source.names(n, n.name) for n in every}
+        self.names = Names(STAGE_WORDS | sizes | {f"{self.prefix}_params"})
         self.arguments: dict[Vector | Row, str] = {}
+        self.sums: dict[Vector, str] = {}
         self.blocks: dict[Vector, str] = {}
         self.local: dict[Vector, str] = {}
         self.written: set[Vector] = set()
@@ -429,29 +597,30 @@ class Stage:
     # ------------------------------------------------------------------ names
 
     def reference(self, v: Vector) -> str:
-        """``v`` of the current unit."""
+        """``v`` of the current units."""
         if v.category == "constant":
             return f"p->{v.name}"
         if v in self.local:
             return self.local[v]
-        base = f"p->{v.name}" if v.category == "parameter" else self._block(v)
-        return f"{base}[{'0' if self.cell.size(v) == 1 else 'j'}]"
+        block = self._block(v)
+        return f"splat({block}[0])" if self.cell.size(v) == 1 else f"{block}[j]"
 
     def _block(self, v: Vector) -> str:
         """The pointer to the units of ``v`` in the current row."""
         if v not in self.blocks:
             row = self.direction.row_of.get(v)
-            name = self.blocks[v] = self.names(v, identifier(v))
+            wish = identifier(v)
+            scalar = self.cell.size(v) == 1
+            name = self.blocks[v] = self.names(v, f"{wish}_at" if scalar else wish)
             if row is None:
-                self.arguments[v] = name
-            elif len(row.blocks) == 1:
-                self.arguments[row] = name
+                self.arguments[v] = self.names(("rows", v), f"{name}_rows")
             elif row not in self.arguments:
                 self.arguments[row] = self.names(row, row.name)
         return self.blocks[v]
 
     def _value(self, e: Expr) -> str:
-        return self.source.expressions.text(e, self.reference)
+        """An expression as a vec."""
+        return self.source.expressions.vector(e, self.reference)
 
     # ------------------------------------------------------------------ statements
 
@@ -467,62 +636,81 @@ class Stage:
             elif loop.size == 1:  # a reduction of a single unit is the unit itself
                 inside += self._assign(e.lhs, self._value(e.rhs.args[0]))
             elif isinstance(e.rhs, Scan):
-                self._scan(e, before, inside)
+                self._scan(e, loop.size, before, inside)
             else:
                 self._reduce(e, loop.size, before, inside, after)
         looped = inside if loop.size == 1 else self._units(loop.size, inside, loop.backwards)
         self.body += [*before, *looped, *after]
 
     def _units(self, size: Expr, inside: list[str], backwards: bool = False) -> list[str]:
-        n = self.source.size(size)
+        n = f"vecs({self.source.size(size)})"
         head = f"size_t j = {n}; j-- > 0;" if backwards else f"size_t j = 0; j < {n}; ++j"
         return [f"for ({head}) {{", *(f"    {line}" for line in inside), "}"]
 
     def _assign(self, v: Vector, value: str) -> list[str]:
-        if self.direction.is_stored(v):
+        stored = self.direction.is_stored(v)
+        if stored:
             self.written.add(v)
-            return statement(f"{self.reference(v)} = {value};")
-        self.local[v] = self.names(v, identifier(v))
-        return statement(f"const real {self.local[v]} = {value};")
+            block = self._block(v)
+            if self.cell.size(v) != 1:
+                return statement(f"{block}[j] = {value};")
+        name = self.local[v] = self.names(("local", v), identifier(v))
+        lines = statement(f"const vec {name} = {value};")
+        return [*lines, f"{block}[0] = LSTMGEN_LANE({name}, 0);"] if stored else lines
 
-    def _scan(self, e: Eq, before: list[str], inside: list[str]) -> None:
+    def _scan(self, e: Eq, size: Expr, before: list[str], inside: list[str]) -> None:
         total = self.names(("total", e.lhs), f"{identifier(e.lhs)}_total")
         before.append(f"real {total} = 0;")
-        inside += self._add(total, e.rhs.args[0]) + self._assign(e.lhs, total)
+        value, scan = self._value(e.rhs.args[0]), "running"
+        if isinstance(e.rhs, rcumsum):  # begins past the end
+            value, scan = f"within({value}, j, {self.source.size(size)}, 0)", "running_back"
+        inside += self._assign(e.lhs, f"{scan}({value}, &{total})")
 
     def _reduce(
         self, e: Eq, size: Expr, before: list[str], inside: list[str], after: list[str]
     ) -> None:
-        operand = e.rhs.args[0]
-        target, kind = self.names(e.lhs, identifier(e.lhs)), "real "
-        if self.direction.is_stored(e.lhs):
-            self.written.add(e.lhs)
-            target, kind = self.reference(e.lhs), ""
+        units = self.source.size(size)
+        total = self.names(("total", e.lhs), f"{identifier(e.lhs)}_lanes")
         if isinstance(e.rhs, max_):
-            before.append(f"{kind}{target} = -(real)INFINITY;")
-            inside += statement(f"{target} = larger({target}, {self._value(operand)});")
+            before.append(f"vec {total} = splat(-(real)INFINITY);")
+            value = f"within({self._value(e.rhs.args[0])}, j, {units}, -(real)INFINITY)"
+            inside += statement(f"{total} = larger({total}, {value});")
+            whole = f"across_max({total})"
         else:
-            before.append(f"{kind}{target} = 0;")
-            inside += self._add(target, operand)
+            before.append(f"vec {total} = splat(0);")
+            inside += self._add(total, e.rhs.args[0], units)
+            whole = f"across({total})"
         if isinstance(e.rhs, mean):
-            after.append(f"{target} /= (real){enclosed(self.source.size(size))};")
-        self.local[e.lhs] = target
+            whole += f" / (real){enclosed(units)}"
+        after += self._assign(e.lhs, whole)
 
-    def _add(self, target: str, e: Expr) -> list[str]:
+    def _add(self, target: str, e: Expr, within: str = "") -> list[str]:
         sign, value = ("-", -e) if is_negative(e) else ("+", e)
-        return statement(f"{target} {sign}= {self._value(value)};")
+        text = self._value(value)
+        text = f"within({text}, j, {within}, 0)" if within else text
+        return statement(f"{target} {sign}= {text};")
 
     def add_sums(self, op: Sums) -> None:
-        """What learned vectors gain from a row, in a loop for each size."""
-        loops: dict[Expr, list[str]] = {}
+        """What the gradients of learned vectors gain from a row, in a loop for each size."""
+        loops: dict[Expr, tuple[list[str], list[str], list[str]]] = {}
         for p, term in zip(op.parameters, op.terms, strict=True):
-            index = "0" if self.cell.size(p) == 1 else "j"
+            target = self.sums[p] = self.names(("sum", p), f"d{p.name}")
             for piece in _pieces(term):
-                inside = loops.setdefault(self.cell.shapes.of(piece), [])
+                size = self.cell.shapes.of(piece)
+                before, inside, after = loops.setdefault(size, ([], [], []))
                 inside += comment(f"∂L/∂{p.name} += {self.source.text(piece)}")
-                inside += self._add(f"grads->{p.name}[{index}]", piece)
-        for size, inside in loops.items():
-            self.body += inside if size == 1 else self._units(size, inside)
+                if self.cell.size(p) != 1:
+                    inside += self._add(f"{target}[j]", piece)
+                    continue
+                total = self.names(("total", p, size), f"{target}_lanes")
+                units = "" if size == 1 else self.source.size(size)
+                before.append(f"vec {total} = splat(0);")
+                inside += self._add(total, piece, units)
+                whole = total if size == 1 else f"across({total})"
+                after.append(f"{target}[0] += {whole};")
+        for size, (before, inside, after) in loops.items():
+            looped = inside if size == 1 else self._units(size, inside)
+            self.body += [*before, *looped, *after]
 
     # ------------------------------------------------------------------ the function and its call
 
@@ -540,28 +728,35 @@ class Stage:
         return sorted(self.arguments.items(), key=key)
 
     def _views(self) -> list[str]:
-        """Pointers to the blocks of rows, in the order of memory."""
+        """Pointers to the blocks of a row, in the order of memory."""
         views = []
-        for row, name in self._sorted():
-            if isinstance(row, Row) and len(row.blocks) > 1:
-                for v in (v for v in row.blocks if v in self.blocks):
-                    const = "" if v in self.written else "const "
-                    at = plus(name, self.source.size(row.offset(v)))
-                    views.append(f"{const}real *const {self.blocks[v]} = {at};")
+        for what, name in self._sorted():
+            blocks = what.blocks if isinstance(what, Row) else (what,)
+            for v in (v for v in blocks if v in self.blocks):
+                const = "" if v in self.written else "const "
+                at = plus(name, self.source.size(what.offset(v) if isinstance(what, Row) else ZERO))
+                block = self.blocks[v]
+                if self.cell.size(v) == 1:
+                    views.append(f"{const}real *const {block} = {at};")
+                else:
+                    at = f"({at})" if " " in at else at
+                    views.append(f"{const}vec *const {block} = ({const}vec *){at};")
         return views
 
     def _const(self, what: Vector | Row) -> str:
         blocks = what.blocks if isinstance(what, Row) else (what,)
         return "" if self.written & set(blocks) else "const "
 
-    def _width(self, what: Vector | Row) -> str:
-        return self.source.size(self.source.width(what))
+    def _steps(self) -> list[str]:
+        """How pointers go from row to row; learned vectors are the same for all rows."""
+        moving = [(w, n) for w, n in self._sorted() if isinstance(w, Row) or not _is_learned(w)]
+        return [f"{name} += {self.source.size(self.source.width(w))};" for w, name in moving]
 
     def _sizes(self) -> list[tuple[str, int | None]]:
-        return self.source.sizes_in([*self.body, *self._views(), *map(self._width, self.arguments)])
+        return self.source.sizes_in([*self.body, *self._views(), *self._steps()])
 
-    def _reads(self, struct: str) -> bool:
-        return f"{struct}->" in "\n".join(self.body)
+    def _reads_constants(self) -> bool:
+        return "p->" in "\n".join(self.body)
 
     def context(self) -> dict[str, Any]:
         """The function, for the template."""
@@ -569,18 +764,19 @@ class Stage:
         parameters = [
             "size_t rows",
             *(f"size_t {n}" for n, value in sizes if value is None),
-            *([f"const {self.prefix}_params *p"] if self._reads("p") else []),
+            *([f"const {self.prefix}_params *p"] if self._reads_constants() else []),
             *(f"{self._const(what)}real *restrict {name}" for what, name in arguments),
-            *([f"const {self.prefix}_grads *grads"] if self._reads("grads") else []),
+            *(f"real *restrict {name}_sum" for name in self.sums.values()),
         ]
         fixed = [f"{n} = {value}" for n, value in sizes if value is not None]
+        sums = [f"vec *const {name} = (vec *){name}_sum;" for name in self.sums.values()]
         return {
             "about": comment(self.about, WIDTH),
             "head": broken(f"static void {self.name}(", parameters, ")", WIDTH),
-            "sizes": broken("const size_t ", fixed, ";") if fixed else [],
+            "sizes": (broken("const size_t ", fixed, ";") if fixed else []) + sums,
             "views": self._views(),
             "body": self.body,
-            "advance": [f"{name} += {self._width(what)};" for what, name in arguments],
+            "advance": self._steps(),
         }
 
     def call(self, direction: Direction) -> list[str]:
@@ -588,11 +784,22 @@ class Stage:
         items = [
             direction.rows,
             *(n for n, value in self._sizes() if value is None),
-            *(["p"] if self._reads("p") else []),
+            *(["p"] if self._reads_constants() else []),
             *(direction.pointer(what) for what, _ in self._sorted()),
-            *(["g"] if self._reads("grads") else []),
+            *(direction.gradient_of(p) for p in self.sums),
         ]
         return broken(f"{self.name}(", items, ");")
+
+
+def _is_learned(v: Vector) -> bool:
+    return bool(v.category == "parameter")
+
+
+def _families(names: Sequence[str]) -> str:
+    """``W`` for W_i W_f …, ``Wb`` for W_i b_i; a name alone stays what it is."""
+    if len(names) == 1:
+        return names[0]
+    return "".join(dict.fromkeys(name.partition("_")[0] for name in names))
 
 
 def _pieces(term: Expr) -> list[Expr]:

@@ -36,7 +36,7 @@ _UNARY: dict[type, str] = {
     sympy.atan: "np.arctan", sympy.sinh: "np.sinh", sympy.cosh: "np.cosh", sympy.tanh: "np.tanh",
     sympy.asinh: "np.arcsinh", sympy.acosh: "np.arccosh", sympy.atanh: "np.arctanh",
     sympy.Abs: "np.abs", sympy.sign: "np.sign", sympy.floor: "np.floor",
-    sympy.ceiling: "np.ceil", stop_gradient: "np.copyto",
+    sympy.ceiling: "np.ceil",
 }  # fmt: skip
 _BINARY: dict[type, str] = {sympy.Max: "np.maximum", sympy.Min: "np.minimum", equal: "np.equal"}
 _WITH_NUMBER: dict[type, tuple[str, str]] = {
@@ -44,11 +44,12 @@ _WITH_NUMBER: dict[type, tuple[str, str]] = {
     step: ("np.greater", "0.0"),
     sympy.Heaviside: ("np.heaviside", "0.5"),
 }
-_REDUCE: dict[type, str] = {mean: "np.mean", sum_: "np.sum", max_: "np.max"}
+_IN_PLACE = {"np.add": "+=", "np.subtract": "-=", "np.multiply": "*=", "np.divide": "/="}
+_COMMUTES = ("np.add", "np.multiply")
 
 
 class Calls:
-    """Writes an expression as a sequence of calls with ``out=``.
+    """Writes an expression as a sequence of calls with ``out=``, or of statements such as a += b.
 
     Parameters
     ----------
@@ -56,6 +57,11 @@ class Calls:
         The name of the array that holds a vector.
     temporary : function
         The name of the n-th scratch array of a size; equal arguments give equal names.
+    number : function
+        The name of an array without axes that holds a number: as an operand it costs half as much
+        as a Python number.
+    total : function
+        The lines that sum an array over its units into another, times a number.
     """
 
     def __init__(
@@ -64,8 +70,11 @@ class Calls:
         order: Order,
         ref: Callable[[Vector], str],
         temporary: Callable[[int, Expr], str],
+        number: Callable[[str], str],
+        total: Callable[[str, str, Expr, bool], list[str]],
     ) -> None:
         self.cell, self.order, self.ref, self.temporary = cell, order, ref, temporary
+        self.number, self.total = number, total
         self.lines: list[str] = []
         self.busy = 0  # scratch arrays that hold something
 
@@ -73,7 +82,9 @@ class Calls:
         """Lines that write ``e`` to ``out``, even where ``e`` reads what is there."""
         self.lines, self.busy = [], 0
         reads = [v for v in vectors_in([e]) if self.ref(v) == out]
-        if not reads or self._one_call(e):
+        if isinstance(e, Vector) and reads:
+            pass  # it is there
+        elif not reads or self._one_call(e):
             self._into(e, out)
         elif isinstance(e, sympy.Add) and reads[0] in e.args:
             rest = e - reads[0]
@@ -93,11 +104,14 @@ class Calls:
     # ------------------------------------------------------------------ inside
 
     def _by_detour(self, e: Expr, out: str) -> None:
-        self._emit("np.copyto", out, self._value(e))
+        self._copy(self._value(e), out)
 
-    def _emit(self, function: str, *arguments: str, out: str = "") -> None:
-        written = f", out={out}" if out else ""
-        self.lines.append(f"{function}({', '.join(arguments)}{written})")
+    def _copy(self, value: str, out: str) -> None:
+        if value != out:
+            self.lines.append(f"{out}[...] = {value}")
+
+    def _emit(self, function: str, *arguments: str, out: str) -> None:
+        self.lines.append(call(function, *arguments, out=out))
 
     def _extent(self, e: Expr) -> Expr:
         return self.cell.shapes.of(e)
@@ -108,7 +122,7 @@ class Calls:
 
     def _one_call(self, e: Expr) -> bool:
         atoms = all(isinstance(a, Vector) or self._is_plain(a) for a in e.args)
-        single = len(e.args) <= 2 and not isinstance(e, (sigmoid, rsqrt, sympy.Piecewise))
+        single = len(e.args) <= 2 and not isinstance(e, sympy.Piecewise)
         return atoms and single and not (isinstance(e, sympy.Pow) and e.exp not in (2,))
 
     def _value(self, e: Expr) -> str:
@@ -116,7 +130,7 @@ class Calls:
         if isinstance(e, Vector):
             return self.ref(e)
         if self._is_plain(e):
-            return scalar(e)
+            return self.number(scalar(e))
         self.busy += 1
         name = self.temporary(self.busy, self._extent(e))
         self._into(e, name)
@@ -140,7 +154,7 @@ class Calls:
         kind = type(e)
         busy = self.busy
         if isinstance(e, Vector) or self._is_plain(e):
-            self._emit("np.copyto", out, self._value(e))
+            self._copy(self._value(e), out)
         elif isinstance(e, Reduction):
             self._reduce(e, out)
         elif isinstance(e, sympy.Add):
@@ -165,23 +179,24 @@ class Calls:
     def _unary(self, e: Expr, inner: str, out: str) -> None:
         kind = type(e)
         if isinstance(e, sigmoid):
-            self.lines.append(f"np.multiply({inner}, 0.5, out={out})  # σ(a) = (1 + tanh(a/2)) / 2")
+            half = self.number("0.5")
+            self._emit("np.multiply", inner, half, out=out)
+            self.lines[-1] += "  # σ(a) = (1 + tanh(a/2)) / 2"
             self._emit("np.tanh", out, out=out)
-            self._emit("np.multiply", out, "0.5", out=out)
-            self._emit("np.add", out, "0.5", out=out)
+            self._emit("np.multiply", out, half, out=out)
+            self._emit("np.add", out, half, out=out)
         elif isinstance(e, rsqrt):
             self._emit("np.sqrt", inner, out=out)
-            self._emit("np.divide", "1.0", out, out=out)
+            self._emit("np.divide", self.number("1.0"), out, out=out)
         elif isinstance(e, stop_gradient):
-            if inner != out:
-                self._emit("np.copyto", out, inner)
+            self._copy(inner, out)
         elif kind in HELPERS:
             self.lines.append(f"{out}[...] = {HELPERS[kind]}({inner})")
         elif kind in _WITH_NUMBER:
             function, number = _WITH_NUMBER[kind]
             if len(e.args) > 1:  # Heaviside(a, 0): its value at 0
                 number = scalar(e.args[1])
-            self._emit(function, inner, number, out=out)
+            self._emit(function, inner, self.number(number), out=out)
         elif kind in _UNARY:
             self._emit(_UNARY[kind], inner, out=out)
         else:
@@ -214,20 +229,19 @@ class Calls:
                 self._emit("np.negative", held, out=out)
                 held = out
             elif number != 1:
-                self._emit("np.multiply", held, scalar(number), out=out)
+                self._emit("np.multiply", held, self.number(scalar(number)), out=out)
                 held = out
         else:
-            held = scalar(number)
+            held = self.number(scalar(number))
         for f in below:
             self._chain("np.divide", held, f, out)
             held = out
-        if held != out:
-            self._emit("np.copyto", out, held)
+        self._copy(held, out)
 
     def _power(self, e: Expr, out: str) -> None:
         base, exponent = e.args
         if exponent.is_number and exponent.is_negative:
-            self._chain("np.divide", "1.0", 1 / e, out)
+            self._chain("np.divide", self.number("1.0"), 1 / e, out)
         elif exponent == sympy.Rational(1, 2):
             self._emit("np.sqrt", self._start(base, out, self._extent(e)), out=out)
         elif exponent == 2:
@@ -269,9 +283,23 @@ class Calls:
             self._emit("np.cumsum", f"{operand}[..., ::-1]", "axis=-1", out=f"{out}[..., ::-1]")
         elif all(v.category in ("parameter", "constant") for v in e.atoms(Vector)):
             # the same for every row: it has no axes but its own
-            self.lines.append(f"{out}[...] = {_REDUCE[type(e)]}({operand}, axis=-1, keepdims=True)")
+            function = {mean: "np.mean", sum_: "np.sum", max_: "np.max"}[type(e)]
+            self.lines.append(f"{out}[...] = {function}({operand}, axis=-1, keepdims=True)")
+        elif isinstance(e, max_):
+            self._emit("np.maximum.reduce", operand, "axis=-1", "keepdims=True", out=out)
         else:
-            self._emit(_REDUCE[type(e)], operand, "axis=-1", "keepdims=True", out=out)
+            self.lines += self.total(operand, out, self._extent(e.args[0]), isinstance(e, mean))
+
+
+def call(function: str, *arguments: str, out: str) -> str:
+    """One call that writes to ``out``; a += b where that says the same, which is faster too."""
+    if function in _IN_PLACE and len(arguments) == 2:
+        first, second = arguments
+        if second == out and function in _COMMUTES:
+            first, second = second, first
+        if first == out:
+            return f"{out} {_IN_PLACE[function]} {second}"
+    return f"{function}({', '.join(arguments)}, out={out})"
 
 
 def _is_reciprocal(f: Expr) -> bool:

@@ -1,0 +1,216 @@
+"""What is to be computed: arrays of one shape, the right results, and whether others match them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..cell import Cell
+from ..errors import LstmgenError
+from ..evaluation import number
+from ..plans import Plan
+from ..schedule import plan
+from ..symbols import Matrix, Size
+from ..toolchain import compile
+
+Array = NDArray[Any]
+Values = dict[str, Array]
+
+INFERENCE, TRAINING, STEP = "inference", "training", "step"
+WORKS = {
+    INFERENCE: "forward over a sequence, nothing kept",
+    TRAINING: "forward and backward, with all gradients",
+    STEP: "one streaming step",
+}
+
+# Of a tensor's largest entry. float32: sums over all steps and rows in another order.
+_TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
+
+
+class MismatchError(LstmgenError):
+    """A contender computes something else than the cell's equations."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A cell, its sizes (T and B among them), and one of ``WORKS``; the arrays follow from them.
+
+    Weights are uniform in ±1/√columns, as PyTorch's; no array is zero, so that nothing that a
+    contender mixes up can go unseen. Learned vectors lie around half of where they start: with
+    gains of 1, a random layer-normalised cell is chaotic, and rounding errors grow from step to
+    step until no two programs agree.
+    """
+
+    cell: Cell
+    sizes: Mapping[str, int]
+    work: str
+    dtype: str = "float32"
+    threads: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        needed = {"T", "B", *(str(n) for n in self.cell.sizes)}
+        unknown = sorted(set(self.sizes) - needed)
+        if unknown:
+            known = ", ".join(("T", "B", *map(str, self.cell.sizes)))
+            raise LstmgenError(f"{self.cell.name} has no size {unknown[0]}; it has {known}")
+        missing = sorted(needed - set(self.sizes))
+        if missing:
+            raise LstmgenError(f"{self.cell.name} needs the size {missing[0]}")
+
+    def __str__(self) -> str:
+        sizes = self.sizes if self.work != STEP else {k: n for k, n in self.sizes.items()
+                                                      if k != "T"}  # fmt: skip
+        shape = " ".join(f"{name}={n}" for name, n in sizes.items())
+        return f"{self.cell.name} {self.work} {shape}"
+
+    @property
+    def steps(self) -> int:
+        return 1 if self.work == STEP else self.sizes["T"]
+
+    @property
+    def flops(self) -> float:
+        """The arithmetic of the equations and of the derived gradients, by the plan."""
+        made = _plan(self.cell)
+        cost = made.flops if self.work == TRAINING else made.flops_of(made.forward)
+        numbers = {**self.sizes, "T": self.steps}
+        return float(cost.subs({Size(name): n for name, n in numbers.items()}))
+
+    # ------------------------------------------------------------------ arrays
+
+    def _shape(self, *sizes: Any) -> tuple[int, ...]:
+        return tuple(number(n, self.sizes) for n in sizes)
+
+    @cached_property
+    def _arrays(self) -> dict[str, dict[str, Any]]:
+        rng, cell = np.random.default_rng(self.seed), self.cell
+        lead = (self.steps, self.sizes["B"])
+
+        def normal(*shape: int) -> Array:
+            return rng.standard_normal(shape).astype(self.dtype)
+
+        params: dict[str, Any] = {}
+        for p in cell.parameters:
+            shape = self._shape(*cell.shape(p))
+            if isinstance(p, Matrix):
+                limit = 1 / np.sqrt(shape[1])
+                params[p.name] = rng.uniform(-limit, limit, shape).astype(self.dtype)
+            else:
+                middle = np.asarray((cell.initial(p) or 0.0) / 2, self.dtype)
+                params[p.name] = middle + np.asarray(0.1, self.dtype) * normal(*shape)
+        for c in cell.constants:
+            value = cell.initial(c)
+            params[c.name] = 0.1 if value is None else value
+        half = np.asarray(0.5, self.dtype)
+        return {
+            "params": params,
+            "inputs": {v.name: normal(*lead, *self._shape(cell.size(v))) for v in cell.inputs},
+            "masks": {v.name: normal(*lead, *self._shape(cell.size(v))) for v in cell.masks},
+            "state": {s.name: half * normal(lead[1], *self._shape(cell.size(s)))
+                      for s in cell.states},
+            "dy": {"y": normal(*lead, *self._shape(cell.size(cell.output)))},
+        }  # fmt: skip
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Learned arrays and constants, by name."""
+        return self._arrays["params"]
+
+    @property
+    def inputs(self) -> dict[str, Array]:
+        """(T, B, size) each; T is 1 for a single step."""
+        return self._arrays["inputs"]
+
+    @property
+    def masks(self) -> dict[str, Array]:
+        return self._arrays["masks"]
+
+    @property
+    def state(self) -> dict[str, Array]:
+        """What comes into the first step."""
+        return self._arrays["state"]
+
+    @property
+    def dy(self) -> Array:
+        """The derivative of the loss by the output of every step."""
+        array: Array = self._arrays["dy"]["y"]
+        return array
+
+    def values(self) -> dict[str, Any]:
+        """All that goes in, by name."""
+        return {**self.params, **self.inputs, **self.masks, **self.state}
+
+    # ------------------------------------------------------------------ results
+
+    def results(
+        self,
+        y: Any,
+        final: Mapping[str, Any],
+        gradients: Mapping[str, Any] | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        initial: Mapping[str, Any] | None = None,
+    ) -> Values:
+        """Results by the names that messages use. What the work does not ask for is left out."""
+        found = {f"final {name}": a for name, a in final.items()}
+        if self.work != STEP or self.cell.output.name not in final:
+            found["y"] = y
+        if self.work == TRAINING:
+            found |= {f"∂L/∂{name}": a for name, a in (gradients or {}).items()}
+            found |= {f"∂L/∂{name}": a for name, a in (inputs or {}).items()}
+            found |= {f"∂L/∂{name}[0]": a for name, a in (initial or {}).items()}
+        return {name: np.asarray(a) for name, a in found.items()}
+
+    @cached_property
+    def reference(self) -> Values:
+        """The right results: our NumPy code in float64, on the same numbers."""
+        module = compile(self.cell, "numpy")
+
+        def wide(arrays: Mapping[str, Any]) -> dict[str, Any]:
+            return {name: np.asarray(a, dtype=float)[()] for name, a in arrays.items()}
+
+        x = wide(self.inputs)
+        several = len(x) > 1
+        masks = {"masks": wide(self.masks)} if self.masks else {}
+        params = {n: float(a) if np.ndim(a) == 0 else a for n, a in wide(self.params).items()}
+        given = x if several else next(iter(x.values()))
+        y, final, tape = module.forward(params, given, wide(self.state), **masks)
+        if self.work != TRAINING:
+            return self.results(y, final)
+        gradients, dx, initial = module.backward(params, tape, np.asarray(self.dy, dtype=float))
+        dx = dx if several else {next(iter(x)): dx}
+        return self.results(y, final, gradients, dx, initial)
+
+    def check(self, who: str, values: Mapping[str, Array]) -> None:
+        """Compare what ``who`` computed.
+
+        Raises
+        ------
+        MismatchError
+            If a result is missing or differs by more than rounding can; it names the tensor.
+        """
+        tolerance = _TOLERANCE[self.dtype]
+        for name, right in self.reference.items():
+            if name not in values:
+                raise MismatchError(f"{who} does not compute {name} ({self})")
+            found = values[name]
+            if found.shape != right.shape:
+                raise MismatchError(
+                    f"{who} gives {name} the shape {found.shape}, not {right.shape} ({self})"
+                )
+            largest = float(np.abs(right).max()) or 1.0
+            off = float(np.abs(found - right).max()) / largest
+            if not off <= tolerance:  # also if it is no number
+                raise MismatchError(
+                    f"{who} disagrees in {name}: off by {off:.2g} of its largest entry, where "
+                    f"{tolerance:.0e} is allowed ({self})"
+                )
+
+
+@lru_cache(maxsize=32)
+def _plan(cell: Cell) -> Plan:
+    return plan(cell)

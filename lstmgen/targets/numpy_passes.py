@@ -1,0 +1,911 @@
+"""The two passes of the NumPy target: forward and backward over a sequence.
+
+Both work through the sequence in blocks of a few steps, so that what is worked on stays in the
+cache and the workspace does not grow with the sequence. In a block, what does not depend on the
+recurrence is done for all its steps at once.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+
+import sympy
+from sympy import Eq, Expr
+
+from ..derivation import adjoint, carry
+from ..operations import (
+    AFTER,
+    BEFORE,
+    STEP,
+    ZERO,
+    Buffer,
+    Fill,
+    Fused,
+    Multiply,
+    Operation,
+    Outers,
+    Pass,
+    Sums,
+)
+from ..plans import Plan
+from ..printing import Order
+from ..storage import pre_activation
+from ..symbols import Matrix, Vector, sigmoid
+from ..text import text
+from .comments import wrapped
+from .naming import Names, identifier
+from .numpy_places import Places
+from .ufuncs import Calls, call, count
+
+# what the module calls its own variables, in all its functions
+RESERVED = frozenset(
+    """np math params packed x x_t state masks dtype tape y dy dx dstate grads T B sizes name T init
+    forward backward step pack block room count at start stop steps kept ends first ones times
+    new ROWS STACKS PARAMETERS STATES INPUTS MASKS CONSTANTS OUTPUT CELL INITIAL zip
+    range min slice dict float""".split()
+)
+_NUMBERS = {"0.0": "zero", "0.5": "half", "1.0": "one", "2.0": "two", "3.0": "three"}
+
+
+class Stacks:
+    """Parameters that products want stacked: the name of each stack, and what is in it."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.cell = plan.cell
+        self.order = Order(plan.cell, plan.derivation.forward)
+        self.names = Names(p.name for p in plan.cell.parameters)
+        self.members: dict[str, tuple[str, ...]] = {}
+
+    def __call__(self, parameters: Sequence[Matrix | Vector]) -> str:
+        """The name of ``parameters`` on top of each other; of one, its own."""
+        if len(parameters) == 1:
+            return str(parameters[0].name)
+        key = tuple(p.name for p in parameters)
+        name = self.names(key, self.wish(parameters))
+        self.members[name] = key
+        return name
+
+    def wish(self, parameters: Sequence[Matrix | Vector]) -> str:
+        """``W`` for a whole family, ``U_rz`` for a part of one."""
+        if len(parameters) == 1:
+            return str(parameters[0].name)
+        families = dict.fromkeys(p.name.partition("_")[0] for p in parameters)
+        kind = type(parameters[0])
+        whole = [
+            p
+            for p in self.cell.parameters
+            if isinstance(p, kind) and p.name.partition("_")[0] in families
+        ]
+        name = "".join(families)
+        if len(whole) > len(parameters):
+            name += "_" + "".join(p.name.partition("_")[2] for p in parameters)
+        return name
+
+
+class Writer:
+    """Writes operations as NumPy calls, and notes every array that they mention.
+
+    Within the loop over steps a name stands for one step; outside it, for the steps of the block,
+    with ``_all`` added. ``_seq`` is the memory of what is kept for the whole sequence, ``_memory``
+    that of what is needed for a block only.
+    """
+
+    def __init__(self, plan: Plan, part: Pass, places: Places, stacks: Stacks) -> None:
+        self.plan, self.part, self.cell = plan, part, plan.cell
+        self.places, self.stacks = places, stacks
+        self.order = stacks.order
+        self.names = Names({*RESERVED, *keyword.kwlist, *(s.name for s in plan.cell.sizes)})
+        self.calls = Calls(self.cell, self.order, self.ref, self.temporary, self.number, self.total)
+        self.region = BEFORE
+        self.packs: dict[str, str] = {}  # parameters, stacked or not -> the expression
+        self.numbers: dict[str, str] = {}  # numbers as arrays -> the expression
+        self.made: dict[str, str] = {}  # scratch for a block or a step -> its shape
+        self.lasting: dict[str, str] = {}  # memory for the whole sequence -> its shape
+        self.taken: dict[str, str] = {}  # what another pass left -> where it is
+        self.choices: dict[str, str] = {}  # what depends on the size of the batch -> expression
+        self.views: dict[str, str] = {}  # views that last as long as the function -> expression
+        self.block: dict[str, str] = {}  # views for a block -> expression
+        self.each: dict[str, str] = {}  # names within the loop -> the array of all steps
+        self.body: dict[str, list[str]] = {}
+
+    def write(self) -> None:
+        for region in (BEFORE, STEP, AFTER):
+            self.region = region
+            self.body[region] = [
+                line for op in getattr(self.part, region) for line in self.operation(op)
+            ]
+        self.region = BEFORE
+
+    def operation(self, op: Operation) -> list[str]:
+        if isinstance(op, Multiply):
+            return self.multiply(op)
+        if isinstance(op, Fill):
+            return self.fill(op)
+        assert isinstance(op, Fused)
+        return self.fused(op)
+
+    def show(self, e: Expr | Eq) -> str:
+        return text(e, self.order)
+
+    # ------------------------------------------------------------------ names of arrays
+
+    def ref(self, v: Vector) -> str:
+        """The name of ``v`` where we are: of this step in the loop, else of the whole block."""
+        v = self.places.of(v)
+        if v.category in ("parameter", "constant"):
+            return self.given(v)
+        if self.region != STEP:
+            return self.whole(v)
+        name = self.names(v, f"{v.name}_t" if v.category == "input" else identifier(v))
+        buffer = self.plan.home.get(v)
+        if v.category == "carry":
+            pass  # made from dstate
+        elif self._has_steps(v):
+            self.each.setdefault(name, self.whole(v))
+        elif buffer is not None and len(buffer.blocks) > 1:
+            base = self._base(buffer)
+            self.views.setdefault(name, f"{base}[{self._at([v], '')}]")
+        else:
+            self.made.setdefault(name, shaped("B", self.cell.size(v)))
+        return name
+
+    def given(self, v: Vector) -> str:
+        """The name of a parameter or constant."""
+        name = self.names(v, v.name)
+        value = f'packed["{v.name}"]'
+        self.packs.setdefault(
+            name, value if v.category == "parameter" else f"np.array({value}, dtype)"
+        )
+        return name
+
+    def _has_steps(self, v: Vector) -> bool:
+        """Whether there is an array of ``v`` for all steps."""
+        buffer = self.plan.home.get(v)
+        lasting = buffer is not None and buffer.scope in ("tape", "tile", "given")
+        return v.category in ("input", "mask", "state", "cotangent") or lasting
+
+    def whole(self, v: Vector) -> str:
+        """The name of ``v`` for all steps of the block, shape (count, B, size)."""
+        v = self.places.of(v)
+        name = self.names((v, "all"), f"{identifier(v)}_all")
+        buffer = self.plan.home.get(v)
+        if v.category in ("input", "mask", "cotangent"):
+            self.block.setdefault(name, f"{self.source(v)}[steps]")
+        elif v.category == "state":
+            self.block.setdefault(
+                name, f"{self.stored(v)}[{self.kept if v.time == -1 else 'ends'}]"
+            )
+        elif buffer is not None and len(buffer.blocks) > 1:
+            base = self._base(buffer)
+            self.block.setdefault(name, f"{base}[{self._at([v], ':, ')}]")
+        else:
+            self.block.setdefault(name, self._memory(v, identifier(v), ("B",), self.cell.size(v)))
+        return name
+
+    kept = "kept"  # the slice of the block in what is kept of the sequence
+    keeps = True  # whether this pass makes what is kept
+
+    def source(self, v: Vector) -> str:
+        """The name of what the caller gave, for the whole sequence."""
+        if v.category == "cotangent":
+            return "dy"
+        return f'x["{v.name}"]' if len(self.cell.inputs) > 1 and v.category == "input" else (
+            "x" if v.category == "input" else f'masks["{v.name}"]'
+        )  # fmt: skip
+
+    def stored(self, state: Vector) -> str:
+        """The name of a state's array with its first value in front, (steps + 1, B, size)."""
+        return self.names((state.name, "stored"), f"{state.name}_seq")
+
+    def _memory(self, v: Vector, wish: str, lead: Sequence[str], size: Expr) -> str:
+        """The memory of an array, and the part of it that the block uses."""
+        buffer = self.plan.home.get(v)
+        if buffer is not None and buffer.scope == "tape":
+            name = self.names((v, "seq"), f"{wish}_seq")
+            if self.keeps:
+                self.lasting.setdefault(name, shaped(", ".join(("room", *lead)), size))
+            else:
+                self.taken.setdefault(name, f'tape["{tape_key(buffer)}"]')
+            return f"{name}[{self.kept}]"
+        if buffer is not None and buffer.scope == "given":
+            return f"{self.result(v)}[steps]"
+        name = self.names((v, "memory"), f"{wish}_memory")
+        self.made.setdefault(name, shaped(", ".join(("block", *lead)), size))
+        return f"{name}[:count]"
+
+    def result(self, v: Vector) -> str:
+        """The name of an array that the caller will get, for the whole sequence."""
+        if not v.category.endswith("adjoint"):
+            return "y"
+        several = len(self.cell.inputs) > 1
+        return self.names((v, "result"), f"dx_{v.name}") if several else "dx"
+
+    def is_lasting(self, buffer: Buffer) -> bool:
+        """Whether there is an array of ``buffer`` for all steps of the block."""
+        return buffer.scope != "step"
+
+    def _base(self, buffer: Buffer) -> str:
+        """The name of all blocks of ``buffer`` as one array, for the block or for the step."""
+        lasting = self.is_lasting(buffer)
+        mark = "d" if buffer.blocks[0].category.endswith("adjoint") else ""
+        wish = f"{mark}{buffer.name}"
+        here = self.names((buffer, "step"), wish)
+        if self.places.is_stack(buffer):
+            lead: tuple[str, ...] = (str(len(buffer.blocks)), "B")
+            size = self.cell.size(buffer.blocks[0])
+        else:
+            lead, size = ("B",), self.plan.width(buffer)
+        if not lasting:
+            self.made.setdefault(here, shaped(", ".join(lead), size))
+            return here
+        name = self.names((buffer, "all"), f"{wish}_all")
+        self.block.setdefault(name, self._memory(buffer.blocks[0], wish, lead, size))
+        return name
+
+    def _at(self, blocks: Sequence[Vector], steps: str) -> str:
+        """The index of neighbouring blocks in their buffer; ``steps`` stands for the first axis."""
+        buffer = self.places.home(blocks[0])
+        assert buffer is not None
+        if not self.places.is_stack(buffer):
+            return f"..., {self.span(blocks)}"
+        start = self.places.index(blocks[0])
+        if len(blocks) == 1:
+            return f"{steps}{start}"
+        stop = start + len(blocks)
+        first, last = start or "", stop if stop < len(buffer.blocks) else ""
+        return f"{steps}{first}:{last}"
+
+    def span(self, blocks: Sequence[Vector]) -> str:
+        start = self.places.start(blocks[0])
+        return span(start, start + self.places.width(blocks))
+
+    def run(self, blocks: Sequence[Vector]) -> str:
+        """The name of neighbouring blocks taken as one array."""
+        blocks = [self.places.of(v) for v in blocks]
+        if len(blocks) == 1:
+            return self.ref(blocks[0])
+        buffer = self.plan.home[blocks[0]]
+        base = self._base(buffer)
+        lasting = self.is_lasting(buffer)
+        if tuple(blocks) == buffer.blocks:
+            here, everywhere = self.names((buffer, "step"), ""), base
+        else:
+            wish = self._run_wish(buffer, blocks)
+            here = self.names((buffer, *blocks), wish)
+            everywhere = self.names((buffer, *blocks, "all"), f"{wish}_all")
+            views = self.block if lasting else self.views
+            part = f"{base}[{self._at(blocks, ':, ' if lasting else '')}]"
+            views.setdefault(everywhere if lasting else here, part)
+        if not lasting:
+            return here
+        if self.region == STEP:
+            self.each.setdefault(here, everywhere)
+            return here
+        return everywhere
+
+    def _run_wish(self, buffer: Buffer, blocks: Sequence[Vector]) -> str:
+        """a_ifo, or ifo where the gates have no letter in common."""
+        mark = "d" if blocks[0].category.endswith("adjoint") else ""
+        members = "".join(v.name.rpartition("_")[2] for v in blocks)
+        family = f"{buffer.name}_" if blocks[0].name.startswith(f"{buffer.name}_") else ""
+        wish = f"{mark}{family}{members}"
+        return wish if wish.isidentifier() else f"{mark}{buffer.name}_{members}"
+
+    def rows(self, blocks: Sequence[Vector]) -> str:
+        """Neighbouring blocks of all steps of the block as a matrix with a row for each step and
+        row of the batch.
+        """
+        blocks = [self.places.of(v) for v in blocks]
+        buffer = self.plan.home.get(blocks[0])
+        side_by_side = buffer is not None and len(buffer.blocks) > 1
+        if not side_by_side or blocks[0].category == "state" or self.places.is_stack(buffer):  # type: ignore[arg-type]
+            assert len(blocks) == 1
+            return f"{self.whole(blocks[0])}.reshape(count * B, {count(self.cell.size(blocks[0]))})"
+        assert buffer is not None
+        matrix = f"{self._base(buffer)}.reshape(count * B, {count(self.plan.width(buffer))})"
+        return matrix if tuple(blocks) == buffer.blocks else f"{matrix}[:, {self.span(blocks)}]"
+
+    def alone(self, v: Vector) -> bool:
+        """Whether ``v`` has an array of its own, which is contiguous."""
+        buffer = self.places.home(v)
+        return buffer is None or len(buffer.blocks) == 1
+
+    def stack(self, blocks: Sequence[Vector]) -> bool:
+        buffer = self.places.home(blocks[0])
+        return buffer is not None and len(buffer.blocks) > 1 and self.places.is_stack(buffer)
+
+    def temporary(self, number: int, size: Expr) -> str:
+        """The name of a scratch array: s1, s2, … in the loop, S1, S2, … outside."""
+        inside = self.region == STEP
+        key = ("scratch", inside, str(size), number)
+        name = self.names(key, f"{'s' if inside else 'S'}{number}")
+        if inside:
+            self.made.setdefault(name, shaped("B", size))
+        else:
+            memory = self.names((*key, "memory"), f"{name}_memory")
+            self.made.setdefault(memory, shaped("block, B", size))
+            self.block.setdefault(name, f"{memory}[:count]")
+        return name
+
+    def number(self, value: str) -> str:
+        """The name of a number, as an array without axes."""
+        name = self.names(("number", value), _NUMBERS.get(value, "number"))
+        self.numbers.setdefault(name, f"np.array({value}, dtype)")
+        return name
+
+    def total(self, operand: str, out: str, size: Expr, mean: bool) -> list[str]:
+        """Lines that sum ``operand`` over its units, or take the mean, into ``out``."""
+        lines = [f"np.add.reduce({operand}, axis=-1, keepdims=True, out={out})"]
+        if mean:
+            lines.append(f"{out} /= {self.number(count(size))}")
+        return lines
+
+    # ------------------------------------------------------------------ products
+
+    def multiply(self, op: Multiply) -> list[str]:
+        inside = self.region == STEP
+        weight = self.weight(op)
+        out = self.run(op.outs)
+        lines = [f"# {self._product_text(op)}"]
+        operand = self.run(op.operands) if inside else self.rows(op.operands)
+        width = count(self.places.width(op.outs))
+        size = count(self.cell.size(op.outs[0]))
+        many = len(op.outs)
+        if self.stack(op.outs) and (many > 1 or not inside):
+            if inside:
+                buffer = self.places.home(op.outs[0])
+                direct = buffer is not None and buffer.scope == "step" and self._fills(op.outs)
+                direct = direct and not op.accumulate
+                product = out if direct else self._scratch("u", f"({many}, B, {size})")
+                lines.append(f"times({operand}, {self._factor(weight, many)}, "
+                             f"out={self._flat(product, width)})")  # fmt: skip
+                product = "" if direct else product
+            else:
+                flat = self._scratch("product", f"(block * B, {width})", "count * B")
+                lines.append(f"np.matmul({operand}, {weight}, out={flat})")
+                product = f"{flat}.reshape(count, B, {many}, {size}).swapaxes(1, 2)"
+                if many == 1:
+                    product = f"{flat}.reshape(count, B, {size})"
+        else:
+            function = "np.dot" if inside else "np.matmul"
+            target = out if inside else self.rows(op.outs)
+            direct = (self.alone(op.outs[0]) and many == 1) or self._fills(op.outs)
+            direct = direct or (inside and self.stack(op.outs))
+            if direct and not op.accumulate:
+                lines.append(f"{function}({operand}, {weight}, out={target})")
+                product = ""
+            elif inside:
+                product = self._scratch("u", f"(B, {width})")
+                lines.append(f"np.dot({operand}, {weight}, out={product})")
+            else:
+                flat = self._scratch("product", f"(block * B, {width})", "count * B")
+                lines.append(f"np.matmul({operand}, {weight}, out={flat})")
+                product = f"{flat}.reshape(count, B, {width})"
+        return lines + self._added(op, out, product)
+
+    def weight(self, op: Multiply) -> str:
+        """The right factor of a product with rows."""
+        bases = [m.base for m in op.matrices]
+        stack = self.stacks(bases)
+        wish = self.stacks.wish(bases)
+        if op.matrices[0].transposed:
+            name = self.names(("pack", stack), wish)
+            self.packs.setdefault(name, f'packed.stack("{stack}")')
+        elif self.region == STEP:
+            name = self.names(("pack", stack, "copy"), f"{wish}_T")
+            self.packs.setdefault(name, f'packed.transposed("{stack}")')
+        else:
+            name = self.names(("pack", stack, "view"), f"{wish}_T")
+            self.packs.setdefault(name, f'packed.stack("{stack}").T')
+        return name
+
+    def _factor(self, weight: str, many: int) -> str:
+        """The weight of a stacked product in the loop, as blocks of columns."""
+        self.choices.setdefault("times", "np.dot if B == 1 else np.matmul")
+        name = self.names(("factor", weight), f"{weight}_blocks")
+        self.choices.setdefault(name, f"{weight} if B == 1 else _blocks({weight}, {many})")
+        return name
+
+    def _flat(self, product: str, width: str) -> str:
+        """Where a stacked product in the loop goes: for a single row, blocks one after another
+        are blocks side by side.
+        """
+        name = self.names(("flat", product), f"{product}_out")
+        self.choices.setdefault(name, f"{product}.reshape(1, {width}) if B == 1 else {product}")
+        return name
+
+    def _scratch(self, wish: str, shape: str, used: str = "") -> str:
+        """Scratch for a product, shared by all products of that shape."""
+        name = self.names(("product", shape), wish)
+        if not used:
+            self.made.setdefault(name, shape)
+            return name
+        memory = self.names(("product", shape, "memory"), f"{name}_memory")
+        self.made.setdefault(memory, shape)
+        self.block.setdefault(name, f"{memory}[: {used}]")
+        return name
+
+    def _fills(self, blocks: Sequence[Vector]) -> bool:
+        """Whether these are all blocks of their buffer."""
+        buffer = self.places.home(blocks[0])
+        return buffer is not None and tuple(self.places.of(v) for v in blocks) == buffer.blocks
+
+    def _added(self, op: Multiply, out: str, product: str) -> list[str]:
+        """Lines that put a product, and biases, where they belong."""
+        if op.accumulate:
+            return [f"{out} += {product}"]
+        with_bias = [b is not None for b in op.biases]
+        if all(with_bias) and product:
+            return [f"np.add({product}, {self.bias(op.biases, op.outs)}, out={out})"]
+        lines = [f"{out}[...] = {product}"] if product else []
+        for start, stop in true_runs(with_bias):
+            part = self.run(op.outs[start:stop])
+            lines.append(f"{part} += {self.bias(op.biases[start:stop], op.outs[start:stop])}")
+        return lines
+
+    def _product_text(self, op: Multiply) -> str:
+        """The equations of a stacked product on one line."""
+        sign = "+=" if op.accumulate else "="
+        if len(op.outs) == 1:
+            operands = op.operands * len(op.matrices) if len(op.operands) == 1 else op.operands
+            pairs = zip(op.matrices, operands, strict=True)
+            total = sympy.Add(*(m @ v for m, v in pairs), *(b for b in op.biases if b is not None))
+            return f"{self.show(op.outs[0])} {sign} {self.show(total)}"
+        outs = " ".join(self.show(o) for o in op.outs)
+        names = " ".join(m.name for m in op.matrices)
+        plus = f", plus {' '.join(b.name for b in op.biases if b)}" if any(op.biases) else ""
+        return f"{outs} {sign} {names} times {self.show(op.operands[0])}{plus}"
+
+    def bias(self, biases: Sequence[Vector | None], outs: Sequence[Vector]) -> str:
+        found = [b for b in biases if b is not None]
+        if len(found) == 1:
+            return self.ref(found[0])
+        stack = self.stacks(found)
+        name = self.names(("pack", stack), self.stacks.wish(found))
+        value = f'packed.stack("{stack}")'
+        if self.stack(outs):
+            value += f".reshape({len(outs)}, 1, {count(self.cell.size(outs[0]))})"
+        self.packs.setdefault(name, value)
+        return name
+
+    def fill(self, op: Fill) -> list[str]:
+        lines = []
+        for out, bias in zip(op.outs, op.biases, strict=True):
+            start = self.show(bias) if bias is not None else "0"
+            lines += [
+                f"# {self.show(out)} = {start}; products are added in the loop",
+                f"{self.ref(out)}[...] = {self.ref(bias) if bias is not None else '0.0'}",
+            ]
+        return lines
+
+    # ------------------------------------------------------------------ elementwise
+
+    def fused(self, op: Fused) -> list[str]:
+        equations = list(op.equations)
+        lines: list[str] = []
+        while equations:
+            gates = self._gates(equations)
+            if gates:
+                lines += self._activate(gates)
+                equations = [e for e in equations if e not in gates]
+            else:
+                lines += self._equation(equations.pop(0))
+        return lines
+
+    def _equation(self, e: Eq) -> list[str]:
+        shown = self.plan.origin.get(e.lhs, e)
+        return [f"# {self.show(shown)}", *self.calls.into(e.rhs, self.ref(e.lhs))]
+
+    def _gates(self, equations: Sequence[Eq]) -> list[Eq]:
+        """Gates that one call of tanh can compute, since σ(a) = (1 + tanh(a/2)) / 2: arguments
+        side by side, results side by side, the first equation among them.
+        """
+        places, waiting = self.places, {e.lhs for e in equations}
+        place = {}
+        for e in equations:
+            a = pre_activation(e)
+            if a is None or a in waiting or places.spent.get(a) != e.lhs:
+                continue
+            here, there = places.home(a), places.home(e.lhs)
+            if here is not None and there is not None:
+                place[e] = (here, there, places.index(a), places.index(e.lhs))
+        first = equations[0]
+        if first not in place:
+            return []
+        like = sorted((e for e in place if place[e][:2] == place[first][:2]),
+                      key=lambda e: place[e][2])  # fmt: skip
+        runs: list[list[Eq]] = []
+        for e in like:
+            step_on = runs and all(
+                here == there + 1
+                for here, there in zip(place[e][2:], place[runs[-1][-1]][2:], strict=True)
+            )
+            if step_on:
+                runs[-1].append(e)
+            else:
+                runs.append([e])
+        run = next(r for r in runs if first in r)
+        same = self.stack([run[0].rhs.args[0]]) == self.stack([run[0].lhs])
+        return run if len(run) > 1 and same else []
+
+    def _activate(self, gates: Sequence[Eq]) -> list[str]:
+        arguments, results = [e.rhs.args[0] for e in gates], [e.lhs for e in gates]
+        lines = [f"# {self.show(e)}" for e in gates]
+        tanh = f"np.tanh({self.run(arguments)}, out={self.run(results)})"
+        sigmoids = [isinstance(e.rhs, sigmoid) for e in gates]
+        if not any(sigmoids):
+            return [*lines, tanh]
+        lines.append("# one tanh for all of them: σ(a) = (1 + tanh(a/2)) / 2")
+        before, after, half = [], [], self.number("0.5")
+        for start, stop in true_runs(sigmoids):
+            a, value = self.run(arguments[start:stop]), self.run(results[start:stop])
+            before.append(call("np.multiply", a, half, out=a))
+            after.append(call("np.multiply", value, half, out=value))
+            after.append(call("np.add", value, half, out=value))
+        return [*lines, *before, tanh, *after]
+
+    # ------------------------------------------------------------------ putting together
+
+    def section(self, title: str, lines: Sequence[str]) -> list[str]:
+        return ["", f"# {title}: all steps of the block at once", *lines] if lines else []
+
+    def loop(self, backwards: bool, extra: Sequence[str] = ()) -> list[str]:
+        lines = [*self.body[STEP], *extra]
+        if not self.body[STEP]:
+            return []
+        back = "[::-1]" if backwards else ""
+        each = {n: a for n, a in self.each.items() if used(n, lines)}
+        names = ", ".join(each)
+        arrays = ", ".join(f"{array}{back}" for array in each.values())
+        short = f"for {names} in zip({arrays}):"
+        if not each:
+            head = ["for _ in range(count):"]
+        elif len(each) == 1:
+            head = [f"for {names} in {arrays}:"]
+        elif len(short) <= 88:
+            head = [short]
+        else:
+            head = [*wrapped("for (", names, ") in zip(", 88), *wrapped("", arrays, "):", width=0)]
+        return ["", *head, *(f"    {line}" for line in lines)]
+
+    def scratch(self) -> list[str]:
+        """Lines that make the arrays to work in, those of one shape together."""
+        lines = [line for body in self.body.values() for line in body]
+        lines += [*self.block.values(), *self.views.values(), *self.choices.values()]
+        alike: dict[str, list[str]] = {}
+        for name, shape in self.made.items():
+            if not used(name, lines):
+                continue
+            alike.setdefault(shape, []).append(name)
+        made_lines = []
+        for shape, names in alike.items():
+            if len(names) == 1:
+                made_lines.append(f"{names[0]} = np.empty({shape}, dtype)")
+            else:
+                made = f" = np.empty(({len(names)}, {shape[1:]}, dtype)"
+                joined = ", ".join(names)
+                if len(joined) + len(made) <= 92:
+                    made_lines.append(f"{joined}{made}")
+                else:
+                    made_lines += wrapped("(", joined, f"){made}", 0)
+        return made_lines
+
+    def pieces(self, shapes: Mapping[str, str]) -> list[str]:
+        """Lines that make arrays in one piece of memory."""
+        if len(shapes) < 2:
+            return [f"{name} = np.empty({shape}, dtype)" for name, shape in shapes.items()]
+        names, made = ", ".join(shapes), ", ".join(shapes.values())
+        short = f"{names} = _arrays(dtype, {made})"
+        if len(short) <= 92:
+            return [short]
+        head = wrapped("(", names, ") = _arrays(", 0)
+        return [*head, "    dtype,", *(f"    {shape}," for shape in shapes.values()), ")"]
+
+    def views_for(self, lines: Sequence[str]) -> list[str]:
+        """The views of the block that ``lines`` need, each after what it is made from."""
+        needed: list[str] = []
+        following = list(lines)
+        for name, view in reversed(self.block.items()):
+            if used(name, following):
+                needed.append(f"{name} = {view}")
+                following.append(view)
+        return needed[::-1]
+
+
+def used(name: str, lines: Iterable[str]) -> bool:
+    """Whether code mentions ``name``; a comment may as well."""
+    word = re.compile(rf"(?<![\w.]){re.escape(name)}(?!\w)")
+    return any(word.search(line.partition("#")[0]) for line in lines)
+
+
+def tape_key(buffer: Buffer) -> str:
+    """The key on the tape of all blocks of a buffer; of several, no vector can have such a name."""
+    return " ".join(v.name for v in buffer.blocks)
+
+
+def shaped(rows: str, size: Expr) -> str:
+    return f"({rows}, {count(size)})"
+
+
+def true_runs(flags: Sequence[bool]) -> list[tuple[int, int]]:
+    edges = [k for k, (a, b) in enumerate(pairwise([False, *flags, False])) if a != b]
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+def span(start: Expr, stop: Expr) -> str:
+    return f"{count(start) if start != 0 else ''}:{count(stop)}"
+
+
+# --------------------------------------------------------------------------- forward
+
+
+class Forward(Writer):
+    """The forward pass, and what it leaves for the backward pass."""
+
+    def __init__(self, plan: Plan, places: Places, stacks: Stacks) -> None:
+        super().__init__(plan, plan.forward, places, stacks)
+        self.write()
+        self._lead_in: list[str] = []
+        self._lead_out: list[str] = []
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        """What a step leaves is what comes into the next one: no view is needed for it."""
+        for s in self.cell.states:
+            before, after = self.names(s, identifier(s)), self.names(s.at(0), identifier(s.at(0)))
+            if before in self.each and after in self.each:
+                del self.each[before]
+                self._lead_in.append(f"{before} = {self.stored(s)}[at]")
+                self._lead_out.append(f"{before} = {after}")
+
+    def lines(self) -> list[str]:
+        cell = self.cell
+        y = self.whole(cell.output)
+        copies = [] if self.plan.home[cell.output].scope == "given" else [f"y[steps] = {y}"]
+        for s in cell.states:
+            self.lasting[self.stored(s)] = f"(room + 1, B, {count(cell.size(s))})"
+        kept = {s: self.stored(s) for s in cell.states}
+        finals = ", ".join(f'"{s.name}": {array}[at + count].copy()' for s, array in kept.items())
+        starts = [f'{array}[0] = state["{s.name}"]' for s, array in kept.items()]
+        carried = ", ".join(f"{array}[0]" for array in kept.values())
+        lasts = ", ".join(f"{array}[count]" for array in kept.values())
+        inner = [
+            *self.section("before the loop", self.body[BEFORE]),
+            *self.loop(False, self._lead_out),
+            *self.section("after the loop", self.body[AFTER]),
+            "",
+            *copies,
+            *(["if not tape:", f"    {carried} = {lasts}"] if kept else []),
+        ]
+        if not inner[-1]:
+            inner.pop()
+        return [
+            *(f"{name} = {pack}" for name, pack in self.packs.items()),
+            *(f"{name} = {number}" for name, number in self.numbers.items()),
+            "block = min(T, -(-ROWS // B))  # steps that are worked on together",
+            "room = T if tape else block  # steps that are kept",
+            *self.pieces(self.lasting),
+            *self.scratch(),
+            f"y = np.empty((T, B, {count(cell.size(cell.output))}), dtype)",
+            *(f"{name} = {view}" for name, view in (*self.choices.items(), *self.views.items())),
+            *starts,
+            "",
+            "for start in range(0, T, block):",
+            "    count = min(block, T - start)",
+            "    at = start if tape else 0",
+            *(f"    {line}" for line in self._slices(inner)),
+            *(f"    {line}" for line in self.views_for([*inner, *self._lead_in])),
+            *(f"    {line}" for line in self._lead_in),
+            *(f"    {line}".rstrip() for line in inner),
+            "",
+            f"final = {{{finals}}}",
+            "if not tape:",
+            "    return y, final, None",
+            *wrapped("return y, final, {", self._tape(kept), "}"),
+        ]
+
+    def _slices(self, inner: Sequence[str]) -> list[str]:
+        slices = {
+            "steps": "slice(start, start + count)",
+            "kept": "slice(at, at + count)",
+            "ends": "slice(at + 1, at + count + 1)",
+        }
+        lines = [*inner, *self.block.values()]
+        return [f"{name} = {view}" for name, view in slices.items() if used(name, lines)]
+
+    def _tape(self, states: Mapping[Vector, str]) -> str:
+        cell = self.cell
+        kept = [f'"{v.name}": {self.source(v)}' for v in (*cell.inputs, *cell.masks)]
+        kept += [f'"{s.name}": {array}' for s, array in states.items()]
+        for buffer in self.plan.buffers:
+            if buffer.scope != "tape":
+                continue
+            self.region = BEFORE
+            self.run(buffer.blocks)
+            array = self.names((buffer.blocks[0], "seq"), "")
+            if len(buffer.blocks) > 1:
+                for v in buffer.blocks:
+                    kept.append(f'"{v.name}": {array}[{self._at([v], ":, ")}]')
+            kept.append(f'"{tape_key(buffer)}": {array}')
+        return ", ".join([*kept, '" params": packed'])
+
+
+# --------------------------------------------------------------------------- backward
+
+
+class Backward(Writer):
+    """Backpropagation through time, from the last block to the first."""
+
+    kept, keeps = "steps", False
+
+    def __init__(self, plan: Plan, places: Places, stacks: Stacks) -> None:
+        super().__init__(plan, plan.backward, places, stacks)
+        self.totals: dict[str, str] = {}  # what is summed over the sequence -> its shape
+        self.grads: dict[str, list[str]] = {}  # parameter -> the parts of its gradient
+        self._name_carries()
+        self.write()
+
+    def operation(self, op: Operation) -> list[str]:
+        if isinstance(op, Outers):
+            return self.outers(op)
+        if isinstance(op, Sums):
+            return self.sums(op)
+        return super().operation(op)
+
+    def _name_carries(self) -> None:
+        """One array for what arrives from t+1 and what leaves for t-1, if the one is read for the
+        last time before the other is written; else two, which change places after every step.
+        """
+        accesses: list[tuple[set[Vector], set[Vector]]] = []
+        for op in self.part.step:
+            if isinstance(op, Fused):
+                accesses += [(e.rhs.atoms(Vector), {e.lhs}) for e in op.equations]
+            else:
+                accesses.append((set(op.reads), set(op.writes)))
+        for s in self.cell.states:
+            arrives, leaves = carry(s), carry(s, -1)
+            reads = [k for k, (read, _) in enumerate(accesses) if arrives in read]
+            writes = [k for k, (_, written) in enumerate(accesses) if leaves in written]
+            name = self.names(arrives, f"d{s.name}_next")
+            if writes and max(reads, default=-1) < min(writes):
+                self.names.same(leaves, name)
+            else:
+                self.names(leaves, f"d{s.name}_prev")
+
+    def lines(self) -> list[str]:
+        cell = self.cell
+        starts, swaps, finals = [], [], []
+        for s in cell.states:
+            here, there = self.names(carry(s), ""), self.names(carry(s, -1), "")
+            starts.append(f'{here} = dstate["{s.name}"].copy()')
+            finals.append(f'"{s.name}": {here}')
+            if here != there:
+                starts.append(f"{there} = np.empty_like({here})")
+                swaps.append(f"{here}, {there} = {there}, {here}")
+        written = {self.places.of(v) for op in self.part.operations for v in op.writes}
+        results = {v.name: self.result(adjoint(v)) for v in cell.inputs}
+        for v in cell.inputs:
+            shape = f"(T, B, {count(cell.size(v))})"
+            make = "empty" if self.places.of(adjoint(v)) in written else "zeros"
+            starts.append(f"{results[v.name]} = np.{make}({shape}, dtype)")
+        several = ", ".join(f'"{name}": {array}' for name, array in results.items())
+        dx = "{" + several + "}" if len(results) > 1 else next(iter(results.values()))
+        inner = [
+            *self.section("before the loop", self.body[BEFORE]),
+            *self.loop(True, swaps),
+            *self.section("after the loop", self.body[AFTER]),
+        ]
+        views = self.views_for(inner)
+        every = [*inner, *views]
+        for s in cell.states:
+            if used(self.stored(s), views):
+                self.taken[self.stored(s)] = f'tape["{s.name}"]'
+        return [
+            *(f"{name} = {value}" for name, value in self.taken.items() if used(name, every)),
+            *(f"{name} = {pack}" for name, pack in self.packs.items()),
+            *(f"{name} = {number}" for name, number in self.numbers.items()),
+            "block = min(T, -(-ROWS // B))  # steps that are worked on together",
+            *self.scratch(),
+            *self.pieces(self.totals),
+            *(f"{name} = {view}" for name, view in (*self.choices.items(), *self.views.items())),
+            *starts,
+            "",
+            "for stop in range(T, 0, -block):",
+            "    count = min(block, stop)",
+            "    start, first = stop - count, stop == T",
+            *(f"    {line}" for line in self._slices(every)),
+            *(f"    {line}" for line in views),
+            *(f"    {line}".rstrip() for line in inner),
+            "",
+            *self._gradients(),
+            f"return grads, {dx}, {{{', '.join(finals)}}}",
+        ]
+
+    def _slices(self, lines: Sequence[str]) -> list[str]:
+        slices = {"steps": "slice(start, stop)", "ends": "slice(start + 1, stop + 1)"}
+        return [f"{name} = {view}" for name, view in slices.items() if used(name, lines)]
+
+    # ------------------------------------------------------------------ gradients of parameters
+
+    def outers(self, op: Outers) -> list[str]:
+        names = " ".join(f"∂L/∂{m.name}" for m in op.parameters)
+        lefts = " ".join(self.show(v) for v in op.lefts)
+        rows, columns = self.places.width(op.lefts), self.cell.size(op.right)
+        total = self.names(("outer", op.parameters, op.right), f"d{self.stacks.wish(op.parameters)}")
+        self.totals[total] = f"({count(rows)}, {count(columns)})"
+        self._share(total, op.parameters, op.lefts)
+        return [
+            f"# {names} = the sum over t of {lefts} times {self.show(op.right)}ᵀ",
+            f"_add_rows({total}, {self.rows(op.lefts)}, {self.rows([op.right])}, first)",
+        ]
+
+    def _share(
+        self, total: str, parameters: Sequence[Matrix | Vector], lefts: Sequence[Vector]
+    ) -> None:
+        """What belongs to each parameter in a stacked sum."""
+        start: Expr = ZERO
+        for p, left in zip(parameters, lefts, strict=True):
+            stop = start + self.cell.size(left)
+            part = total if len(parameters) == 1 else f"{total}[{span(start, stop)}]"
+            self.grads.setdefault(p.name, []).append(part)
+            start = stop
+
+    def sums(self, op: Sums) -> list[str]:
+        lines: list[str] = []
+        pairs = list(zip(op.parameters, op.terms, strict=True))
+        while pairs:
+            together = self._summed_together(pairs)
+            pairs = [pair for pair in pairs if pair not in together]
+            parameters, terms = [p for p, _ in together], [t for _, t in together]
+            names = " ".join(f"∂L/∂{p.name}" for p in parameters)
+            what = " ".join(self.show(t) for t in terms)
+            lines.append(f"# {names} = the sum over t of {what}")
+            total = self.names(("sum", *parameters, *terms), f"d{self.stacks.wish(parameters)}")
+            if isinstance(terms[0], Vector) and (len(terms) > 1 or terms[0].category == "adjoint"):
+                rows, width = self.rows(terms), self.places.width(terms)
+            else:
+                made, value = self.calls.value(terms[0])
+                width = self.cell.shapes.of(terms[0])
+                lines += made
+                rows = f"{value}.reshape(count * B, {count(width)})"
+            self.totals[total] = f"({count(width)},)"
+            if not self.names.given.get("ones"):
+                self.names.given["ones"] = "ones"
+                self.views["ones"] = "np.ones(block * B, dtype)"
+            lines.append(f"_add_rows({total}, {rows}, ones[: count * B], first)")
+            if self.cell.size(parameters[0]) == 1 and width != 1:  # a scalar gains from every unit
+                total = f"{total}.sum(keepdims=True)"
+            self._share(total, parameters, terms if len(terms) > 1 else [op.parameters[0]])
+        return lines
+
+    def _summed_together(self, pairs: Sequence[tuple[Vector, Expr]]) -> list[tuple[Vector, Expr]]:
+        """The first of ``pairs``, and those whose terms lie beside its term in rows."""
+        first = pairs[0][1]
+        buffer = self.places.home(first) if isinstance(first, Vector) else None
+        if buffer is None or len(buffer.blocks) == 1 or self.places.is_stack(buffer):
+            return [pairs[0]]
+        found: dict[int, tuple[Vector, Expr]] = {}
+        for p, term in pairs:
+            inside = isinstance(term, Vector) and self.places.home(term) == buffer
+            if inside and self.cell.size(p) == self.cell.size(term):
+                found.setdefault(self.places.index(term), (p, term))
+        here = self.places.index(first)
+        lower = upper = here
+        while lower - 1 in found:
+            lower -= 1
+        while upper + 1 in found:
+            upper += 1
+        if found.get(here) != pairs[0]:
+            return [pairs[0]]
+        return [found[k] for k in range(lower, upper + 1)]
+
+    def _gradients(self) -> list[str]:
+        lines = ["grads = {"]
+        for p in self.cell.parameters:
+            shape = ", ".join(count(n) for n in self.cell.shape(p))
+            zeros = f"np.zeros(({shape}{',' if isinstance(p, Vector) else ''}), dtype)"
+            lines.append(f'    "{p.name}": {" + ".join(self.grads.get(p.name, [zeros]))},')
+        return [*lines, "}"]
