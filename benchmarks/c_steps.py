@@ -2,14 +2,12 @@
 C calls it rather than Python.
 
 keras2c (and others like it) multiply with three plain loops, one gate after another. That is
-written here anew, in its manner, and compiled with -O3 -march=native.
+written here anew, in its manner, and compiled as our own code is: -O3, for this very processor.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -124,8 +122,7 @@ class PlainC(Contender):
     def prepare(self, problem: Problem) -> Prepared:
         ffi = library("cffi").FFI()
         ffi.cdef(_PLAIN_DECLARATIONS)
-        with _environment(CFLAGS="-march=native"):
-            lib = ffi.dlopen(str(toolchain.build({"plain.c": _PLAIN})))
+        lib = ffi.dlopen(str(toolchain.build({"plain.c": _PLAIN})))  # with the flags of ours
         sizes, params = problem.sizes, problem.params
 
         def gates(family: str, turn: bool) -> Any:
@@ -209,6 +206,12 @@ def step_arguments(
         f"{cell.name}_params *",
         {n: at(a) if np.ndim(a) else float(a) for n, a in problem.params.items()},
     )
+    size = getattr(module._lib, f"{cell.name}_packed_size")(sizes)
+    # as in a program, whose arrays begin where a cache line does
+    packed = _aligned(int(size), problem.dtype)
+    status = getattr(module._lib, f"{cell.name}_pack")(sizes, params, at(packed))
+    assert status == 0, f"packing returned {status}"
+    params.packed = at(packed)
     states = {name: a.copy() for name, a in problem.state.items()}
     before = ffi.new(f"{cell.name}_state *", {n: at(a) for n, a in states.items()})
     after = ffi.new(f"{cell.name}_new_state *", {n: at(a) for n, a in states.items()})
@@ -216,25 +219,17 @@ def step_arguments(
     y = np.empty(problem.reference["y"].shape[1:] if "y" in problem.reference
                  else states[cell.output.name].shape, problem.dtype)  # fmt: skip
     count = getattr(module._lib, f"{cell.name}_step_work_size")(sizes)
-    work = np.empty(int(count), problem.dtype)
+    work = _aligned(int(count), problem.dtype)
     keep = {"sizes": sizes, "params": params, "before": before, "after": after, "x": x, "y": y,
-            "work": work, "all": problem.params}  # fmt: skip
+            "packed": packed, "work": work, "arrays": problem.params}  # fmt: skip
     function = getattr(module._lib, f"{cell.name}_step")
     arguments = [sizes, params, at(x), before, at(y), after, at(work)]
     return function, arguments, states, keep
 
 
-@contextmanager
-def _environment(**more: str) -> Iterator[None]:
-    """Words added to environment variables for a while."""
-    before = {name: os.environ.get(name) for name in more}
-    for name, value in more.items():
-        os.environ[name] = " ".join(filter(None, [before[name], value]))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+def _aligned(count: int, dtype: str) -> Any:
+    """An empty array that begins at a multiple of 64 bytes."""
+    item = np.dtype(dtype).itemsize
+    raw = np.empty(count * item + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + count * item].view(dtype)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import signal
+import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -147,7 +148,7 @@ def record(case: Case) -> dict[str, Any]:
             "flops": Gemm.FLOPS if entry.contender.key == "gemm" else entry.problem.flops,
             "seconds": {str(k): v.median for k, v in visits.items()},
             "best": min((v.best for v in visits.values()), default=None),
-            "cores": max((v.cores for v in visits.values()), default=None),
+            "cores": statistics.median(v.cores for v in visits.values()) if visits else None,
             "getting_ready": entry.getting_ready,
             "reason": entry.reason or (None if visits else "not reached"),
             "wrong": entry.wrong,

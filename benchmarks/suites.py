@@ -212,7 +212,7 @@ def _numpy(options: Options) -> Iterator[Case]:
 
 
 SUITES: dict[str, tuple[str, Callable[[Options], Iterator[Case]]]] = {
-    "lstm": ("the LSTM, ten shapes, beside libraries that have a kernel for it", _lstm),
+    "lstm": ("the LSTM, ten shapes, beside what libraries have for it", _lstm),
     "gru": ("the GRU, the same ten shapes", _gru),
     "cells": ("cells that no library has a kernel for", _cells),
     "odd": ("sizes that fit no vector register, beside ones that do", _odd),

@@ -213,11 +213,11 @@ def bits_per_character(module: Any, params: Arrays, ids: np.ndarray) -> float:
 def sample(module: Any, params: Arrays, vocabulary: Vocabulary, args: argparse.Namespace) -> str:
     """Text from the network itself: each character is drawn from what it says, and fed back."""
     rng = np.random.default_rng(args.seed)
-    state = None
+    cell, state = module.pack(params), None
     text: str = args.prompt
     for k in range(len(args.prompt) + args.length - 1):
         x = params["embedding"][vocabulary.encode(text[k])]  # (1, EMBEDDING): a batch of one
-        state = module.step(params, x, state)
+        state = module.step(cell, x, state)
         if k < len(args.prompt) - 1:
             continue  # it is still reading
         log_p = predict(params, state[module.OUTPUT])[0].astype(float)

@@ -23,6 +23,8 @@ from sympy import Eq, Expr
 from .cell import Cell
 from .derivation import Derivation, adjoint, carry, derive
 from .errors import LstmgenError
+from .lanes import Lanes, lane_order
+from .lanes import groups as alike
 from .normalform import namer_for, products, remainder
 from .operations import (
     AFTER,
@@ -48,9 +50,21 @@ from .storage import (
     heirs,
     last_heir,
     layout,
+    pre_activation,
     runs,
 )
-from .symbols import Gradient, Matrix, Outer, Product, Reduction, Scan, Total, Vector, rcumsum
+from .symbols import (
+    Gradient,
+    Matrix,
+    Outer,
+    Product,
+    Reduction,
+    Scan,
+    Total,
+    Vector,
+    rcumsum,
+    sigmoid,
+)
 
 
 def plan(cell: Cell | Derivation, *, eager: bool = False, dtype: str = "float64") -> Plan:
@@ -114,9 +128,10 @@ class _Planner:
             + [op.lefts for op in gradients if isinstance(op, Outers) and len(op.lefts) > 1]
         )
         rank = {v.name: k for k, v in enumerate(e.lhs for e in forward)}
-        if self.eager:  # what can be written over its pre-activations lies in the same order
-            layouts = layout(stacks, rank, forward)
-            layouts += ahead.successors(layouts, tape - {cell.output})
+        grouped: set[Vector] = set()
+        if self.eager:
+            layouts = _in_lanes(ahead, back, stacks, tape - {cell.output}, rank, forward)
+            grouped = {v for order in layouts for v in order}
         else:
             gates = activation_sets(forward, ahead.stacks, tape - {cell.output})
             layouts = layout([*stacks, *gates], rank, forward)
@@ -124,7 +139,9 @@ class _Planner:
         for _ in range(2):
             forward_pass = ahead.finish(layouts)
             backward_pass = back.finish(layouts, _split_gradients(gradients, layouts))
-            buffers = Housing(self.cell, forward_pass, backward_pass, tape, layouts).buffers()
+            buffers = Housing(
+                self.cell, forward_pass, backward_pass, tape, layouts, grouped
+            ).buffers()
             layouts = [b.blocks for b in buffers]
         return Plan(
             self.derivation, forward_pass, backward_pass, buffers, self.eager, self.dtype,
@@ -328,18 +345,11 @@ class _Direction:
             if isinstance(op, Multiply) and len(op.matrices) > 1
         ]
 
-    def successors(
-        self, layouts: Sequence[tuple[Vector, ...]], tape: set[Vector]
-    ) -> list[tuple[Vector, ...]]:
-        """What is left on the tape where stacks were, in the order of these."""
+    @property
+    def heirs(self) -> dict[Vector, Vector]:
+        """Who may be written over whom."""
         lines = [e for region in self.elementwise.values() for e in region]
-        heir = heirs(lines, [t.product.operand for t in self.terms], self.kept)
-        found = []
-        for order in layouts:
-            left = tuple(v for u in order if (v := last_heir(u, heir)) != u and v in tape)
-            if len(left) > 1 and all(v.category == "vector" for v in left):
-                found.append(left)
-        return found
+        return heirs(lines, [t.product.operand for t in self.terms], self.kept)
 
     def finish(
         self, layouts: Sequence[tuple[Vector, ...]], gradients: tuple[Operation, ...] = ()
@@ -366,6 +376,54 @@ class _Direction:
             regions[region] = ops
         after = (*regions[AFTER], *gradients)
         return Pass((*regions[BEFORE], *fills), tuple(regions[STEP]), after)
+
+
+def _in_lanes(
+    ahead: _Direction, back: _Direction, stacks: Sequence[tuple[Vector, ...]],
+    tape: set[Vector], rank: dict[str, int], forward: Sequence[Eq],
+) -> list[tuple[Vector, ...]]:  # fmt: skip
+    """Orders of blocks for which equations that say the same can be computed together."""
+    cell = ahead.cell
+    ends = {cell.output, *(adjoint(v) for v in cell.inputs)}
+    found = [
+        group
+        for direction in (ahead, back)
+        for ops in direction.logical.values()
+        for op in ops
+        if isinstance(op, Fused)
+        for group in alike(op.equations, cell, ends)
+    ]
+    sets = list(stacks)
+    lanes = Lanes()
+    every = dict.fromkeys(v for s in (*stacks, *(t for g in found for t in g.tuples)) for v in s)
+    named: dict[str, Vector] = {}
+    for v in every:  # a value and its adjoint
+        lanes.join([(named.setdefault(v.name, v), v)], [set(s) for s in sets])
+    heir = ahead.heirs
+    for v, w in heir.items():
+        lanes.join([(named.get(v.name, v), w)], [set(s) for s in sets])
+    for group in found:
+        for part in (group, *group.families):  # all of it, or what has a name in common
+            pairs = [(v, w) for t in part.tuples[1:] for v, w in zip(part.lhs, t, strict=True)]
+            if lanes.join(pairs, [set(s) for s in (*sets, *part.tuples)]):
+                sets += part.tuples
+                if part is group:
+                    break
+    for stack in stacks:  # gates of one kind are neighbours
+        kinds = {a: e.rhs.func for e in forward if (a := pre_activation(e)) is not None}
+        sigmoids = tuple(v for v in stack if kinds.get(_whole(v)) is sigmoid)
+        if len(sigmoids) > 1:
+            sets.append(sigmoids)
+    for s in list(sets):  # what is written over its pre-activations lies in the same order
+        left = tuple(v for u in s if (v := last_heir(u, heir)) != u and v in tape)
+        if len(left) > 1 and all(v.category == "vector" for v in left):
+            sets.append(left)
+    return lane_order(sets, lambda s: layout(s, rank, forward), lanes)
+
+
+def _whole(v: Vector) -> Vector:
+    """The value that a partial sum is the beginning of."""
+    return Vector(v.name, "vector", v.size, v.time) if v.category == "partial" else v
 
 
 def _join(

@@ -146,9 +146,10 @@ class Housing:
 
     def __init__(
         self, cell: Cell, forward: Pass, backward: Pass, tape: set[Vector],
-        layouts: Sequence[tuple[Vector, ...]],
+        layouts: Sequence[tuple[Vector, ...]], grouped: Set[Vector] = frozenset(),
     ) -> None:  # fmt: skip
         self.cell, self.layouts = cell, layouts
+        self.grouped = grouped  # what needs a home to lie beside others
         self.scope: dict[Vector, str] = {}
         self._visit(forward)
         self._visit(backward)
@@ -174,7 +175,7 @@ class Housing:
                             self.scope[v] = "carry"
                         elif v in ends and v.category != "state":
                             self.scope[v] = "given"
-                        elif isinstance(op, (Multiply, Fill)):
+                        elif isinstance(op, (Multiply, Fill)) or v in self.grouped:
                             self._raise(v, "step" if region == STEP else "tile")
 
     def _read(self, v: Vector, made: tuple[str, int, int], here: tuple[str, int, int]) -> None:

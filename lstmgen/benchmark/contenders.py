@@ -254,7 +254,7 @@ class TorchLoop(Contender):
 
 @contextmanager
 def _quiet() -> Any:
-    """TorchScript warns that it is deprecated, at every turn."""
+    """TorchScript warns that it is deprecated, and nn.LSTM that oneDNN has no projections."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -295,7 +295,11 @@ def reference_of(cell: Cell, names: Sequence[str]) -> str | None:
 
 
 class TorchKernel(Contender):
-    """``nn.LSTM`` or ``nn.GRU``, where the cell is one; ``single`` is ``nn.LSTMCell`` and so on."""
+    """``nn.LSTM`` or ``nn.GRU``, where the cell is one; ``single`` is ``nn.LSTMCell`` and so on.
+
+    On a CPU, ``nn.LSTM`` in float32 is one oneDNN kernel. ``nn.GRU``, and projections, run ordinary
+    operators step by step, in C++.
+    """
 
     library = "torch"
 
@@ -380,6 +384,8 @@ class TorchKernel(Contender):
             return _sorted(problem, outputs, new, by_name)
 
         call = _autograd(problem, run, [*learned, x, *states.values()])
+        with _quiet():
+            call()
         return Prepared(call, found)
 
 

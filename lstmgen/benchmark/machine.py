@@ -29,7 +29,7 @@ def describe() -> dict[str, Any]:
         "cores": _cores(),
         "system": f"{platform.system()} {platform.machine()}",
         "compiler": _compiler(),
-        "flags": " ".join(getattr(toolchain, "_FLAGS", ())),
+        "flags": _flags(),
         "versions": versions,
         "pools": threads.pools(),
         "environment": {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
@@ -72,3 +72,12 @@ def _compiler() -> str:
     except ToolchainError:
         return "no C compiler"
     return lines[0] if lines else "a C compiler that does not tell its version"
+
+
+def _flags() -> str:
+    """What our C is compiled with."""
+    try:
+        native, _ = toolchain._native(tuple(toolchain.find_compiler()))
+    except ToolchainError:
+        native = ()
+    return " ".join([*toolchain._FLAGS, *native])

@@ -145,7 +145,10 @@ class _Equations:
         return 2 if v.category == "state" and v.time == -1 else self.levels[v]
 
     def _place(self, lhs: Vector, rhs: Expr) -> None:
-        level = self.levels[lhs] = self.level(rhs)
+        level = self.level(rhs)
+        # what leaves a step is there for every step and row, whatever it depends on
+        leaves = lhs.category == "state" or lhs == self.cell.output
+        self.levels[lhs] = max(level, 1) if leaves else level
         if level < 2:
             self.before.append(Eq(lhs, rhs, evaluate=False))
         else:
@@ -438,7 +441,9 @@ class _Body:
             if found is None:
                 value = self.printer.doprint(equation.rhs)
                 size = self.run.size(equation.lhs)
-                if self.run.number(self.run.cell.shapes.of(equation.rhs)) != size:
+                equations = self.run.equations
+                is_lower = equations.level(equation.rhs) < equations.levels[equation.lhs]
+                if is_lower or self.run.number(self.run.cell.shapes.of(equation.rhs)) != size:
                     value = self.dialect.widened(value, [*self._lead(), size])
                 self._line(name, value)
                 self._known[equation.rhs] = name

@@ -15,7 +15,7 @@ from sympy import Expr, Integer
 
 from ..cell import Cell
 from ..errors import GenerateError
-from ..operations import STEP, ZERO, B, K, T
+from ..operations import ZERO, B, K, T
 from ..printing import one_line
 from ..symbols import Matrix, Size, Vector
 from .c_expressions import (
@@ -267,7 +267,7 @@ class _Files:
         written: list[str] = []
         for v in direction.given:
             units, name = source.size(self.cell.size(v)), direction.rows_name(v)
-            array, width = direction.argument(v), source.size(source.padded(v))
+            array, width = direction.argument(v), source.size(direction.width(v))
             shift = "" if single else f"(t0 * batch + start) * {enclosed(units)}"
             at = f"{array} + {shift}" if shift else array
             steps = ["1", "B", "B"] if single else ["steps", "B", "batch"]
@@ -276,7 +276,7 @@ class _Files:
                 read += broken(f"real *const {name} = place(", items, ");")
                 written += broken("scatter(", [*steps, units, name, width, at], ");")
             else:
-                items = [*steps, units, at, f"work + in_work.{name}"]
+                items = [*steps, units, width, at, f"work + in_work.{name}"]
                 read += broken(f"const real *const {name} = gather(", items, ");")
         return {"read": read, "written": written}
 
@@ -437,16 +437,12 @@ class _Files:
         states = sum((self.source.padded(s) for s in self.cell.states), ZERO)
         count += 2 * B * states + direction.summed
         if direction.tallest:
-            count += steps * B * (self._tallest() + 4 * self.source.pad)
+            count += steps * B * self._copied()
         return count
 
-    def _tallest(self) -> Expr:
-        """Columns that are copied for the gradients of matrices: no fewer than any of them has."""
-        return sum(self.backward.tallest, ZERO)
-
-    def _widest(self) -> Expr:
-        """Adjoints that are copied for them, if threads share a product."""
-        return sum(self.backward.widest, ZERO)
+    def _copied(self) -> Expr:
+        """What is copied of a row for the gradients of matrices: no less than any of them needs."""
+        return sum(self.backward.tallest, ZERO) + sum(self.backward.widest, ZERO)
 
     def _macro(self, head: str, count: Expr, chunk: bool = False) -> list[str]:
         name = self.cell.name.upper()
@@ -516,6 +512,8 @@ class _Files:
             "backward": ["p", "x", "m", "tape", "dy", "g", "dx", "work"],
             "pack": ["p", "packed"],
         }
+        if learned:  # a step reads packed parameters alone
+            wanted["step"].remove("p")
         checks = {}
         for what, names in wanted.items():
             items = [missing[a] for a in names if a in missing]
@@ -553,8 +551,8 @@ class _Files:
         about = f"Where the parts of the workspace of {name} begin"
         rows = []
         for v in direction.given:
-            width = source.size(source.padded(v))
-            shape = f"(steps, B, {width}): {source.text(v)}, unless the caller's lies like that"
+            width = source.size(direction.width(v))
+            shape = f"(steps, B, {width}): {source.text(v)}, unless the caller's will do"
             count = f"times(times(steps, B), {source.checked(source.padded(v))})"
             rows.append(_member(direction.rows_name(v), shape, count))
         rows += self._rows(direction.tile, "times(steps, B)", "steps, B")
@@ -572,10 +570,8 @@ class _Files:
                 about_it = f"(B, {source.size(size)}): {what}"
                 rows.append(_member(self._carry(s, way), about_it, count))
         if direction.tallest:
-            columns, panels = source.checked(self._tallest()), source.checked(self._widest())
-            panel = f"team_of(n) > 1 ? {panels} : {4 * source.pad}"
             what = "copies of rows for the gradients of matrices"
-            count = f"times(times(steps, B), plus({columns}, {panel}))"
+            count = f"times(times(steps, B), {source.checked(self._copied())})"
             rows.append(_member("copies", what, count))
         made = list(direction.gradients.values())
         if made:
@@ -596,8 +592,8 @@ class _Files:
         rows = not name.endswith("packed")
         unused += [v for v in ("B", "steps") if rows and not mentions(v, code)]
         return {
-            "name": name, "rows": rows, "about": comment(about, WIDTH), "members": members, "sizes": sizes,
-            "start": start, "unused": unused,
+            "name": name, "rows": rows, "about": comment(about, WIDTH), "members": members,
+            "sizes": sizes, "start": start, "unused": unused,
         }  # fmt: skip
 
     def _rows(self, row: Row, rows: str, shape: str) -> list[dict[str, Any]]:
@@ -622,7 +618,7 @@ class _Files:
         code = without_comments(body)
         parts = [row.name for row in (direction.tile, direction.scratch) if row.blocks]
         parts += ["copies"] if mentions("copies", code) else []
-        parts += list(direction.gradients) if direction is self.backward else []
+        parts += [g["name"] for g in direction.gradients.values()]
         packs = [p["name"] for p in direction.packs.values() if mentions(p["name"], code)]
         counted = [*body, *pointers, *given["read"], *given["written"]]
         for s in self.cell.states:
@@ -653,8 +649,8 @@ class _Files:
             code = without_comments(body)
             masks = ["m"] if self.cell.masks else []
             names = {
-                "forward": ["p", "x", *masks, "start", "initial", "y", "final", "packed", "in_packed",
-                            "in_work", "in_tape", "batch", "team", "memory"],
+                "forward": ["p", "x", *masks, "start", "initial", "y", "final", "packed",
+                            "in_packed", "in_work", "in_tape", "batch", "team", "memory"],
                 "backward": ["p", "x", *masks, "start", "tape", "dy", "dfinal", "dx", "dinitial",
                              "packed", "in_packed", "in_tape", "batch", "team", "t0"],
                 "step": ["p", *masks, "in_packed", "in_work", "in_tape", "packed", "work"],

@@ -30,8 +30,8 @@ LIBM = {
     sympy.atanh: "atanh", sympy.erf: "erf", sympy.Abs: "fabs", sympy.floor: "floor",
     sympy.ceiling: "ceil",
 }  # fmt: skip
-# Static functions of the source that work on all lanes, each written only where it is used. Those of
-# the C library are called lane by lane, but for the few that have vector code of their own.
+# Static functions of the source that work on all lanes, each written only where it is used. What
+# the C library computes is called lane by lane, but for the few that have vector code of their own.
 HELPERS = {
     sigmoid: "sigmoid", softplus: "softplus", relu: "relu", step: "positive",
     sympy.sign: "sign", sympy.Heaviside: "heaviside", equal: "equals", sympy.Max: "larger",
@@ -43,7 +43,7 @@ LANEWISE = {f: f"each_{f}" for f in (*LIBM.values(), "sqrt", "pow") if f not in 
 _FUNCTIONS = {
     *HELPERS.values(), *POWERS.values(), *ON_VECTORS.values(), *LANEWISE.values(),
     *"vec mask LANES PAD ROWS VECS PANEL padded vecs splat choose within across across_max".split(),
-    *"running running_back to_the_e".split(),
+    *"running running_back to_the_e r_coth".split(),
 }  # fmt: skip
 _LIBM_NAMES = {*LIBM.values(), "sqrt", "pow", "log1p", "fmax", "fmin"}
 
@@ -60,10 +60,11 @@ STAGE_WORDS = frozenset(
 # Words of the functions that callers see, and of those that lay out memory.
 WORDS = STAGE_WORDS | frozenset(
     """n x m y g dx dy tape work initial final state next dfinal dinitial one T B t t0 k steps
-    most end first last memory kept tile scratch in_tape in_work used one_step total times plus fits
-    take fill pad multiply outer_add load save swap gather place scatter add aligned factors rows_of
-    blocks_of packed in_packed batch slices share team team_of first_row fair_share pack_transposed pack_rows unpack_transposed copies
-    sums multiply_panel some_rows sums_in_registers column""".split()
+    most end first last memory kept tile scratch in_tape in_work used one_step total times plus
+    fits take fill pad multiply outer_add load save swap gather place scatter add aligned
+    factors rows_of blocks_of packed in_packed batch slices share team team_of first_row
+    fair_share is_shared pack_transposed pack_rows unpack_transposed copies sums add_panels
+    multiply_panel some_rows sums_in_registers column""".split()
 )
 
 # --------------------------------------------------------------------------- lines

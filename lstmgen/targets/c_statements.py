@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import pairwise
 from typing import Any
 
 import sympy
@@ -213,9 +214,11 @@ class Direction:
         self.tile = source.row("tile", "tile", self.used)
         self.scratch = source.row("scratch", "step", self.used)
         self.row_of = {v: row for row in (kept, self.tile, self.scratch) for v in row.blocks}
+        by_unit = {v for op in part.operations if isinstance(op, (Fused, Sums)) for v in op.reads}
+        self.only_factors = {v for v in self.given if not self.is_written(v)} - by_unit
         self.packs: dict[tuple[str, ...], dict[str, Any]] = {}
         self.packed: Expr = ZERO
-        self.gradients: dict[str, dict[str, Any]] = {}
+        self.gradients: dict[tuple[str, ...], dict[str, Any]] = {}
         self.summed: Expr = ZERO
         self.tallest: set[Expr] = set()
         self.widest: set[Expr] = set()
@@ -238,6 +241,12 @@ class Direction:
         return out
 
     # ------------------------------------------------------------------ where a value is
+
+    def width(self, what: Vector | Row) -> Expr:
+        """The numbers in a row; what only products read, one by one, needs no padding."""
+        if isinstance(what, Vector) and what in self.only_factors:
+            return self.cell.size(what)
+        return self.source.width(what)
 
     @property
     def given(self) -> list[Vector]:
@@ -276,7 +285,7 @@ class Direction:
             row = self.row_of[what]
             return plus(self.pointer(row), self.source.size(row.offset(what)))
         looping = self.region == STEP and not self.single
-        width = self.source.size(self.source.width(what))
+        width = self.source.size(self.width(what))
         if isinstance(what, Row):
             start = "k * B" if looping and what is not self.scratch else ""
             base = what.name
@@ -297,7 +306,7 @@ class Direction:
 
     def stride(self, v: Vector) -> str:
         """How far apart the rows of ``v`` are."""
-        return self.source.size(self.source.width(self.row_of.get(v, v)))
+        return self.source.size(self.width(self.row_of.get(v, v)))
 
     @property
     def rows(self) -> str:
@@ -345,7 +354,7 @@ class Direction:
         return bool(row.blocks.index(after) == row.blocks.index(v) + 1)
 
     def _together(self, blocks: Sequence[Vector]) -> bool:
-        return all(self._adjacent(v, after) for v, after in zip(blocks, blocks[1:], strict=False))
+        return all(self._adjacent(v, after) for v, after in pairwise(blocks))
 
     def _multiply(self, op: Multiply) -> list[str]:
         lines = comment(self._product_text(op))
@@ -488,34 +497,32 @@ class Direction:
 
     # ------------------------------------------------------------------ gradients
 
-    def _gradient(self, wish: str, about: str, count: Expr) -> dict[str, Any]:
-        name = self.source.names(("gradient", wish), wish)
+    def _gradient(self, key: tuple[str, ...], wish: str, about: str, count: Expr) -> dict[str, Any]:
+        """Where a gradient is summed; whoever makes it adds the calls that bring it home."""
+        name = self.source.names(("gradient", *key), wish)
         self.summed += count
-        self.gradients[name] = {
-            "name": name, "about": about, "count": self.source.checked(count), "calls": [],
+        self.gradients[key] = {
+            "name": name, "calls": [], "about": about, "count": self.source.checked(count),
         }  # fmt: skip
-        return self.gradients[name]
+        return self.gradients[key]
 
     def gradient_of(self, v: Vector) -> str:
         """Where the gradient of a learned vector is summed."""
-        name = f"d{v.name}"
-        if self.source.names.given.get(("gradient", name)) not in self.gradients:
-            made = self._gradient(name, f"∂L/∂{v.name}", self.source.padded(v))
+        key = (v.name,)
+        if key not in self.gradients:
+            made = self._gradient(key, f"d{v.name}", f"∂L/∂{v.name}", self.source.padded(v))
             items = [self._units(v), made["name"], f"g->{v.name}"]
             made["calls"] = broken("add(", items, ");")
-        return self.source.names(("gradient", name), name)
+        return str(self.gradients[key]["name"])
 
     def _outers(self, op: Outers) -> list[str]:
         source, names = self.source, [p.name for p in op.parameters]
         height, width = self.cell.size(op.right), self._width(op.lefts)
         self.tallest.add(source.padded_size(height))
         self.widest.add(width)
-        known = [
-            w for k, w in source.names.given.items() if k == ("gradient", f"d{_families(names)}")
-        ]
-        wish = f"d{_families(names)}" if not known else f"d{'_'.join(names)}"
         about = f"∂L/∂{' ∂L/∂'.join(names)}, transposed and side by side"
-        made = self._gradient(wish, about, height * width)
+        key = (*names, str(op.right), *map(str, op.lefts))
+        made = self._gradient(key, f"d{_families(names)}", about, height * width)
         lines, start = [], ZERO
         for p, left in zip(op.parameters, op.lefts, strict=True):
             items = [self._units(left), self._units(op.right), made["name"], source.size(start),
@@ -524,9 +531,11 @@ class Direction:
             lines += comment(f"∂L/∂{p.name} += Σ {self._text(left)} {self._text(op.right)}ᵀ")
             start += source.padded(left)
         assert self._together(op.lefts), "blocks of a stack lie together"
-        items = [self.team, self.rows, source.size(height), source.size(width), self.pointer(op.right),
-                 self.stride(op.right), self.pointer(op.lefts[0]), self.stride(op.lefts[0]),
-                 made["name"], "copies"]  # fmt: skip
+        items = [
+            self.team, self.rows, source.size(height), source.size(width),
+            self.pointer(op.right), self.stride(op.right), self.pointer(op.lefts[0]),
+            self.stride(op.lefts[0]), made["name"], "copies",
+        ]  # fmt: skip
         return lines + broken("outer_add(", items, ");")
 
     # ------------------------------------------------------------------ stages

@@ -53,7 +53,7 @@ def files(cell: Cell, *, source: str = "") -> dict[str, str]:
             backward=backward,
             step=step,
             stacks=stacks.members,
-            transposed=sorted(set(re.findall(r'packed\.(?:transposed|factor)\("(\w+)"\)', body))),
+            transposed=sorted(set(re.findall(r'packed\.(?:transposed\(|product\(\w+, )"(\w+)"', body))),
             helpers=[h for h in (*HELPERS.values(), "_blocks") if f"{h}(" in body],
         )
     }

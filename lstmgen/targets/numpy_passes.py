@@ -8,6 +8,7 @@ recurrence is done for all its steps at once.
 from __future__ import annotations
 
 import keyword
+import os.path
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -16,6 +17,7 @@ import sympy
 from sympy import Eq, Expr
 
 from ..derivation import adjoint, carry
+from ..lanes import Group, groups
 from ..operations import (
     AFTER,
     BEFORE,
@@ -33,7 +35,7 @@ from ..operations import (
 from ..plans import Plan
 from ..printing import Order
 from ..storage import pre_activation
-from ..symbols import Matrix, Vector, sigmoid
+from ..symbols import STATIC, Matrix, Vector, sigmoid
 from ..text import text
 from .comments import wrapped
 from .naming import Names, identifier
@@ -110,6 +112,8 @@ class Writer:
         self.block: dict[str, str] = {}  # views for a block -> expression
         self.each: dict[str, str] = {}  # names within the loop -> the array of all steps
         self.body: dict[str, list[str]] = {}
+        self.lanes: dict[Vector, str] = {}  # what stands for the vectors of all lanes
+        self.many = 1  # the number of lanes
 
     def write(self) -> None:
         for region in (BEFORE, STEP, AFTER):
@@ -134,11 +138,17 @@ class Writer:
 
     def ref(self, v: Vector) -> str:
         """The name of ``v`` where we are: of this step in the loop, else of the whole block."""
+        if v in self.lanes:
+            return self.lanes[v]
         v = self.places.of(v)
-        if v.category in ("parameter", "constant"):
+        if v.category in STATIC:
             return self.given(v)
-        if self.region != STEP:
-            return self.whole(v)
+        if self.region == STEP:
+            return self.here(v)
+        return self._for_lanes(v) if self.lanes else self.whole(v)
+
+    def here(self, v: Vector) -> str:
+        """The name of ``v`` of this step, shape (B, size)."""
         name = self.names(v, f"{v.name}_t" if v.category == "input" else identifier(v))
         buffer = self.plan.home.get(v)
         if v.category == "carry":
@@ -152,13 +162,21 @@ class Writer:
             self.made.setdefault(name, shaped("B", self.cell.size(v)))
         return name
 
+    def _for_lanes(self, v: Vector) -> str:
+        """``v`` of all steps, with an axis for the lanes, which have it in common."""
+        whole = self.whole(v)
+        name = self.names((v, "lanes"), f"{whole}_once")
+        self.block.setdefault(name, f"{whole}[:, np.newaxis]")
+        return name
+
     def given(self, v: Vector) -> str:
         """The name of a parameter or constant."""
         name = self.names(v, v.name)
         value = f'packed["{v.name}"]'
-        self.packs.setdefault(
-            name, value if v.category == "parameter" else f"np.array({value}, dtype)"
-        )
+        if v.category == "parameter":  # with an axis for rows: for one row, nothing is broadcast
+            self.packs.setdefault(name, f"{value}[np.newaxis]")
+        else:
+            self.packs.setdefault(name, f"np.array({value}, dtype)")
         return name
 
     def _has_steps(self, v: Vector) -> bool:
@@ -230,8 +248,7 @@ class Writer:
     def _base(self, buffer: Buffer) -> str:
         """The name of all blocks of ``buffer`` as one array, for the block or for the step."""
         lasting = self.is_lasting(buffer)
-        mark = "d" if buffer.blocks[0].category.endswith("adjoint") else ""
-        wish = f"{mark}{buffer.name}"
+        wish = self._run_wish(buffer.blocks)
         here = self.names((buffer, "step"), wish)
         if self.places.is_stack(buffer):
             lead: tuple[str, ...] = (str(len(buffer.blocks)), "B")
@@ -250,7 +267,7 @@ class Writer:
         buffer = self.places.home(blocks[0])
         assert buffer is not None
         if not self.places.is_stack(buffer):
-            return f"..., {self.span(blocks)}"
+            return f"{'..., ' if steps else ':, '}{self.span(blocks)}"
         start = self.places.index(blocks[0])
         if len(blocks) == 1:
             return f"{steps}{start}"
@@ -264,35 +281,41 @@ class Writer:
 
     def run(self, blocks: Sequence[Vector]) -> str:
         """The name of neighbouring blocks taken as one array."""
-        blocks = [self.places.of(v) for v in blocks]
         if len(blocks) == 1:
             return self.ref(blocks[0])
-        buffer = self.plan.home[blocks[0]]
-        base = self._base(buffer)
-        lasting = self.is_lasting(buffer)
-        if tuple(blocks) == buffer.blocks:
-            here, everywhere = self.names((buffer, "step"), ""), base
-        else:
-            wish = self._run_wish(buffer, blocks)
-            here = self.names((buffer, *blocks), wish)
-            everywhere = self.names((buffer, *blocks, "all"), f"{wish}_all")
-            views = self.block if lasting else self.views
-            part = f"{base}[{self._at(blocks, ':, ' if lasting else '')}]"
-            views.setdefault(everywhere if lasting else here, part)
-        if not lasting:
+        here, everywhere = self._run_names(blocks)
+        if not self.is_lasting(self.plan.home[self.places.of(blocks[0])]):
             return here
         if self.region == STEP:
             self.each.setdefault(here, everywhere)
             return here
         return everywhere
 
-    def _run_wish(self, buffer: Buffer, blocks: Sequence[Vector]) -> str:
-        """a_ifo, or ifo where the gates have no letter in common."""
+    def _run_names(self, blocks: Sequence[Vector]) -> tuple[str, str]:
+        """The names of neighbouring blocks, (of this step, of all steps of the block)."""
+        blocks = [self.places.of(v) for v in blocks]
+        buffer = self.plan.home[blocks[0]]
+        base = self._base(buffer)
+        lasting = self.is_lasting(buffer)
+        if tuple(blocks) == buffer.blocks:
+            return self.names((buffer, "step"), ""), base
+        wish = self._run_wish(blocks)
+        here = self.names((buffer, *blocks), wish)
+        everywhere = self.names((buffer, *blocks, "all"), f"{wish}_all")
+        views = self.block if lasting else self.views
+        part = f"{base}[{self._at(blocks, ':, ' if lasting else '')}]"
+        views.setdefault(everywhere if lasting else here, part)
+        return here, everywhere
+
+    def _run_wish(self, blocks: Sequence[Vector]) -> str:
+        """``a`` for all pre-activations, a_ifo for some, ifo where names have nothing in common."""
         mark = "d" if blocks[0].category.endswith("adjoint") else ""
-        members = "".join(v.name.rpartition("_")[2] for v in blocks)
-        family = f"{buffer.name}_" if blocks[0].name.startswith(f"{buffer.name}_") else ""
-        wish = f"{mark}{family}{members}"
-        return wish if wish.isidentifier() else f"{mark}{buffer.name}_{members}"
+        common, members = _family(blocks)
+        if not common:
+            return f"{mark}{members}" if members.isidentifier() else f"{mark}{blocks[0].name}_etc"
+        homes = [b for b in self.plan.buffers if b.blocks[0].category == blocks[0].category]
+        alone = not any(_family(b.blocks)[0] == common for b in homes if b.blocks != tuple(blocks))
+        return f"{mark}{common}" if alone else f"{mark}{common}_{members}"
 
     def rows(self, blocks: Sequence[Vector]) -> str:
         """Neighbouring blocks of all steps of the block as a matrix with a row for each step and
@@ -320,13 +343,14 @@ class Writer:
     def temporary(self, number: int, size: Expr) -> str:
         """The name of a scratch array: s1, s2, … in the loop, S1, S2, … outside."""
         inside = self.region == STEP
-        key = ("scratch", inside, str(size), number)
+        key = ("scratch", inside, str(size), number, self.many)
         name = self.names(key, f"{'s' if inside else 'S'}{number}")
+        rows = "B" if self.many == 1 else f"{self.many}, B"
         if inside:
-            self.made.setdefault(name, shaped("B", size))
+            self.made.setdefault(name, shaped(rows, size))
         else:
             memory = self.names((*key, "memory"), f"{name}_memory")
-            self.made.setdefault(memory, shaped("block, B", size))
+            self.made.setdefault(memory, shaped(f"block, {rows}", size))
             self.block.setdefault(name, f"{memory}[:count]")
         return name
 
@@ -347,7 +371,6 @@ class Writer:
 
     def multiply(self, op: Multiply) -> list[str]:
         inside = self.region == STEP
-        weight = self.weight(op)
         out = self.run(op.outs)
         lines = [f"# {self._product_text(op)}"]
         operand = self.run(op.operands) if inside else self.rows(op.operands)
@@ -360,31 +383,35 @@ class Writer:
                 direct = buffer is not None and buffer.scope == "step" and self._fills(op.outs)
                 direct = direct and not op.accumulate
                 product = out if direct else self._scratch("u", f"({many}, B, {size})")
-                lines.append(f"times({operand}, {self._factor(weight, many)}, "
-                             f"out={self._flat(product, width)})")  # fmt: skip
+                weight = self._factor(self.weight(op), many)
+                lines.append(f"times({operand}, {weight}, out={self._flat(product, width)})")
                 product = "" if direct else product
             else:
                 flat = self._scratch("product", f"(block * B, {width})", "count * B")
-                lines.append(f"np.matmul({operand}, {weight}, out={flat})")
+                lines.append(self.product(op, operand, flat))
                 product = f"{flat}.reshape(count, B, {many}, {size}).swapaxes(1, 2)"
                 if many == 1:
                     product = f"{flat}.reshape(count, B, {size})"
         else:
-            function = "np.dot" if inside else "np.matmul"
             target = out if inside else self.rows(op.outs)
             direct = (self.alone(op.outs[0]) and many == 1) or self._fills(op.outs)
             direct = direct or (inside and self.stack(op.outs))
             if direct and not op.accumulate:
-                lines.append(f"{function}({operand}, {weight}, out={target})")
+                lines.append(self.product(op, operand, target))
                 product = ""
             elif inside:
                 product = self._scratch("u", f"(B, {width})")
-                lines.append(f"np.dot({operand}, {weight}, out={product})")
+                lines.append(self.product(op, operand, product))
             else:
                 flat = self._scratch("product", f"(block * B, {width})", "count * B")
-                lines.append(f"np.matmul({operand}, {weight}, out={flat})")
+                lines.append(self.product(op, operand, flat))
                 product = f"{flat}.reshape(count, B, {width})"
         return lines + self._added(op, out, product)
+
+    def product(self, op: Multiply, operand: str, out: str) -> str:
+        """The statement that multiplies; np.dot takes less time to start than np.matmul."""
+        function = "np.dot" if self.region == STEP else "np.matmul"
+        return f"{function}({operand}, {self.weight(op)}, out={out})"
 
     def weight(self, op: Multiply) -> str:
         """The right factor of a product with rows."""
@@ -468,6 +495,8 @@ class Writer:
         value = f'packed.stack("{stack}")'
         if self.stack(outs):
             value += f".reshape({len(outs)}, 1, {count(self.cell.size(outs[0]))})"
+        else:
+            value += "[np.newaxis]"
         self.packs.setdefault(name, value)
         return name
 
@@ -484,35 +513,129 @@ class Writer:
     # ------------------------------------------------------------------ elementwise
 
     def fused(self, op: Fused) -> list[str]:
-        equations = list(op.equations)
+        """Equations in an order in which those that can be computed together are."""
+        ends = {self.cell.output, *(adjoint(v) for v in self.cell.inputs)}
+        together = {
+            e: run
+            for group in groups(op.equations, self.cell, ends)
+            for run in self._runs(group)
+            for e in run.equations
+        }
+        waiting = list(op.equations)
         lines: list[str] = []
-        while equations:
-            gates = self._gates(equations)
+        while waiting:
+            ready = [e for e in waiting if self._is_ready(e, waiting)]
+            gate = [e for e in ready if pre_activation(e) is not None]
+            first = next((e for e in ready if e not in gate), ready[0])
+            run = together.get(first)
+            gates = self._gates(gate, first) if first in gate else []
+            done: Sequence[Eq] = [first]
             if gates:
                 lines += self._activate(gates)
-                equations = [e for e in equations if e not in gates]
+                done = gates
+            elif run is not None and all(e in ready for e in run.equations):
+                lines += self._lanes(run)
+                done = run.equations
             else:
-                lines += self._equation(equations.pop(0))
+                lines += self._equation(first)
+            waiting = [e for e in waiting if e not in done]
         return lines
+
+    def _is_ready(self, e: Eq, waiting: Sequence[Eq]) -> bool:
+        """Whether nothing that ``e`` reads is still to come, nor who reads what it writes over."""
+        reads = e.rhs.atoms(Vector)
+        if any(u.lhs in reads for u in waiting):
+            return False
+        if e.lhs.category != "carry":
+            return True
+        name = self.names(e.lhs, identifier(e.lhs))
+        over = [carry(s) for s in self.cell.states if self.names.given.get(carry(s)) == name]
+        return not any(u != e and v in over for u in waiting for v in u.rhs.atoms(Vector))
+
+    def _runs(self, group: Group) -> list[Group]:
+        """The parts of ``group`` whose lanes really lie side by side."""
+        order = sorted(range(len(group.lhs)), key=lambda k: self._position(group.lhs[k]))
+        runs: list[list[int]] = []
+        for k in order:
+            if runs and all(self._are_neighbours(t[runs[-1][-1]], t[k]) for t in group.tuples):
+                runs[-1].append(k)
+            else:
+                runs.append([k])
+        return [group.chosen(run) for run in runs if len(run) > 1]
+
+    def _position(self, v: Vector) -> tuple[int, int]:
+        home = self.places.home(v)
+        return (-1, 0) if home is None else (self.plan.buffers.index(home), self.places.index(v))
+
+    def _are_neighbours(self, v: Vector, w: Vector) -> bool:
+        here, there = self.places.home(v), self.places.home(w)
+        if here is None or here != there or len(here.blocks) == 1:
+            return False
+        return self.places.index(w) == self.places.index(v) + 1
+
+    def _lanes(self, group: Group) -> list[str]:
+        """Equations that say the same of values side by side, as one."""
+        self.many = len(group.equations)
+        first = group.equations[0]
+        lanes = {v: self._lane(blocks) for v, blocks in group.varied.items()}
+        out = self._lane(group.lhs)
+        self.lanes = {**lanes, first.lhs: out}
+        lines = [*self._shown(group.equations), *self.calls.into(first.rhs, out)]
+        self.lanes, self.many = {}, 1
+        return lines
+
+    def _shown(self, equations: Sequence[Eq]) -> list[str]:
+        """Equations that say the same, as comments."""
+        first, *others = [self.plan.origin.get(e.lhs, e) for e in equations]
+        if len(others) == 1:
+            return [f"# {self.show(first)}", f"# {self.show(others[0])}"]
+        return [f"# {self.show(first)}", f"# and so {' '.join(self.show(e.lhs) for e in others)}"]
+
+    def _lane(self, blocks: Sequence[Vector]) -> str:
+        """What holds the values of all lanes: (lanes, B, size) in the loop, else with steps."""
+        size = count(self.cell.size(blocks[0]))
+        if blocks[0].category in STATIC:
+            stack = self.stacks(blocks)
+            name = self.names(("pack", stack, "lanes"), self.stacks.wish(blocks))
+            self.packs.setdefault(
+                name, f'packed.stack("{stack}").reshape({len(blocks)}, 1, {size})'
+            )
+            return name
+        if self.stack(blocks):
+            return self.run(blocks)
+        buffer = self.places.home(blocks[0])
+        assert buffer is not None
+        here, everywhere = self._run_names(blocks)
+        name = self.names((here, "lanes"), f"{here}_lanes")
+        if not self.is_lasting(buffer):
+            shape = f"B, {len(blocks)}, {size}"
+            self.views.setdefault(name, f"{here}.reshape({shape}).swapaxes(0, 1)")
+            return name
+        whole = self.names((here, "lanes", "all"), f"{here}_lanes_all")
+        shape = f"count, B, {len(blocks)}, {size}"
+        self.block.setdefault(whole, f"{everywhere}.reshape({shape}).swapaxes(1, 2)")
+        if self.region != STEP:
+            return whole
+        self.each.setdefault(name, whole)
+        return name
 
     def _equation(self, e: Eq) -> list[str]:
         shown = self.plan.origin.get(e.lhs, e)
         return [f"# {self.show(shown)}", *self.calls.into(e.rhs, self.ref(e.lhs))]
 
-    def _gates(self, equations: Sequence[Eq]) -> list[Eq]:
+    def _gates(self, ready: Sequence[Eq], first: Eq) -> list[Eq]:
         """Gates that one call of tanh can compute, since σ(a) = (1 + tanh(a/2)) / 2: arguments
-        side by side, results side by side, the first equation among them.
+        side by side, results side by side, ``first`` among them.
         """
-        places, waiting = self.places, {e.lhs for e in equations}
+        places = self.places
         place = {}
-        for e in equations:
+        for e in ready:
             a = pre_activation(e)
-            if a is None or a in waiting or places.spent.get(a) != e.lhs:
+            if a is None or places.spent.get(a) != e.lhs:
                 continue
             here, there = places.home(a), places.home(e.lhs)
             if here is not None and there is not None:
                 place[e] = (here, there, places.index(a), places.index(e.lhs))
-        first = equations[0]
         if first not in place:
             return []
         like = sorted((e for e in place if place[e][:2] == place[first][:2]),
@@ -619,6 +742,17 @@ def used(name: str, lines: Iterable[str]) -> bool:
     """Whether code mentions ``name``; a comment may as well."""
     word = re.compile(rf"(?<![\w.]){re.escape(name)}(?!\w)")
     return any(word.search(line.partition("#")[0]) for line in lines)
+
+
+def _family(blocks: Sequence[Vector]) -> tuple[str, str]:
+    """What the names of ``blocks`` have in common, and what they differ in: d_Wx and ifog for
+    d_Wx_i d_Wx_f d_Wx_o d_Wx_g.
+    """
+    words = [v.name.split("_") for v in blocks]
+    begin = len(os.path.commonprefix(words))
+    end = len(os.path.commonprefix([w[:begin:-1] for w in words]))
+    common = words[0][:begin] + words[0][len(words[0]) - end :]
+    return "_".join(common), "".join("".join(w[begin : len(w) - end]) for w in words)
 
 
 def tape_key(buffer: Buffer) -> str:
@@ -834,7 +968,7 @@ class Backward(Writer):
         names = " ".join(f"∂L/∂{m.name}" for m in op.parameters)
         lefts = " ".join(self.show(v) for v in op.lefts)
         rows, columns = self.places.width(op.lefts), self.cell.size(op.right)
-        total = self.names(("outer", op.parameters, op.right), f"d{self.stacks.wish(op.parameters)}")
+        total = self.names(("outer", op.parameters, op.lefts, op.right), f"d{self.stacks.wish(op.parameters)}")
         self.totals[total] = f"({count(rows)}, {count(columns)})"
         self._share(total, op.parameters, op.lefts)
         return [

@@ -26,14 +26,12 @@ class Places:
 
     Attributes
     ----------
-    stacked : bool
-        False leaves all blocks side by side in rows.
     spent : dict
         v → w: nothing but the equation of w reads v, so that it may change v.
     """
 
-    def __init__(self, plan: Plan, stacked: bool = True) -> None:
-        self.plan, self.stacked = plan, stacked
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
         self.spent: dict[Vector, Vector] = {}
         self._moved: dict[Vector, Vector] = {}
         self._side_by_side = {b for part in (plan.forward, plan.backward) for b in self._rows(part)}
@@ -50,8 +48,7 @@ class Places:
     def is_stack(self, buffer: Buffer) -> bool:
         """Whether the blocks lie one after another, (blocks, B, size), not side by side in rows."""
         sizes = {self.plan.size(v) for v in buffer.blocks}
-        alike = self.stacked and len(buffer.blocks) > 1 and len(sizes) == 1
-        return alike and buffer not in self._side_by_side
+        return len(buffer.blocks) > 1 and len(sizes) == 1 and buffer not in self._side_by_side
 
     def start(self, v: Vector) -> Expr:
         """The unit at which ``v`` begins where blocks lie side by side."""

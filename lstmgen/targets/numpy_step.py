@@ -16,14 +16,11 @@ class Step(Writer):
     """The forward pass for a single step: every array is one of (B, size)."""
 
     def __init__(self, plan: Plan, stacks: Stacks) -> None:
-        super().__init__(plan, plan.forward, Places(plan, stacked=False), stacks)
+        super().__init__(plan, plan.forward, Places(plan), stacks)
         self.region = STEP
         self.body[STEP] = [line for op in plan.forward.operations for line in self.operation(op)]
 
-    def ref(self, v: Vector) -> str:
-        v = self.places.of(v)
-        if v.category in ("parameter", "constant"):
-            return self.given(v)
+    def here(self, v: Vector) -> str:
         several = len(self.cell.inputs) > 1
         if v.category == "input" and not several:
             return "x_t"
@@ -41,15 +38,28 @@ class Step(Writer):
             self.made.setdefault(name, shaped("B", self.cell.size(v)))
         return name
 
+    def multiply(self, op: Multiply) -> list[str]:
+        many = len(op.outs)
+        if many == 1 or not self.stack(op.outs):
+            return super().multiply(op)
+        width = count(self.places.width(op.outs))
+        flat = self._scratch("u", f"(B, {width})")
+        blocks = self.names(("blocks", flat), f"{flat}_blocks")
+        size = count(self.cell.size(op.outs[0]))
+        self.views.setdefault(blocks, f"{flat}.reshape(B, {many}, {size}).swapaxes(0, 1)")
+        return [
+            f"# {self._product_text(op)}",
+            self.product(op, self.run(op.operands), flat),
+            *self._added(op, self.run(op.outs), blocks),
+        ]
+
     def is_lasting(self, buffer: Buffer) -> bool:
         return False
 
-    def weight(self, op: Multiply) -> str:
-        bases = [m.base for m in op.matrices]
-        stack = self.stacks(bases)
-        name = self.names(("pack", stack), f"{self.stacks.wish(bases)}_T")
-        self.packs.setdefault(name, f'packed.factor("{stack}")')
-        return name
+    def product(self, op: Multiply, operand: str, out: str) -> str:
+        if op.matrices[0].transposed:
+            return super().product(op, operand, out)
+        return f'packed.product({operand}, "{self.stacks([m.base for m in op.matrices])}", {out})'
 
     def lines(self) -> list[str]:
         cell = self.cell

@@ -14,6 +14,7 @@ from ..operations import vectors_in
 from ..printing import Order, is_negative, literal
 from ..symbols import (
     Reduction,
+    Scan,
     Vector,
     cumsum,
     equal,
@@ -277,12 +278,15 @@ class Calls:
 
     def _reduce(self, e: Expr, out: str) -> None:
         operand = self._value(e.args[0])
-        if isinstance(e, cumsum):
+        static = all(v.category in ("parameter", "constant") for v in e.atoms(Vector))
+        if static and isinstance(e, Scan):
+            turn = "[..., ::-1]" if isinstance(e, rcumsum) else ""
+            self.lines.append(f"{out}[...] = np.cumsum({operand}{turn}, axis=-1){turn}")
+        elif isinstance(e, cumsum):
             self._emit("np.cumsum", operand, "axis=-1", out=out)
         elif isinstance(e, rcumsum):
             self._emit("np.cumsum", f"{operand}[..., ::-1]", "axis=-1", out=f"{out}[..., ::-1]")
-        elif all(v.category in ("parameter", "constant") for v in e.atoms(Vector)):
-            # the same for every row: it has no axes but its own
+        elif static:  # the same for every row: it is broadcast
             function = {mean: "np.mean", sum_: "np.sum", max_: "np.max"}[type(e)]
             self.lines.append(f"{out}[...] = {function}({operand}, axis=-1, keepdims=True)")
         elif isinstance(e, max_):
