@@ -221,7 +221,7 @@ def step_arguments(
     count = getattr(module._lib, f"{cell.name}_step_work_size")(sizes)
     work = _aligned(int(count), problem.dtype)
     keep = {"sizes": sizes, "params": params, "before": before, "after": after, "x": x, "y": y,
-            "packed": packed, "work": work, "arrays": problem.params}  # fmt: skip
+            "packed": packed, "work": work, "arrays": problem.params, "states": states}  # fmt: skip
     function = getattr(module._lib, f"{cell.name}_step")
     arguments = [sizes, params, at(x), before, at(y), after, at(work)]
     return function, arguments, states, keep

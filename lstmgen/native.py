@@ -40,11 +40,24 @@ class Packed(dict[str, Any]):
 class Tape(NamedTuple):
     """What ``forward`` keeps for ``backward``. ``x`` is not copied: leave it as it is."""
 
-    memory: Any
+    block: _Block
     x: Sequence[Array]
     masks: Sequence[Array]
     sizes: dict[str, int]
     maker: tuple[str, str]
+
+
+class _Block:
+    """Memory of a tape. It goes back to its module when the tape is gone: to touch fresh memory for
+    the first time can cost as much as a fifth of a forward pass over a large layer.
+    """
+
+    def __init__(self, numbers: int, memory: Any, free: list[tuple[int, Any]]) -> None:
+        self.numbers, self.memory, self.free = numbers, memory, free
+
+    def __del__(self) -> None:
+        if len(self.free) < 2:  # one tape may live until the next one is there
+            self.free.append((self.numbers, self.memory))
 
 
 class _Room(NamedTuple):
@@ -129,6 +142,7 @@ class NativeModule:
         }
         self._room = lru_cache(maxsize=128)(self._make_room)
         self._frames: list[_Frame] = []
+        self._free: list[tuple[int, Any]] = []
         self._last: _Bound | None = None
         self._names = names = (*self.PARAMETERS, *self.CONSTANTS)
         # itemgetter is the fastest way to look names up, and gives a tuple if there are several
@@ -166,13 +180,14 @@ class NativeModule:
         bound = self._bind(params)
         xs, filled, states, room = self._take(bound, x, state, masks, ("T", "B"))
         y, new = np.empty(room.output, self.dtype), self._empty(room.states)
-        kept = self._memory(room.numbers["tape"]) if tape else self._null
+        block = self._block(room.numbers["tape"]) if tape else None
         frame = self._frame(room.numbers["forward_work"])
         self._run(
             frame, "forward", room.struct, bound.struct, *self._inputs(frame, xs, filled),
-            self._state(frame, states), self._at(y), self._out(frame, "new_state", new), kept,
+            self._state(frame, states), self._at(y), self._out(frame, "new_state", new),
+            self._null if block is None else block.memory,
         )  # fmt: skip
-        return y, new, Tape(kept, xs, filled, room.sizes, self._maker) if tape else None
+        return y, new, None if block is None else Tape(block, xs, filled, room.sizes, self._maker)
 
     def backward(
         self,
@@ -195,7 +210,7 @@ class NativeModule:
         frame = self._frame(room.numbers["backward_work"])
         self._run(
             frame, "backward", room.struct, bound.struct,
-            *self._inputs(frame, tape.x, tape.masks), tape.memory, self._at(dy),
+            *self._inputs(frame, tape.x, tape.masks), tape.block.memory, self._at(dy),
             self._state(frame, final), self._out(frame, "grads", grads),
             self._out(frame, "input_grads", dx) if several else self._at(only),
             self._out(frame, "new_state", first),
@@ -441,6 +456,15 @@ class NativeModule:
         if frame.numbers < numbers:
             frame.work, frame.numbers = self._memory(numbers), numbers
         return frame
+
+    def _block(self, numbers: int) -> _Block:
+        """Memory for a tape: what another one has left, if that is of much the same size."""
+        with suppress(IndexError):
+            while True:
+                found, memory = self._free.pop()
+                if numbers <= found <= 2 * numbers:
+                    return _Block(found, memory, self._free)
+        return _Block(numbers, self._memory(numbers), self._free)
 
     def _memory(self, numbers: int) -> Any:
         """Memory from a multiple of 64 bytes on: a vector then is in one line of the cache."""

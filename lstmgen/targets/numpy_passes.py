@@ -40,7 +40,7 @@ from ..text import text
 from .comments import wrapped
 from .naming import Names, identifier
 from .numpy_places import Places
-from .ufuncs import Calls, call, count
+from .ufuncs import Calls, call, count, scalar
 
 # what the module calls its own variables, in all its functions
 RESERVED = frozenset(
@@ -360,12 +360,15 @@ class Writer:
         self.numbers.setdefault(name, f"np.array({value}, dtype)")
         return name
 
-    def total(self, operand: str, out: str, size: Expr, mean: bool) -> list[str]:
-        """Lines that sum ``operand`` over its units, or take the mean, into ``out``."""
-        lines = [f"np.add.reduce({operand}, axis=-1, keepdims=True, out={out})"]
-        if mean:
-            lines.append(f"{out} /= {self.number(count(size))}")
-        return lines
+    def total(self, operand: str, out: str, size: Expr, weight: Expr) -> str:
+        """The call that writes the sum over units, each times ``weight``, to ``out``: a product
+        with a column, which is faster than a reduction.
+        """
+        kind = {sympy.S.One: "ones", 1 / size: "mean"}.get(weight, "column")
+        column = self.names(("column", size, weight), f"{kind}_{count(size)}")
+        self.numbers.setdefault(column, f"np.full(({count(size)}, 1), {scalar(weight)}, dtype)")
+        alone = self.region == STEP and self.many == 1 and out in self.made
+        return f"np.{'dot' if alone else 'matmul'}({operand}, {column}, out={out})"
 
     # ------------------------------------------------------------------ products
 
@@ -552,12 +555,17 @@ class Writer:
         over = [carry(s) for s in self.cell.states if self.names.given.get(carry(s)) == name]
         return not any(u != e and v in over for u in waiting for v in u.rhs.atoms(Vector))
 
-    def _runs(self, group: Group) -> list[Group]:
-        """The parts of ``group`` whose lanes really lie side by side."""
-        order = sorted(range(len(group.lhs)), key=lambda k: self._position(group.lhs[k]))
+    def _runs(
+        self, group: Group, tuples: Sequence[tuple[Vector, ...]] | None = None
+    ) -> list[Group]:
+        """The parts of ``group`` whose lanes, or ``tuples`` of these, really lie side by side."""
+        tuples = group.tuples if tuples is None else tuples
+        if not tuples:
+            return []
+        order = sorted(range(len(group.lhs)), key=lambda k: self._position(tuples[0][k]))
         runs: list[list[int]] = []
         for k in order:
-            if runs and all(self._are_neighbours(t[runs[-1][-1]], t[k]) for t in group.tuples):
+            if runs and all(self._are_neighbours(t[runs[-1][-1]], t[k]) for t in tuples):
                 runs[-1].append(k)
             else:
                 runs.append([k])
@@ -879,6 +887,7 @@ class Backward(Writer):
         super().__init__(plan, plan.backward, places, stacks)
         self.totals: dict[str, str] = {}  # what is summed over the sequence -> its shape
         self.grads: dict[str, list[str]] = {}  # parameter -> the parts of its gradient
+        self.finish: list[str] = []  # what is left to do with sums
         self._name_carries()
         self.write()
 
@@ -990,6 +999,7 @@ class Backward(Writer):
     def sums(self, op: Sums) -> list[str]:
         lines: list[str] = []
         pairs = list(zip(op.parameters, op.terms, strict=True))
+        lines += self._sums_in_lanes(pairs)
         while pairs:
             together = self._summed_together(pairs)
             pairs = [pair for pair in pairs if pair not in together]
@@ -1006,21 +1016,63 @@ class Backward(Writer):
                 lines += made
                 rows = f"{value}.reshape(count * B, {count(width)})"
             self.totals[total] = f"({count(width)},)"
-            if not self.names.given.get("ones"):
-                self.names.given["ones"] = "ones"
-                self.views["ones"] = "np.ones(block * B, dtype)"
+            self.views["ones"] = "np.ones(block * B, dtype)"
             lines.append(f"_add_rows({total}, {rows}, ones[: count * B], first)")
             if self.cell.size(parameters[0]) == 1 and width != 1:  # a scalar gains from every unit
                 total = f"{total}.sum(keepdims=True)"
             self._share(total, parameters, terms if len(terms) > 1 else [op.parameters[0]])
         return lines
 
-    def _summed_together(self, pairs: Sequence[tuple[Vector, Expr]]) -> list[tuple[Vector, Expr]]:
-        """The first of ``pairs``, and those whose terms lie beside its term in rows."""
-        first = pairs[0][1]
+    def _sums_in_lanes(self, pairs: list[tuple[Vector, Expr]]) -> list[str]:
+        """Sums of the same over lanes, which leave ``pairs``."""
+        lines: list[str] = []
+        size = self.cell.size
+        named = {
+            Vector(p.name, "coefficient", p.size): (p, term)
+            for p, term in pairs
+            if size(p) == self.cell.shapes.of(term) and len(self._summed_together(pairs, p)) == 1
+        }
+        alike = [Eq(v, term, evaluate=False) for v, (_, term) in named.items()]
+        for group in groups(alike, self.cell):
+            for run in self._runs(group, group.tuples[1:]):
+                chosen = [named[v] for v in run.lhs]
+                parameters, terms = [p for p, _ in chosen], [t for _, t in chosen]
+                pairs[:] = [pair for pair in pairs if pair not in chosen]
+                self.many = len(run.lhs)
+                self.lanes = {v: self._lane(t) for v, t in run.varied.items()}
+                made, value = self.calls.value(terms[0])
+                self.lanes = {}
+                wish = self.stacks.wish(parameters)
+                total = self.names(("sum", *parameters, *terms), f"d{wish}_rows")
+                result = self.names(("sum", *parameters, *terms, "done"), f"d{wish}")
+                shape = f"{self.many} * B * {count(size(parameters[0]))}"
+                self.totals[total] = f"({shape},)"
+                names = " ".join(f"∂L/∂{p.name}" for p in parameters)
+                what = " ".join(self.show(t) for t in terms)
+                lines += [
+                    f"# {names} = the sum over t of {what}",
+                    *made,
+                    f"_add_rows({total}, {value}.reshape(count, {shape}), ones[:count], first)",
+                ]
+                shape = f"{self.many}, B, {count(size(parameters[0]))}"
+                self.finish.append(f"{result} = {total}.reshape({shape}).sum(axis=1)")
+                for k, p in enumerate(parameters):
+                    self.grads.setdefault(p.name, []).append(f"{result}[{k}]")
+                self.many = 1
+                self.views["ones"] = "np.ones(block * B, dtype)"
+        return lines
+
+    def _summed_together(
+        self, pairs: Sequence[tuple[Vector, Expr]], parameter: Vector | None = None
+    ) -> list[tuple[Vector, Expr]]:
+        """One of ``pairs``, the first if none is named, and those whose terms lie beside its term
+        in rows.
+        """
+        pair = next(pair for pair in pairs if parameter in (None, pair[0]))
+        first = pair[1]
         buffer = self.places.home(first) if isinstance(first, Vector) else None
         if buffer is None or len(buffer.blocks) == 1 or self.places.is_stack(buffer):
-            return [pairs[0]]
+            return [pair]
         found: dict[int, tuple[Vector, Expr]] = {}
         for p, term in pairs:
             inside = isinstance(term, Vector) and self.places.home(term) == buffer
@@ -1032,12 +1084,12 @@ class Backward(Writer):
             lower -= 1
         while upper + 1 in found:
             upper += 1
-        if found.get(here) != pairs[0]:
-            return [pairs[0]]
+        if found.get(here) != pair:
+            return [pair]
         return [found[k] for k in range(lower, upper + 1)]
 
     def _gradients(self) -> list[str]:
-        lines = ["grads = {"]
+        lines = [*self.finish, "grads = {"]
         for p in self.cell.parameters:
             shape = ", ".join(count(n) for n in self.cell.shape(p))
             zeros = f"np.zeros(({shape}{',' if isinstance(p, Vector) else ''}), dtype)"

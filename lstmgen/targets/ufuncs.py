@@ -62,7 +62,7 @@ class Calls:
         The name of an array without axes that holds a number: as an operand it costs half as much
         as a Python number.
     total : function
-        The lines that sum an array over its units into another, times a number.
+        The call that writes the sum of an array's units, each times a number, into another array.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Calls:
         ref: Callable[[Vector], str],
         temporary: Callable[[int, Expr], str],
         number: Callable[[str], str],
-        total: Callable[[str, str, Expr, bool], list[str]],
+        total: Callable[[str, str, Expr, Expr], str],
     ) -> None:
         self.cell, self.order, self.ref, self.temporary = cell, order, ref, temporary
         self.number, self.total = number, total
@@ -277,8 +277,16 @@ class Calls:
         return f"{self._value(c.lhs)} {c.rel_op} {self._value(c.rhs)}"
 
     def _reduce(self, e: Expr, out: str) -> None:
-        operand = self._value(e.args[0])
         static = all(v.category in ("parameter", "constant") for v in e.atoms(Vector))
+        if isinstance(e, (mean, sum_)) and not static:
+            size = self._extent(e.args[0])
+            factors = sympy.Mul.make_args(e.args[0])
+            number = sympy.Mul(*(f for f in factors if self._is_plain(f)))
+            operand = self._value(sympy.Mul(*(f for f in factors if not self._is_plain(f))))
+            weight = number / size if isinstance(e, mean) else number
+            self.lines.append(self.total(operand, out, size, weight))
+            return
+        operand = self._value(e.args[0])
         if static and isinstance(e, Scan):
             turn = "[..., ::-1]" if isinstance(e, rcumsum) else ""
             self.lines.append(f"{out}[...] = np.cumsum({operand}{turn}, axis=-1){turn}")
@@ -289,10 +297,8 @@ class Calls:
         elif static:  # the same for every row: it is broadcast
             function = {mean: "np.mean", sum_: "np.sum", max_: "np.max"}[type(e)]
             self.lines.append(f"{out}[...] = {function}({operand}, axis=-1, keepdims=True)")
-        elif isinstance(e, max_):
-            self._emit("np.maximum.reduce", operand, "axis=-1", "keepdims=True", out=out)
         else:
-            self.lines += self.total(operand, out, self._extent(e.args[0]), isinstance(e, mean))
+            self._emit("np.maximum.reduce", operand, "axis=-1", "keepdims=True", out=out)
 
 
 def call(function: str, *arguments: str, out: str) -> str:
