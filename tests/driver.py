@@ -1,14 +1,16 @@
-"""A C program that runs generated cells on numbers from a file, in buffers of exactly their size.
+"""Two ways to run generated C on the numbers of a case, and to compare with the NumPy module.
 
-It is valid C99 and C++. Python writes the numbers, runs it under whatever watches it, reads what
-came out, and compares with the NumPy module.
+A C program reads the numbers from a file, has buffers of exactly their size, and runs under
+whatever watches it; it is valid C99 and C++. A shared library serves many cases, once compiled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy as np
 
 import lstmgen
 from lstmgen import Cell
+from lstmgen.native import declarations
 from lstmgen.symbols import Vector
 
 _TOP = """\
@@ -26,17 +29,18 @@ _TOP = """\
 static void *owned[65536];
 static size_t count = 0;
 
+/* What malloc gives begins at a multiple of 16; callers need not be so kind. */
 static void *fresh(size_t bytes)
 {{
-    void *const made = malloc(bytes);
+    char *const made = (char *)malloc(bytes + sizeof(double));
     if (made == NULL) {{
         abort();
     }}
 #ifdef POISON
-    memset(made, 0xff, bytes); /* NaN: to compute with it would be seen in the end */
+    memset(made, 0xff, bytes + sizeof(double)); /* NaN: to compute with it would be seen */
 #endif
     owned[count++] = made;
-    return made;
+    return made + sizeof(double);
 }}
 
 static void *given(FILE *in, size_t bytes)
@@ -89,11 +93,15 @@ int main(int argc, char **argv)
 
 @dataclass
 class Case:
-    """A cell, its sizes by name with T and B, and numbers for all that goes in."""
+    """A cell, its sizes by name with T and B, and numbers for all that goes in.
+
+    ``same`` is the same cell for NumPy, where the names of sizes are none for NumPy.
+    """
 
     cell: Cell
     sizes: dict[str, int]
     dtype: str = "float64"
+    same: Cell | None = None
 
     def __post_init__(self) -> None:
         # every number of a case follows from its name and sizes
@@ -105,7 +113,8 @@ class Case:
             return rng.normal(size=tuple(map(self.number, shape))).astype(self.dtype) * 0.7
 
         self.params = {p.name: numbers(*cell.shape(p)) for p in cell.parameters}
-        self.constants = {c.name: cell.initial(c) or 0.75 for c in cell.constants}
+        real = np.dtype(self.dtype).type
+        self.constants = {c.name: float(real(cell.initial(c) or 0.75)) for c in cell.constants}
         self.x = {v.name: numbers(*lead, cell.size(v)) for v in cell.inputs}
         self.masks = {v.name: numbers(*lead, cell.size(v)) for v in cell.masks}
         self.state = {s.name: numbers("B", cell.size(s)) for s in cell.states}
@@ -123,25 +132,30 @@ class Case:
 
     # ------------------------------------------------------------------ what should come out
 
-    def expected(self) -> Iterator[tuple[str, Any]]:
-        """All that the program writes, in its order, from the NumPy module."""
-        module = reference(self.cell)
-        x = self.x if len(self.x) > 1 else next(iter(self.x.values()))
-        masks = {"masks": self.masks} if self.masks else {}
-        params = {**self.params, **self.constants}
-        dstate = self.dstate or None
-        y, state, tape = module.forward(params, x, self.state or None, **masks)
-        grads, dx, dinitial = module.backward(params, tape, self.dy, dstate)
+    @cached_property
+    def expected(self) -> dict[str, Any]:
+        """All that comes out, from the NumPy module: in double precision, whatever goes in."""
+        return dict(self._expected())
+
+    def _expected(self) -> Iterator[tuple[str, Any]]:
+        module = reference(self.same or self.cell)
+        xs, filled = _double(self.x), _double(self.masks)
+        x = xs if len(xs) > 1 else next(iter(xs.values()))
+        masks = {"masks": filled} if filled else {}
+        params = {**_double(self.params), **self.constants}
+        dy, initial, dstate = self.dy.astype(float), _double(self.state), _double(self.dstate)
+        y, state, tape = module.forward(params, x, initial or None, **masks)
+        grads, dx, dinitial = module.backward(params, tape, dy, dstate or None)
         yield "y", y
         for kind, arrays in (("state", state), ("grads", grads), ("dx", _dict(dx)),
                              ("dinitial", dinitial)):  # fmt: skip
             for name in self._names(kind):
                 yield f"{kind} {name}", arrays[name]
         sized = all(self.cell.size(s).is_Integer or self._told(s) for s in self.cell.states)
-        zeros = {s.name: np.zeros_like(self.state[s.name]) for s in self.cell.states} or None
+        zeros = {k: np.zeros_like(s) for k, s in initial.items()} or None
         y0, _, tape = module.forward(params, x, None if sized else zeros, **masks)
         yield "y from zeros, no tape", y0
-        grads, dx, _ = module.backward(params, tape, self.dy, None)
+        grads, dx, _ = module.backward(params, tape, dy, None)
         for kind, arrays in (("grads", grads), ("dx", _dict(dx))):
             for name in self._names(kind):
                 yield f"{kind} {name}, from zeros", arrays[name]
@@ -165,7 +179,7 @@ class Case:
 
     # ------------------------------------------------------------------ the program
 
-    def function(self) -> str:
+    def function(self, number: int) -> str:
         """The C function that runs the cell in all ways."""
         cell, n = self.cell, self.cell.name
         real, several = f"{n}_real", len(cell.inputs) > 1
@@ -284,7 +298,7 @@ class Case:
         else:
             lines.append(f"put(out, y, {last});")
         body = "\n    ".join(lines)
-        return f"\nstatic void run_{n}(FILE *in, FILE *out)\n{{\n    {body}\n}}\n"
+        return f"\nstatic void run_{number}(FILE *in, FILE *out)\n{{\n    {body}\n}}\n"
 
     def _row(self, v: Vector) -> int:
         return self.number("B") * self.number(self.cell.size(v))
@@ -319,32 +333,216 @@ def reference(cell: Cell) -> Any:
 
 def write(cases: Sequence[Case], folder: Path, **sizes: int) -> list[str]:
     """Write the cells, the program and the numbers; the names of the C sources come back."""
-    sources, includes = [], []
+    files: dict[str, str] = {}
     for case in cases:
-        files = emitted(case.cell, case.dtype, tuple(sizes.items()))
-        for name, text in files.items():
-            (folder / name).write_text(text, encoding="utf-8")
-            (includes if name.endswith(".h") else sources).append(name)
+        files |= emitted(case.cell, case.dtype, tuple(sizes.items()))
     program = _TOP.format(
-        includes="".join(f'#include "{name}"\n' for name in includes),
-        cells="".join(case.function() for case in cases),
-        calls="\n".join(f"    run_{case.cell.name}(in, out);" for case in cases),
+        includes="".join(f'#include "{name}"\n' for name in files if name.endswith(".h")),
+        cells="".join(case.function(k) for k, case in enumerate(cases)),
+        calls="\n".join(f"    run_{k}(in, out);" for k in range(len(cases))),
     )
-    (folder / "main.c").write_text(program, encoding="utf-8")
+    for name, text in {**files, "main.c": program}.items():
+        (folder / name).write_text(text, encoding="utf-8")
     (folder / "in.bin").write_bytes(b"".join(case.bytes_in() for case in cases))
-    return sources
+    return [name for name in files if name.endswith(".c")]
 
 
 def compare(cases: Sequence[Case], folder: Path, tolerance: float) -> None:
     """Hold what the program wrote against the NumPy modules."""
-    found = (folder / "out.bin").read_bytes()
+    written = (folder / "out.bin").read_bytes()
     at = 0
     for case in cases:
-        for what, expected in case.expected():
+        found = {}
+        for what, expected in case.expected.items():
             size = np.dtype(case.dtype).itemsize * expected.size
-            got = np.frombuffer(found[at : at + size], case.dtype).reshape(expected.shape)
+            found[what] = np.frombuffer(written[at : at + size], case.dtype)
             at += size
-            scale = 1 + np.max(np.abs(expected))
-            error = np.max(np.abs(got - expected)) / scale
-            assert error < tolerance, f"{case.cell.name}, {what}: {error:.1e}"
-    assert at == len(found)
+        check(case, found, tolerance)
+    assert at == len(written)
+
+
+def errors(case: Case, found: Mapping[str, Any]) -> dict[str, float]:
+    """How far each array is from what NumPy computes, as a part of its largest number."""
+    return {
+        what: float(np.max(np.abs(found[what].reshape(expected.shape) - expected)))
+        / (1 + float(np.max(np.abs(expected))))
+        for what, expected in case.expected.items()
+    }
+
+
+def check(case: Case, found: Mapping[str, Any], tolerance: float) -> None:
+    for what, error in errors(case, found).items():
+        assert error < tolerance, f"{case.cell.name} {case.sizes}, {what}: {error:.1e}"
+
+
+# --------------------------------------------------------------------------- a library
+
+_GUARD = 17  # odd, so that arrays begin nowhere in particular
+
+
+class Library:
+    """A cell compiled to a shared library, and called with arrays that lie between guards."""
+
+    def __init__(self, cell: Cell, dtype: str, folder: Path, *command: str) -> None:
+        from cffi import FFI
+
+        files = emitted(cell, dtype, ())
+        for name, text in files.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        header, source = sorted(files, reverse=True)
+        run(folder, *command, "-shared", "-fPIC", source, "-o", f"{cell.name}.so", "-lm")
+        self.ffi, self.cell, self.dtype = FFI(), cell, np.dtype(dtype)
+        self.ffi.cdef(declarations(files[header]))
+        self.lib = self.ffi.dlopen(str(folder / f"{cell.name}.so"))
+
+    def size(self, what: str, n: Any) -> int:
+        return int(getattr(self.lib, f"{self.cell.name}_{what}_size")(n))
+
+    def results(self, case: Case, threads: int = 0) -> dict[str, Any]:
+        """All that comes out: what ``case.expected`` has, and more ways to come to the same."""
+        return _Calls(self, case, threads).results()
+
+
+class _Calls:
+    """The calls of one case."""
+
+    def __init__(self, library: Library, case: Case, threads: int) -> None:
+        self.library, self.case, self.cell, self.ffi = library, case, case.cell, library.ffi
+        self.memory: list[tuple[Any, int]] = []
+        self.alive: list[Any] = []
+        self.sizes = self.ffi.new(
+            f"{self.cell.name}_sizes *", {**case.sizes, "threads": threads}
+        )  # fmt: skip
+        self.params = {k: self.copy(v) for k, v in case.params.items()}
+        self.shapes = {
+            "state": {k: v.shape for k, v in case.state.items()},
+            "params": {k: v.shape for k, v in case.params.items()},
+            "inputs": {k: v.shape for k, v in case.x.items()},
+        }
+
+    # ------------------------------------------------------------------ arguments
+
+    def fresh(self, *shape: int) -> Any:
+        """An array of NaN between guards."""
+        count, size = math.prod(shape), self.library.dtype.itemsize
+        whole = np.full((count + 2 * _GUARD) * size, 0xFF, np.uint8).view(self.library.dtype)
+        self.memory.append((whole, count))
+        return whole[_GUARD : _GUARD + count].reshape(shape)
+
+    def copy(self, array: Any) -> Any:
+        made = self.fresh(*array.shape)
+        made[...] = array
+        return made
+
+    def check_guards(self) -> None:
+        for whole, count in self.memory:
+            for guard in (whole[:_GUARD], whole[_GUARD + count :]):
+                assert (guard.view(np.uint8) == 0xFF).all(), "written past the end of an array"
+
+    def many(self, kind: str) -> dict[str, Any]:
+        return {k: self.fresh(*shape) for k, shape in self.shapes[kind].items()}
+
+    def at(self, array: Any) -> Any:
+        return self.ffi.NULL if array is None else self.ffi.from_buffer(f"{self.real}[]", array)
+
+    @property
+    def real(self) -> str:
+        return {4: "float", 8: "double"}[self.library.dtype.itemsize]
+
+    def struct(self, kind: str, members: Mapping[str, Any] | None, **more: Any) -> Any:
+        if not members and not more:
+            return self.ffi.NULL
+        pointers = {k: self.at(v) for k, v in (members or {}).items()}
+        made = self.ffi.new(f"{self.cell.name}_{kind} *", {**pointers, **more})
+        self.alive.append((made, pointers))
+        return made
+
+    def given(self, t: int | None = None) -> list[Any]:
+        """x and the masks of all steps, or of one."""
+        x, masks = self.x, self.masks
+        if t is not None:
+            x = {k: self.copy(v[t]) for k, v in x.items()}
+            masks = {k: self.copy(v[t]) for k, v in masks.items()}
+        several = len(x) > 1
+        only = next(iter(x.values()))
+        return [self.struct("inputs", x) if several else self.at(only),
+                *([self.struct("masks", masks)] if masks else [])]  # fmt: skip
+
+    def call(self, what: str, *arguments: Any) -> None:
+        function = getattr(self.library.lib, f"{self.cell.name}_{what}")
+        status = function(self.sizes, *arguments)
+        assert status == 0, (what, status)
+
+    # ------------------------------------------------------------------ all ways
+
+    def results(self) -> dict[str, Any]:
+        case, library = self.case, self.library
+        self.x = {k: self.copy(v) for k, v in case.x.items()}
+        self.masks = {k: self.copy(v) for k, v in case.masks.items()}
+        initial = {k: self.copy(v) for k, v in case.state.items()}
+        dfinal = {k: self.copy(v) for k, v in case.dstate.items()}
+        dy = self.at(self.copy(case.dy))
+        plain = self.struct("params", self.params, **case.constants)
+        packed, memory = plain, self.fresh(library.size("packed", self.sizes))
+        self.call("pack", plain, self.at(memory))
+        if self.params:
+            packed = self.struct("params", {**self.params, "packed": memory}, **case.constants)
+        found: dict[str, Any] = {}
+
+        def forward(p: Any, start: Any, final: Any, tape: Any) -> Any:
+            y = self.fresh(*case.dy.shape)
+            work = self.fresh(library.size("forward_work", self.sizes))
+            self.call("forward", p, *self.given(), start, self.at(y),
+                      self.struct("new_state", final), self.at(tape), self.at(work))  # fmt: skip
+            return y
+
+        def backward(tape: Any, end: Any, more: str, p: Any = plain) -> None:
+            grads, dx, first = self.many("params"), self.many("inputs"), self.many("state")
+            work = self.fresh(library.size("backward_work", self.sizes))
+            only = self.at(next(iter(dx.values())))
+            several = len(dx) > 1
+            self.call("backward", p, *self.given(), self.at(tape), dy, end,
+                      self.struct("grads", grads),
+                      self.struct("input_grads", dx) if several else only,
+                      self.struct("new_state", None if more else first),
+                      self.at(work))  # fmt: skip
+            found.update({f"grads {k}{more}": v for k, v in grads.items()})
+            found.update({f"dx {k}{more}": v for k, v in dx.items()})
+            if not more:
+                found.update({f"dinitial {k}": v for k, v in first.items()})
+
+        start = self.struct("state", initial)
+        end = self.struct("state", dfinal)
+        for p, more in ((packed, ", packed"), (plain, "")):
+            tape, state = self.fresh(library.size("tape", self.sizes)), self.many("state")
+            found[f"y{more}"] = forward(p, start, state, tape)
+            found.update({f"state {k}{more}": v for k, v in state.items()})
+        backward(tape, end, "")
+        found["y from zeros, no tape"] = forward(packed, self.ffi.NULL, None, None)
+        found["y from zeros"] = forward(plain, self.ffi.NULL, None, tape)
+        backward(tape, self.ffi.NULL, ", from zeros", packed)
+
+        state = {k: self.copy(v) for k, v in case.state.items()}
+        forward(plain, self.struct("state", state), state, None)
+        found.update({f"state {k}, in place": v for k, v in state.items()})
+
+        state = {k: self.copy(v) for k, v in case.state.items()}
+        y = self.fresh(*case.dy.shape)
+        work = self.fresh(library.size("step_work", self.sizes))
+        for t in range(case.sizes["T"]):
+            self.call("step", packed, *self.given(t), self.struct("state", state), self.at(y[t]),
+                      self.struct("new_state", state), self.at(work))  # fmt: skip
+        found["y, streamed"], found["last y, streamed"] = y, y[-1]
+        found.update({f"state {k}, streamed": v for k, v in state.items()})
+        self.check_guards()
+        return found
+
+
+def run(folder: Path, *command: str) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def _double(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v.astype(float) for k, v in arrays.items()}

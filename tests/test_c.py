@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import platform
 import random
 import re
 import subprocess
@@ -18,8 +19,9 @@ import numpy as np
 import pytest
 import sympy
 from conftest import need
-from driver import Case, compare, emitted, write
+from driver import Case, Library, check, compare, emitted, run, write
 from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import sampled_from
 from strategies import cells as made_up_cells
 from sympy import Abs, Eq, Max, Min, Ne, Piecewise, Rational
 
@@ -75,10 +77,17 @@ def case(cell: Cell, T: int = 5, B: int = 2, dtype: str = "float64", **sizes: in
     return Case(cell, {"T": T, "B": B, **default, **sizes}, dtype)
 
 
-def run(folder: Path, *command: str) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+def need_processor(flags: list[str]) -> None:
+    """Skip where the processor lacks the instructions that are asked for."""
+    wanted = {flag[2:] for flag in flags if re.fullmatch("-m(sse|avx|fma).*", flag)}
+    if wanted or "-march=native" in flags:
+        if platform.machine() not in ("x86_64", "AMD64"):
+            pytest.skip("the flags are for x86")
+        about = Path("/proc/cpuinfo")
+        text = about.read_text(encoding="utf-8") if about.exists() else ""
+        known = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
+        if not wanted <= set(known):
+            pytest.skip(f"the processor has no {' '.join(sorted(wanted - set(known)))}")
 
 
 # --------------------------------------------------------------------------- cells
@@ -107,10 +116,21 @@ FUNCTIONS: list[Any] = [
 ]  # fmt: skip
 
 NAMES = """r j p row rows grads exp y0 T_ work x_stride tape kept tile scratch real o n k t t0 steps
-    size_t memory sigmoid cH dh h_prev times main in_tape final used total fill
-    expf""".split()
-SIZE_NAMES = "r j p row rows exp y0 work n k t steps memory tile take a w out count real".split()
-CELL_NAMES = "main_ math string forward tape LSTM check".split()
+    size_t memory sigmoid cH dh h_prev times main in_tape final used total fill expf vec mask LANES
+    PAD ROWS VECS PANEL padded vecs splat choose within across across_max running running_back
+    factors rows_of blocks_of packed batch start slices share gather scatter place load save pad add
+    copies sums multiply column bits power to_the_e threads team status own each s at copy swap
+    vec_tanh r_coth memcpy memset tape_layout forward_layout backward_layout forward_packed_layout
+    backward_packed_layout""".split()
+# As members of structs and rows of callers' arrays, too
+MEMBERS = """threads y dy work none n B_ bits power factors kept tile batch start status at
+    vec memcpy tape_layout first_row x_rows dh_next h_rows W_packed""".split()
+SIZE_NAMES = """r j p row rows exp y0 work n k t steps memory tile take a w out count real vec mask
+    LANES PAD vecs padded batch start slices share packed bits power factors column pad add
+    status at each s own team row_ memcpy memset forward_parts backward_sums tape_layout Hp
+    forward_layout forward_stage Dp""".split()
+CELL_NAMES = """main_ math string forward tape LSTM check pack vec padded power threads slices
+    lstmgen params forward_packed backward""".split()
 
 
 @cache
@@ -170,6 +190,28 @@ def odd_cells() -> dict[str, Cell]:
 
 
 @cache
+def everything() -> Cell:
+    """All that a vector has to do with the lanes past the end of a row, in one cell."""
+    q, g, a, o, z = vectors("q g a o z")
+    s, m, dt = states("s", size=1), masks("m"), constants("dt", 0.1)
+    L, R, V = matrix("L"), matrix("R", rows="Q"), matrix("V")
+    return Cell(
+        "everything",
+        [
+            Eq(q, softmax(U.q @ h + W.q @ x)),
+            Eq(g, sigmoid(W.g @ x + U.g @ c / 4 + b.g)),
+            Eq(a, layer_norm(W.a @ u + vector("v") * h)),
+            Eq(z, V.T @ relu(tanh(h))),
+            Eq(o, sigmoid(L @ R @ h + V @ z + q * max_(c) + s)),
+            Eq(s.next, tanh(mean(W.s @ x * h) + s / 2)),
+            Eq(c.next, tanh(m * (g * c + (1 - g) * tanh(a)) / 2 + dt * cumsum(q * c))),
+            Eq(h.next, o * c.next / 2 + sympy.exp(-(c.next**2)) / 3),
+        ],
+        h,
+    )
+
+
+@cache
 def functions() -> list[Cell]:
     """A few functions a cell: each of something of its own, so that all have gradients."""
     A, B, bias = weights("A", rows="H"), weights("B", rows="H"), biases("c", size="H")
@@ -185,29 +227,51 @@ def functions() -> list[Cell]:
 
 
 @cache
-def hostile() -> list[Cell]:
+def hostile() -> list[Case]:
     """Legal names that are also words of C, of its library, or of our own text."""
     made = []
-    for k in range(0, len(NAMES), 8):
-        some, s = NAMES[k : k + 8], states("ss")
+    for k in range(0, len(NAMES), 12):
+        some, s = NAMES[k : k + 12], states("ss")
         gates = [
             Eq(vectors(v), sigmoid(W[v] @ u + U[v] @ s + b[v]) * stop_gradient(mean(s)))
             for v in some
         ]
         total = sum((e.lhs for e in gates), sympy.S.Zero)
-        made.append(Cell(f"vectors_{k}", [*gates, Eq(s.next, tanh(total * s + W.b @ u))], s))
+        made.append(case(Cell(f"vectors_{k}", [*gates, Eq(s.next, tanh(total * s + W.b @ u))], s)))
         held = [states(v) for v in some]
         lines = [Eq(s.next, tanh(W[s.name] @ u + U[s.name] @ s) + cumsum(s) / 9) for s in held]
-        made.append(Cell(f"states_{k}", lines, held[0]))
-    for k in range(0, len(SIZE_NAMES), 5):
-        held = [states(f"s_{name}", size=name) for name in SIZE_NAMES[k : k + 5]]
-        lines = [
-            Eq(s.next, tanh(W[s.name] @ u + U[s.name] @ s + b[s.name]) * mean(s)) for s in held
-        ]
-        made.append(Cell(f"sizes_{k}", lines, held[0]))
+        made.append(case(Cell(f"states_{k}", lines, held[0])))
+    for k in range(0, len(SIZE_NAMES), 8):
+        some = SIZE_NAMES[k : k + 8]
+        sizes = {name: n + 3 for n, name in enumerate(some)}
+        plain = [f"S{n}" for n in range(len(some))]
+        cell, same = (_sized(f"sizes_{k}", list(names)) for names in (sizes, plain))
+        made.append(Case(cell, {"T": 5, "B": 2, "E": 4, **sizes}, same=same))
+    made += [case(_mixed(f"members_{k}", k)) for k in range(5)]
     for name in CELL_NAMES:
-        made.append(Cell(name, [Eq(h.next, tanh(W.a @ x + U.a @ h + b.a))], h))
+        made.append(case(Cell(name, [Eq(h.next, tanh(W.a @ x + U.a @ h + b.a))], h)))
     return made
+
+
+def _sized(name: str, sizes: list[str]) -> Cell:
+    """States of these sizes."""
+    held = [states(f"s_{k}", size=size) for k, size in enumerate(sizes)]
+    lines = [Eq(s.next, tanh(W[s.name] @ u + U[s.name] @ s + b[s.name]) * mean(s)) for s in held]
+    return Cell(name, lines, held[0])
+
+
+def _mixed(name: str, shift: int) -> Cell:
+    """Names as those of learned vectors, matrices, inputs, masks and constants, in turns."""
+    s = states("ss")
+    kinds: list[Callable[[str], Any]] = [
+        lambda v: vector(v) * tanh(s),
+        lambda v: matrix(v) @ s,
+        lambda v: inputs(v, size="H") * s,
+        lambda v: masks(v, size="H") * s,
+        lambda v: constants(v) * s,
+    ]
+    terms = [kinds[(k + shift) % len(kinds)](v) for k, v in enumerate(MEMBERS)]
+    return Cell(name, [Eq(s.next, tanh(sum(terms, W.b @ u) / 4))], s)
 
 
 # --------------------------------------------------------------------------- it is clean
@@ -245,12 +309,11 @@ def test_optimisers_find_nothing_to_warn_about(tmp_path, compiler, level):
     run(tmp_path, compiler, "-std=gnu99", level, *WARNINGS, "-c", *sources)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_odd_cells_and_names_compile_without_a_warning(tmp_path, dtype):
+def test_odd_cells_compile_without_a_warning(tmp_path):
     need("gcc")
-    some = functions() if dtype == "float32" else [*odd_cells().values(), *functions(), *hostile()]
-    sources = lay_down(tmp_path, some, dtype)
+    sources = lay_down(tmp_path, list(odd_cells().values()))
     run(tmp_path, "gcc", "-std=gnu99", "-O0", *WARNINGS, "-c", *sources)
+    run(tmp_path, "gcc", "-std=gnu99", "-O0", "-DLSTMGEN_SCALAR", *WARNINGS, "-c", *sources)
 
 
 def test_text_is_tidy():
@@ -278,8 +341,8 @@ def test_no_allocation_and_no_globals(tmp_path):
         assert public == {f"{cell.name}_{what}" for what in PUBLIC}
 
 
-PUBLIC = """message tape_size packed_size forward_work_size backward_work_size step_work_size pack forward backward
-    step""".split()
+PUBLIC = """message tape_size packed_size forward_work_size backward_work_size step_work_size pack
+    forward backward step""".split()
 
 
 def test_the_example_in_the_header_is_a_program(tmp_path):
@@ -325,42 +388,40 @@ def sanitized() -> list[Case]:
     return some
 
 
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
-def test_sanitizers_find_nothing(tmp_path, compiler):
-    need(compiler)
-    some = sanitized() if compiler == "gcc" else [case(cell, T=3) for cell in REFERENCE]
-    sources = write(some, tmp_path)
-    flags = ["-std=c99", "-O0", "-DPOISON", "-fsanitize=address,undefined",
-             "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]  # fmt: skip
-    run(tmp_path, compiler, *flags, "-Wall", "-Wextra", "-Werror", *sources, "main.c", "-o", "run",
-        "-lm")  # fmt: skip
-    run(tmp_path, "./run", "in.bin", "out.bin")
-    compare(some, tmp_path, 1e-12)
+def around_tiles() -> list[Case]:
+    """One step, whole tiles and chunks, and all but; more rows than a tile has, or a product."""
+    sizes = [
+        (1, 1, {"D": 1, "H": 1, "P": 1}), (48, 1, {}), (49, 1, {}), (25, 2, {}), (3, 47, {}),
+        (3, 48, {}), (2, 97, {}), (11, 5, {"D": 17, "H": 2, "P": 9}), (257, 1, {}), (129, 2, {}),
+        (2, 257, {}), (3, 13, {"D": 40, "H": 33, "P": 17}), (3, 3, {"D": 16, "H": 8, "P": 64}),
+    ]  # fmt: skip
+    return [
+        case(cell, T, B, **{k: v for k, v in more.items() if k in map(str, cell.sizes)})
+        for cell in (cells.get("gru_reset_before"), cells.get("lstmp"))
+        for T, B, more in sizes
+    ]
 
 
 @pytest.mark.parametrize(
-    ("T", "B", "sizes"),
+    ("compiler", "flags", "made"),
     [
-        (1, 1, {"D": 1, "H": 1, "P": 1}),
-        (48, 1, {}),
-        (49, 1, {}),
-        (25, 2, {}),
-        (3, 47, {}),
-        (3, 48, {}),
-        (2, 97, {}),
-        (11, 5, {"D": 17, "H": 2, "P": 9}),
+        ("gcc", [], sanitized),
+        ("gcc", ["-march=native"], around_tiles),
+        ("gcc", ["-DLSTMGEN_SCALAR"], around_tiles),
+        ("clang", [], lambda: [case(cell, T=3) for cell in REFERENCE]),
+        ("clang", ["-march=native"], lambda: [case(everything(), T=9)]),
     ],
+    ids=["gcc", "gcc-native", "gcc-scalar", "clang", "clang-native"],
 )
-def test_tiles_and_sizes(tmp_path, T, B, sizes):
-    """One step, whole tiles, and all but; more rows than a tile has."""
-    need("gcc")
-    some = [
-        case(cell, T, B, **{k: v for k, v in sizes.items() if k in map(str, cell.sizes)})
-        for cell in (cells.get("gru_reset_before"), cells.get("lstmp"))
-    ]
+def test_sanitizers_find_nothing(tmp_path, compiler, flags, made):
+    need(compiler)
+    need_processor(flags)
+    some = made()
     sources = write(some, tmp_path)
-    run(tmp_path, "gcc", "-std=c99", "-O0", "-DPOISON", "-fsanitize=address,undefined",
-        "-fno-sanitize-recover=all", *sources, "main.c", "-o", "run", "-lm")  # fmt: skip
+    flags = [*flags, "-std=c99", "-O0", "-DPOISON", "-fsanitize=address,undefined",
+             "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]  # fmt: skip
+    run(tmp_path, compiler, *flags, "-Wall", "-Wextra", "-Werror", *sources, "main.c", "-o", "run",
+        "-lm")  # fmt: skip
     run(tmp_path, "./run", "in.bin", "out.bin")
     compare(some, tmp_path, 1e-12)
 
@@ -371,6 +432,7 @@ def test_valgrind_finds_nothing(tmp_path):
     names = ("lstm", "gru_reset_before", "lstm_layernorm", "lstmp")
     some = [case(cells.get(name), T=3) for name in names]
     sources = write(some, tmp_path)
+    # not for this very processor: valgrind need not know all of its instructions
     run(tmp_path, "gcc", "-std=c99", "-g", "-O1", *sources, "main.c", "-o", "run", "-lm")
     run(tmp_path, "valgrind", "-q", "--error-exitcode=9", "--leak-check=full", "./run", "in.bin",
         "out.bin")  # fmt: skip
@@ -394,41 +456,332 @@ def test_header_is_cpp(tmp_path, c, cpp):
 
 def test_constant_sizes_and_single_precision(tmp_path):
     need("gcc")
-    for dtype, fixed, tolerance in (("float64", True, 1e-12), ("float32", False, 5e-5)):
+    for dtype, fixed, tolerance in (("float64", True, 1e-13), ("float32", False, 2e-5)):
         folder = tmp_path / dtype
         folder.mkdir()
         sizes = {"D": 5, "H": 4}
         some = [case(cells.get(n), dtype=dtype, **sizes) for n in ("lstm", "gru", "lstm_layernorm")]
         sources = write(some, folder, **(sizes if fixed else {}))
-        run(folder, "gcc", "-std=c99", "-O1", "-DPOISON", "-fsanitize=address,undefined", *sources,
+        run(folder, "gcc", "-std=c99", "-O0", "-DPOISON", "-fsanitize=address,undefined", *sources,
             "main.c", "-o", "run", "-lm")  # fmt: skip
         run(folder, "./run", "in.bin", "out.bin")
         compare(some, folder, tolerance)
 
 
-def test_every_function_and_every_name_computes_the_right_thing(tmp_path):
+def test_every_name_is_possible(tmp_path):
     need("gcc")
-    # NumPy's own names for sizes are not at stake here
-    some = [case(cell) for cell in [*functions(), *hostile()]]
+    some = hostile()
     sources = write(some, tmp_path)
-    run(tmp_path, "gcc", "-std=gnu99", "-O0", *sources, "main.c", "-o", "run", "-lm")
+    run(tmp_path, "gcc", "-std=gnu99", "-O0", *WARNINGS, "-c", *sources)
+    objects = [name.replace(".c", ".o") for name in sources]
+    run(tmp_path, "gcc", "-std=gnu99", "-O0", "main.c", *objects, "-o", "run", "-lm")
     run(tmp_path, "./run", "in.bin", "out.bin")
     compare(some, tmp_path, 1e-12)
 
 
-@settings(max_examples=10, suppress_health_check=list(HealthCheck))
-@given(cell=made_up_cells())
-def test_made_up_cells(tmp_path_factory, cell):
+@pytest.mark.parametrize(
+    ("dtype", "flags", "tolerance"),
+    [
+        ("float64", ["-O0"], 1e-13),
+        ("float64", ["-O1", "-march=native"], 1e-13),
+        ("float64", ["-O0", "-DLSTMGEN_SCALAR"], 1e-13),
+        ("float32", ["-O0"], 1e-5),
+        ("float32", ["-O1", "-march=native"], 1e-5),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else str(v),
+)
+def test_every_function_computes_the_right_thing(tmp_path, dtype, flags, tolerance):
     need("gcc")
+    need_processor(flags)
+    some = [case(cell, dtype=dtype, H=21 if dtype == "float64" else 5) for cell in functions()]
+    sources = write(some, tmp_path)
+    run(tmp_path, "gcc", "-std=gnu99", *flags, *WARNINGS, "-c", *sources)
+    objects = [name.replace(".c", ".o") for name in sources]
+    run(tmp_path, "gcc", "-std=gnu99", "-O0", "main.c", *objects, "-o", "run", "-lm")
+    run(tmp_path, "./run", "in.bin", "out.bin")
+    compare(some, tmp_path, tolerance)
+
+
+@settings(max_examples=10, suppress_health_check=list(HealthCheck))
+@given(cell=made_up_cells(), flags=sampled_from([[], ["-march=native"], ["-DLSTMGEN_SCALAR"]]))
+def test_made_up_cells(tmp_path_factory, cell, flags):
+    need("gcc")
+    flags = [] if platform.machine() != "x86_64" else flags
     folder = tmp_path_factory.mktemp("made_up")
     some = [case(cell)]
     sources = write(some, folder)
-    run(folder, "gcc", "-std=c99", "-O0", "-DPOISON", *WARNINGS, *sources, "-c")
-    run(folder, "gcc", "-std=c99", "-O0", "-DPOISON", "-fsanitize=address,undefined",
+    run(folder, "gcc", "-std=c99", "-O0", *WARNINGS, *sources, "-c")
+    run(folder, "gcc", "-std=c99", "-O0", "-DPOISON", *flags, "-fsanitize=address,undefined",
         "-fno-sanitize-recover=all", *sources, "main.c", "-o", "run", "-lm")  # fmt: skip
     run(folder, "./run", "in.bin", "out.bin")
     with np.errstate(all="ignore"):
         compare(some, folder, 1e-9)
+
+
+# --------------------------------------------------------------------------- every build of it
+
+BUILDS = {
+    "scalar": "gcc -std=c99 -O2 -DLSTMGEN_SCALAR",
+    "sse2": "gcc -std=c99 -O3",
+    "avx2": "gcc -std=gnu99 -O2 -mavx2 -mfma",
+    "native": "gcc -std=c99 -O3 -march=native -ffp-contract=fast",
+    "clang-scalar": "clang -std=c99 -O2 -DLSTMGEN_SCALAR",
+    "clang-native": "clang -std=c99 -O2 -march=native",
+}
+
+
+@cache
+def sizes_of_all_kinds(name: str, dtype: str) -> list[Case]:
+    """Whole vectors and not, rows and columns of every remainder, tiles and chunks of steps."""
+    cell = everything() if name == "everything" else cells.get(name)
+    sizes = [
+        (1, 1, 1, 1), (2, 2, 1, 16), (60, 1, 3, 5), (300, 1, 1, 17), (18, 3, 40, 33),
+        (9, 7, 3, 33), (6, 13, 40, 17), (5, 50, 3, 5), (2, 97, 1, 8), (90, 3, 16, 16),
+    ]  # fmt: skip
+    return [
+        case(cell, T, B, dtype, D=D, H=H, **({"E": 7, "Q": 9} if name == "everything" else {}))
+        for T, B, D, H in sizes
+    ]
+
+
+def rounding(one: Case) -> float:
+    """How far a result may be off, as a part of the largest of its kind.
+
+    In units of rounding: one for each term of the longest sum of a step, over the units of all
+    operands; for gradients, which are sums over all rows of all steps, what so many errors add up
+    to when their signs are any; and a few for what is done between one sum and the next. Measured
+    were two fifths of it at the most.
+    """
+    T, B, *units = one.sizes.values()
+    return (16 + 3 * math.sqrt(T * B) + sum(units)) * float(np.finfo(one.dtype).eps) / 2
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_every_build_computes_the_same(tmp_path, build):
+    need("cffi")
+    compiler, *flags = BUILDS[build].split()
+    need(compiler)
+    need_processor(flags)
+    for name, dtype in itertools.product(("lstm", "everything"), ("float32", "float64")):
+        folder = tmp_path / name / dtype
+        folder.mkdir(parents=True)
+        some = sizes_of_all_kinds(name, dtype)
+        library = Library(some[0].cell, dtype, folder, compiler, *flags, *WARNINGS)
+        for one in some:
+            found = library.results(one)
+            check(one, found, rounding(one))
+            check(one, {**found, "y": found["y, streamed"]}, rounding(one))
+            # packed once or at every call: the very same numbers
+            for what in ("y", *(f"state {s.name}" for s in one.cell.states)):
+                assert same(found[what], found[f"{what}, packed"]), (name, one.sizes, what)
+            # kept on a tape or not
+            assert same(found["y from zeros"], found["y from zeros, no tape"])
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two arrays are the same to the last bit."""
+    return bool(a.tobytes() == b.tobytes())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_threads(tmp_path, dtype):
+    """What several threads compute does not depend on who is first, nor on OpenMP being there."""
+    need("gcc")
+    need("cffi")
+    libraries = []
+    for flags in ([], ["-fopenmp"]):
+        folder = tmp_path / "".join(flags)
+        folder.mkdir(exist_ok=True)
+        command = ["gcc", "-std=c99", "-O2", "-mtune=native", *flags, *WARNINGS]
+        libraries.append(Library(everything(), dtype, folder, *command))
+    alone, threaded = libraries
+    for T, B, threads, H in (
+        (30, 7, 3, 17),  # slices of 3, 2, 2 rows
+        (20, 2, 5, 5),  # more threads than rows
+        (7, 50, 4, 9),  # 13, 13, 12, 12
+        (5, 3, 3, 8),
+        (60, 1, 3, 40),  # a single row: threads share products
+        (3, 64, 2, 33),
+    ):
+        one = case(everything(), T, B, dtype, D=40, H=H, E=7, Q=9)
+        single, sliced = alone.results(one), alone.results(one, threads)
+        check(one, sliced, rounding(one))
+        for _ in range(3):
+            again = threaded.results(one, threads)
+            assert [k for k, v in again.items() if not same(v, sliced[k])] == []
+        if B == 1:  # there are no slices: threads share products, and add nothing up
+            assert [k for k, v in single.items() if not same(v, sliced[k])] == []
+
+
+# --------------------------------------------------------------------------- its own functions
+
+ACTIVATIONS = r"""
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include "activations.c"
+
+#define COUNT 3
+#ifdef SINGLE
+typedef double wide;
+typedef uint32_t pattern;
+#define W(f) f
+#define LEAST INT32_MIN
+#else
+typedef long double wide;
+typedef uint64_t pattern;
+#define W(f) f##l
+#define LEAST INT64_MIN
+#endif
+
+static const char *const names[COUNT] = {"exp", "tanh", "sigmoid"};
+static double worst[COUNT];
+static real at[COUNT];
+static int wrong = 0;
+
+static wide exactly(int f, wide a)
+{
+    return f == 0 ? W(exp)(a) : f == 1 ? W(tanh)(a) : 1 / (1 + W(exp)(-a));
+}
+
+/* The place of a number among all there are: zeros have the same, and infinity is the last. */
+static int64_t place_of(real a)
+{
+    int64_t place = 0;
+    pattern p;
+    memcpy(&p, &a, sizeof p);
+    place = (int64_t)(p & ~((pattern)1 << (8 * sizeof p - 1)));
+    return p >> (8 * sizeof p - 1) ? -place : place;
+}
+
+static void expect(int fine, int f, real a, real got)
+{
+    if (!fine && ++wrong < 20) {
+        printf("%s(%a) = %a\n", names[f], (double)a, (double)got);
+    }
+}
+
+static void examine(const real *a)
+{
+    for (int f = 0; f < COUNT; ++f) {
+        real got[LANES];
+        const vec in = *(const vec *)a;
+        *(vec *)got = f == 0 ? vec_exp(in) : f == 1 ? vec_tanh(in) : sigmoid(in);
+        for (size_t l = 0; l < LANES; ++l) {
+            if (isnan(a[l])) {
+                expect(isnan(got[l]), f, a[l], got[l]);
+                continue;
+            }
+            const real wanted = (real)exactly(f, a[l]);
+            const double off = fabs((double)(place_of(got[l]) - place_of(wanted)));
+            if (off > worst[f]) {
+                worst[f] = off;
+                at[f] = a[l];
+            }
+            expect(got[l] >= (f == 1 ? -1 : 0) && (f == 0 || got[l] <= 1), f, a[l], got[l]);
+            if (isinf(a[l])) {
+                expect(got[l] >= wanted && got[l] <= wanted, f, a[l], got[l]);
+            }
+            if (f == 1) {
+                expect(!signbit(got[l]) == !signbit(a[l]), f, a[l], got[l]);
+            }
+        }
+    }
+}
+
+static void add_number(real a)
+{
+    static real some[LANES];
+    static size_t count = 0;
+    some[count++] = a;
+    if (count == LANES) {
+        examine(some);
+        count = 0;
+    }
+}
+
+static uint64_t chance(void)
+{
+    static uint64_t x = 88172645463325252u;
+    x ^= x << 13;
+    x ^= x >> 7;
+    x ^= x << 17;
+    return x;
+}
+
+int main(void)
+{
+    const real edges[] = {0, (real)INFINITY, (real)NAN, 1, 2, (real)0.5, (real)0.55, 9, 20, 40,
+        87, 88, (real)88.7, (real)88.8, 89, 103, (real)103.9, 104, 150, 700, 708, 709, (real)709.7,
+        (real)709.8, 710, 744, 745, (real)745.2, 746, 1000, 1e30f, 3e38f};
+    for (size_t k = 0; k < sizeof edges / sizeof *edges; ++k) {
+        for (real by = (real)0.999; by < (real)1.0015; by += (real)0.0001) {
+            add_number(edges[k] * by);
+            add_number(-edges[k] * by);
+        }
+        add_number(edges[k]);
+        add_number(-edges[k]);
+    }
+#ifdef SINGLE
+    /* all floats there are, one in so many */
+    for (uint64_t p = 0; p < (uint64_t)1 << 32; p += 4099) {
+        const uint32_t low = (uint32_t)p;
+        real a;
+        memcpy(&a, &low, sizeof a);
+        add_number(a);
+    }
+    const long many = 100000;
+#else
+    const long many = 300000;
+    for (uint64_t k = 0; k < 2000; ++k) { /* smaller than any normal number */
+        const uint64_t low = chance() >> (12 + k % 50);
+        real a;
+        memcpy(&a, &low, sizeof a);
+        add_number(a);
+        add_number(-a);
+    }
+#endif
+    for (long k = 0; k < many; ++k) {
+        const real one = (real)((double)(chance() >> 11) / 4503599627370496.0 - 1); /* -1 to 1 */
+        add_number(one * 800);
+        add_number(one * 30);
+        add_number((real)ldexp((double)one, -(int)(chance() % 60)));
+    }
+    for (size_t l = 0; l < LANES; ++l) { /* whatever waits for company */
+        add_number(0);
+    }
+    for (int f = 0; f < COUNT; ++f) {
+        printf("%s %.0f %a\n", names[f], worst[f], (double)at[f]);
+        wrong += worst[f] > 4;
+    }
+    return wrong != 0;
+}
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "command",
+    ["gcc -std=c99 -O2", "gcc -std=gnu99 -O2 -march=native", "clang -std=c99 -O2 -march=native"],
+)
+def test_activations_are_exact_to_four_units(tmp_path, dtype, command):
+    """In the last place, also of results that are denormal; infinities and NaN are what they are.
+
+    Single precision is held against the C library's double, and double against its long double.
+    """
+    compiler, *flags = command.split()
+    need(compiler)
+    need_processor(flags)
+    if np.finfo(np.longdouble).eps > 1e-18:
+        pytest.skip("long double is no wider than double")
+    hd, sd = states("hd", size="D"), vectors("sd", size="D")
+    equations = [Eq(sd, sigmoid(x)), Eq(hd.next, tanh(sd * hd) + sympy.exp(-(hd**2)))]
+    lay_down(tmp_path, [Cell("activations", equations, hd)], dtype)
+    (tmp_path / "main.c").write_text(ACTIVATIONS, encoding="utf-8")
+    single = ["-DSINGLE"] * (dtype == "float32")
+    run(tmp_path, compiler, *flags, *single, "-Wall", "-Wno-unused-function", "-Werror", "main.c",
+        "-o", "run", "-lm")  # fmt: skip
+    run(tmp_path, "./run")
 
 
 # --------------------------------------------------------------------------- it refuses misuse
@@ -473,11 +826,13 @@ class Call:
         }  # fmt: skip
         if len(fed) > 1:
             self.structs |= {"x": self.struct("inputs", fed), "dx": self.struct("input_grads", fed)}
-        flat = {a: self.numbers() for a in ("x", "dx", "y", "dy", "tape", "work")}
+        flat = {a: self.numbers() for a in ("x", "dx", "y", "dy", "tape", "work", "packed")}
         self.given = flat | self.structs
+        assert self("pack") == OK
+        self.structs["p"].packed = flat["packed"]
 
     def numbers(self) -> Any:
-        self.alive.append(self.ffi.new("double[]", 4000))
+        self.alive.append(self.ffi.new("double[]", 30000))
         return self.alive[-1]
 
     def struct(self, kind: str, names: list[str]) -> Any:
@@ -489,6 +844,7 @@ class Call:
             "forward": ["p", "x", "state", "y", "new", "tape", "work"],
             "step": ["p", "x", "state", "y", "new", "work"],
             "backward": ["p", "x", "tape", "dy", "state", "g", "dx", "new", "work"],
+            "pack": ["p", "packed"],
         }[what]
         function = getattr(self.lib, f"{self.cell.name}_{what}")
         return int(function(self.n if n is None else n, *(given[a] for a in arguments)))
@@ -497,7 +853,7 @@ class Call:
         return self.ffi.new(f"{self.cell.name}_sizes *", {**self.sizes, **sizes})
 
 
-OK, NULL_ARGUMENT, BAD_SIZE, TOO_LARGE = range(4)
+OK, NULL_ARGUMENT, BAD_SIZE, TOO_LARGE, NOT_PACKED = range(5)
 
 
 def test_right_arguments_are_accepted(library):
@@ -510,6 +866,10 @@ def test_right_arguments_are_accepted(library):
     assert call("backward", new=null) == OK
     assert call("step", y=null) == OK
     assert call("step", n=call.resized(T=0)) == OK
+    assert call("pack", n=call.resized(T=0, B=0)) == OK
+    for threads in (1, 2, 3, 2**64 - 1):
+        assert call("forward", n=call.resized(threads=threads)) == OK
+        assert call("backward", n=call.resized(threads=threads)) == OK
 
 
 def test_every_null_is_refused(library):
@@ -519,6 +879,7 @@ def test_every_null_is_refused(library):
         ("forward", ["p", "x", "y", "work"]),
         ("step", ["p", "x", "new", "work"]),
         ("backward", ["p", "x", "tape", "dy", "g", "dx", "work"]),
+        ("pack", ["p", "packed"]),
     ):
         assert call(what, n=null) == NULL_ARGUMENT
         for argument in needed:
@@ -528,7 +889,12 @@ def test_every_null_is_refused(library):
                 for member, _ in call.ffi.typeof(struct).item.fields:
                     kept = getattr(struct, member)
                     setattr(struct, member, null)
-                    assert call(what) == NULL_ARGUMENT, (what, argument, member)
+                    wanted = NULL_ARGUMENT
+                    if argument == "p" and what == "step":  # which reads what is packed alone
+                        wanted = NOT_PACKED if member == "packed" else OK
+                    elif member == "packed":
+                        wanted = OK
+                    assert call(what) == wanted, (what, argument, member)
                     setattr(struct, member, kept)
 
 
@@ -547,9 +913,9 @@ def test_wrong_sizes_are_refused(library):
     call = Call(library)
     for name in call.sizes:
         zero = call.resized(**{name: 0})
-        for what in ("forward", "step", "backward"):
-            if (what, name) != ("step", "T"):
-                assert call(what, n=zero) == BAD_SIZE, (what, name)
+        for what, unread in (("forward", ""), ("step", "T"), ("backward", ""), ("pack", "TB")):
+            wanted = OK if name in unread else BAD_SIZE
+            assert call(what, n=zero) == wanted, (what, name)
         for buffer in ("tape", "forward_work", "backward_work"):
             assert getattr(call.lib, f"{call.cell.name}_{buffer}_size")(zero) == 0
     for name in library[3]:
@@ -557,16 +923,18 @@ def test_wrong_sizes_are_refused(library):
         assert call("forward", n=other) == BAD_SIZE
         assert call("step", n=other) == BAD_SIZE
         assert call("backward", n=other) == BAD_SIZE
-    for buffer in ("tape", "forward_work", "backward_work", "step_work"):
+        assert call("pack", n=other) == BAD_SIZE
+    for buffer in BUFFERS:
         assert getattr(call.lib, f"{call.cell.name}_{buffer}_size")(call.ffi.NULL) == 0
 
 
 def test_messages(library):
     ffi, lib, cell, _ = library
-    said = [ffi.string(getattr(lib, f"{cell.name}_message")(k)).decode() for k in range(5)]
-    assert len(set(said)) == 5
+    said = [ffi.string(getattr(lib, f"{cell.name}_message")(k)).decode() for k in range(6)]
+    assert len(set(said)) == 6
     assert said[0] == "no error"
-    assert said[4] == "unknown status"
+    assert f"{cell.name}_pack" in said[NOT_PACKED]
+    assert said[5] == "unknown status"
 
 
 def test_huge_sizes_are_too_large_and_nothing_wraps(library):
@@ -575,42 +943,73 @@ def test_huge_sizes_are_too_large_and_nothing_wraps(library):
     free = [name for name in call.sizes if name not in library[3]]
     rng = random.Random(0)
     counts = exact(call.cell)
-    for _ in range(500):
+    for k in range(800):
         sizes = {**call.sizes, **{k: rng.getrandbits(rng.randint(1, 64)) or 1 for k in free}}
+        sizes["threads"] = rng.getrandbits(rng.randint(1, 64)) if k % 2 else 0
         n = call.resized(**sizes)
-        wanted, single = counts(sizes), counts({**sizes, "T": 1})
-        wanted["step_work"] = single["step_work"]
+        wanted = counts(sizes)
         fits = {what: count <= (2**64 - 1) // 8 for what, count in wanted.items()}
-        fits["one"] = single["arrays"] <= (2**64 - 1) // 8
-        for buffer in ("tape", "forward_work", "backward_work", "step_work"):
-            arrays_fit = fits["one" if buffer == "step_work" else "arrays"]
+        arrays = {"step_work": "one", "packed": "parameters"}
+        for buffer in BUFFERS:
+            right = fits[arrays.get(buffer, "arrays")] and fits[buffer]
             got = getattr(call.lib, f"{call.cell.name}_{buffer}_size")(n)
-            assert got == (wanted[buffer] if arrays_fit and fits[buffer] else 0), (buffer, sizes)
+            assert got == (wanted[buffer] if right else 0), (buffer, sizes)
         # whatever does not fit is refused before anything is touched
-        if not (fits["arrays"] and fits["tape"] and fits["forward_work"]):
-            assert call("forward", n=n) == TOO_LARGE
-        if not (fits["arrays"] and fits["tape"] and fits["backward_work"]):
-            assert call("backward", n=n) == TOO_LARGE
-        if not (fits["one"] and fits["step_work"]):
-            assert call("step", n=n) == TOO_LARGE
+        for what, needed in (
+            ("forward", ["arrays", "tape", "forward_work"]),
+            ("backward", ["arrays", "tape", "backward_work"]),
+            ("step", ["one", "step_work"]),
+            ("pack", ["parameters", "packed"]),
+        ):
+            if not all(fits[a] for a in needed):
+                assert call(what, n=n) == TOO_LARGE, (what, sizes)
+
+
+BUFFERS = ("tape", "packed", "forward_work", "backward_work", "step_work")
 
 
 def exact(cell: Cell) -> Callable[[dict[str, int]], dict[str, int]]:
     """What buffers need, and the largest array, in whole numbers of any size."""
     header = emitted(cell, "float64", ())[f"{cell.name}.h"].replace("\\\n", " ")
-    macros = re.findall(r"#define \w+?_(TAPE|\w+_WORK)_SIZE\([^)]*\) (.*)", header)
+    macros = re.findall(rf"#define {cell.name.upper()}_(\w+)\(([^)]*)\) (.*)", header)
+    functions: dict[str, Any] = {
+        "padded": lambda n: -(-n // 8) * 8,
+        "tile": lambda T, B: 1 if B >= 48 else min(48 // B, T),
+        "chunk": lambda T, B: 1 if B >= 256 else min(256 // B, T),
+    }
     needs = {}
-    for what, body in macros:
-        text = re.sub(r"\w+_TILE\(T, B\)", "K", body.replace("(size_t)", "").strip())
-        needs[re.sub(r"^(INPUTS|LAYERNORM)_", "", what).lower()] = compile(text, what, "eval")
+    for name, arguments, body in macros:
+        text = re.sub(rf"{cell.name.upper()}_(\w+)\(", lambda m: f"{m[1].lower()}(", body)
+        if name.endswith("_SIZE"):
+            text = text.replace("(size_t)", "").strip()
+            needs[name.removesuffix("_SIZE").lower()] = (
+                eval(f"lambda {arguments}: {text}", functions),
+                [a.strip() for a in arguments.split(",")],
+            )
     rows = [("T", "B", cell.size(v)) for v in (*cell.inputs, *cell.masks, cell.output)]
-    shapes = [*rows, *(cell.shape(p) for p in cell.parameters)]
+    learned = [cell.shape(p) for p in cell.parameters]
+    matrices = [(str(shape[0]), str(shape[1])) for shape in learned if len(shape) == 2]
 
     def counts(sizes: dict[str, int]) -> dict[str, int]:
-        T, B = sizes["T"], sizes["B"]
-        known = {**sizes, "K": 1 if B >= 48 else min(48 // B, T)}
-        found = {what: eval(code, {}, known) for what, code in needs.items()}
-        found["arrays"] = max(math.prod(sizes[str(n)] for n in shape) for shape in shapes)
+        def need(what: str, **other: int) -> int:
+            count, arguments = needs[what]
+            return int(count(*({**sizes, **other}[a] for a in arguments)))
+
+        def largest(shapes: list[Any]) -> int:
+            return max(math.prod(sizes[str(n)] for n in shape) for shape in shapes)
+
+        found = {what: need(what) for what in needs}
+        slices = max(1, min(sizes.get("threads", 0), sizes["B"]))
+        # parameters are packed once, and each slice has a workspace for as many rows as the largest
+        back = sum(sizes[m] * functions["padded"](sizes[n]) for m, n in matrices)
+        for what, packed in (("forward_work", found["packed"]), ("backward_work", back)):
+            one = need(what, B=-(-sizes["B"] // slices)) - packed - 8
+            found[what] = 8 + packed + slices * one
+        found["arrays"] = largest([*rows, *learned])
+        found["parameters"] = largest(learned)
+        found["one"] = largest([*(row[1:] for row in rows), *learned])
+        # what has no steps or rows is checked with one of each
+        found["parameters"] = max(found["parameters"], *(sizes[str(row[-1])] for row in rows))
         return found
 
     return counts
@@ -627,15 +1026,16 @@ def test_macros_are_the_functions(tmp_path):
         for name, text in lstmgen.generate(cell, "c", **fixed).items():
             (tmp_path / name).write_text(text, encoding="utf-8")
         NAME = cell.name.upper()
-        for T, B in ((1, 1), (10, 3), (100, 1), (1, 50), (7, 48), (1000, 7)):
+        for T, B in ((1, 1), (10, 3), (100, 1), (1, 50), (7, 48), (1000, 7), (2, 256), (300, 1)):
             sizes = {str(n): k + 3 for k, n in enumerate(cell.sizes)} | fixed
             members = ", ".join(f".{k} = {v}" for k, v in {"T": T, "B": B, **sizes}.items())
             open_sizes = "".join(f", {v}" for k, v in sizes.items() if k not in fixed)
-            for what in ("tape", "forward_work", "backward_work", "step_work"):
-                lead = f"{B}" if what == "step_work" else f"{T}, {B}"
+            for what in BUFFERS:
+                lead = {"step_work": f", {B}", "packed": ""}.get(what, f", {T}, {B}")
+                arguments = (lead + open_sizes)[2:] or "0"
                 checks.append(
                     f"{{ const {cell.name}_sizes n = {{{members}}}; enum {{ count = "
-                    f"{NAME}_{what.upper()}_SIZE({lead}{open_sizes}) }};\n    "
+                    f"{NAME}_{what.upper()}_SIZE({arguments}) }};\n    "
                     f"if ({cell.name}_{what}_size(&n) != count || count == 0) return __LINE__; }}"
                 )
     includes = "".join(f'#include "{cell.name}.h"\n' for cell in picked)
@@ -650,7 +1050,7 @@ def test_memory_does_not_grow_with_the_sequence(library):
     call = Call(library)
     for buffer in ("forward_work", "backward_work", "step_work"):
         size = getattr(call.lib, f"{call.cell.name}_{buffer}_size")
-        assert size(call.resized(T=100)) == size(call.resized(T=10**9))
+        assert size(call.resized(T=1000)) == size(call.resized(T=10**9))
 
 
 # --------------------------------------------------------------------------- the generator
@@ -663,9 +1063,25 @@ def test_constant_sizes_are_checked(value):
 
 
 def test_names_of_macros_are_refused():
-    M = weights("M")
-    cell = Cell("macro", [Eq(h.next, tanh(M.E @ x + U.h @ h))], output=h)
-    with pytest.raises(GenerateError, match="M_E is a macro of C's standard headers"):
+    for name in ("M_E", "SIZE_MAX", "LSTMGEN_E", "LSTMGEN_SCALAR", "LSTMGEN_x"):
+        cell = Cell("macro", [Eq(h.next, tanh(matrix(name) @ x + U.h @ h))], output=h)
+        with pytest.raises(GenerateError, match=f"{name} is a macro of"):
+            lstmgen.generate(cell, "c")
+    for made in (vectors("LSTMGEN_v"), states("LSTMGEN_v"), states("v", size="LSTMGEN_v")):
+        lines = [Eq(made, tanh(W.a @ x))] if made.category == "vector" else []
+        lines += [Eq(made.next, tanh(W.a @ x))] if made.category == "state" else []
+        with pytest.raises(GenerateError, match="LSTMGEN_v is a macro of"):
+            lstmgen.generate(Cell("macro", lines, lines[0].lhs), "c")
+
+
+def test_names_of_members_are_refused():
+    for made in (vector("packed"), matrix("packed") @ h, constants("packed") * h):
+        cell = Cell("member", [Eq(h.next, tanh(W.a @ x + U.a @ h + made))], h)
+        with pytest.raises(GenerateError, match="packed is a member"):
+            lstmgen.generate(cell, "c")
+    s = states("s", size="threads")
+    cell = Cell("member", [Eq(s.next, tanh(W.a @ x + U.a @ s))], s)
+    with pytest.raises(GenerateError, match="threads is a member"):
         lstmgen.generate(cell, "c")
 
 

@@ -65,6 +65,7 @@ def files(cell: Cell, *, dtype: str = "float64", source: str = "", **sizes: int)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
             raise GenerateError(f"the size {name} is a positive whole number, not {value!r}")
     _refuse_macros(cell)
+    _refuse_members(cell)
     options = f" --dtype {dtype}" + "".join(f" --size {k}={v}" for k, v in sizes.items())
     about = [
         line if line.startswith("Checksum") else line[: _indent(line)] + one_line(line)
@@ -86,6 +87,19 @@ def _refuse_macros(cell: Cell) -> None:
         if _MACRO.fullmatch(name):
             raise GenerateError(
                 f"{name} is a macro of C's standard headers: nothing else can have that name in C\n"
+                "  hint: rename it in the equations"
+            )
+
+
+def _refuse_members(cell: Cell) -> None:
+    """Members of structs that are not from the equations: nothing of those can have their name."""
+    params = {v.name for v in (*cell.parameters, *cell.constants)}
+    for name, taken, struct in (
+        ("packed", params, "params"), ("threads", {n.name for n in cell.sizes}, "sizes"),
+    ):  # fmt: skip
+        if name in taken:
+            raise GenerateError(
+                f"{name} is a member that lstmgen adds to {cell.name}_{struct}\n"
                 "  hint: rename it in the equations"
             )
 
@@ -333,7 +347,7 @@ class _Files:
         }
         for what in ("forward", "backward"):
             heads[f"pack_{what}"] = broken(
-                f"static void pack_{what}(", [*given[:2], "real *packed"], ")"
+                f"static void arrange_{what}(", [*given[:2], "real *packed"], ")"
             )
         slice_ = [f"const {n}_sizes *n", "size_t start", "size_t B", *given[1:]]
         for what in ("forward", "backward"):

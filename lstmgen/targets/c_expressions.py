@@ -47,6 +47,8 @@ _FUNCTIONS = {
 }  # fmt: skip
 _LIBM_NAMES = {*LIBM.values(), "sqrt", "pow", "log1p", "fmax", "fmin"}
 
+_PASSES = ("forward", "backward")
+
 # Words of a stage that nothing from the equations may hide.
 STAGE_WORDS = frozenset(
     {
@@ -54,7 +56,8 @@ STAGE_WORDS = frozenset(
         *_FUNCTIONS,
         *_LIBM_NAMES,
         *(f"{f}f" for f in _LIBM_NAMES),
-        *"rows row j p grads real size_t".split(),
+        *"rows row j p grads real size_t bits power factors memcpy memset".split(),
+        *(f"{what}_layout" for what in ("tape", *_PASSES, *(f"{p}_packed" for p in _PASSES))),
     }
 )
 # Words of the functions that callers see, and of those that lay out memory.
@@ -64,8 +67,11 @@ WORDS = STAGE_WORDS | frozenset(
     fits take fill pad multiply outer_add load save swap gather place scatter add aligned
     factors rows_of blocks_of packed in_packed batch slices share team team_of first_row
     fair_share is_shared pack_transposed pack_rows unpack_transposed copies sums add_panels
-    multiply_panel some_rows sums_in_registers column""".split()
-)
+    multiply_panel some_rows sums_in_registers column
+    status start at each s own slice check tape_parts""".split()
+) | {f"{p}_{w}" for p in _PASSES for w in ("parts", "packed_parts", "share", "rows", "sums")} | {
+    f"arrange_{p}" for p in _PASSES
+}
 
 # --------------------------------------------------------------------------- lines
 

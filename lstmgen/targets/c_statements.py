@@ -268,7 +268,7 @@ class Direction:
     def rows_name(self, v: Vector) -> str:
         """The pointer to the rows of a given array."""
         wish = "y" if self._is_y(v) else identifier(v)
-        return self.source.names(("rows", wish), f"{wish}_rows")
+        return self.source.names(("rows", v), f"{wish}_rows")
 
     def argument(self, v: Vector) -> str:
         """The array of a caller that holds ``v``."""
@@ -548,7 +548,8 @@ class Direction:
             stage.add_sums(op)
         else:
             assert isinstance(op, Fused)
-            stage = Stage(self, self._stage_name())
+            name = self._stage_name()
+            stage = Stage(self, self.source.names(("stage", name), name))
             stage.about = self._about(op, before)
             for loop in op.loops:
                 stage.add_loop(loop)
@@ -558,7 +559,7 @@ class Direction:
     def _stage_name(self) -> str:
         where = {BEFORE: "before", STEP: "stage", AFTER: "after"}[self.region]
         stem = f"{self.name}_{where}"
-        earlier = [s for s in self.source.stages if re.fullmatch(rf"{stem}(_\d+)?", s.name)]
+        earlier = [s for s in self.source.stages if re.fullmatch(rf"{stem}(_\d+)?_*", s.name)]
         several = sum(isinstance(op, Fused) for op in getattr(self.part, self.region)) > 1
         return f"{stem}_{len(earlier) + 1}" if several else stem
 
