@@ -2,8 +2,8 @@
 
 Where a call has a price, one call for all of them is better than one for each, if what they read
 and write lies side by side. A group of such equations runs in lanes: its k-th equation, and what
-this reads and writes, is in the k-th lane. Lanes go through all groups and stacked products, so that
-all buffers have them in the same order.
+this reads and writes, is in the k-th lane. Lanes go through all groups and stacked products, so
+that all buffers have them in the same order.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Group:
 
     @property
     def families(self) -> list[Group]:
-        """The lanes whose names differ in their last part only: a_i, a_f, …"""
+        """The lanes whose names differ in their last part only, as those of a_i and a_f do."""
         lanes: dict[str, list[int]] = {}
         for k, v in enumerate(self.lhs):
             lanes.setdefault(v.name.rpartition("_")[0], []).append(k)
@@ -128,9 +128,7 @@ def _group(seed: Eq, members: Sequence[tuple[Eq, dict[Vector, Vector]]]) -> Grou
     return Group(tuple(chosen), {v: tuple(lane) for v, lane in lanes.items()})
 
 
-def _match(
-    one: Expr, other: Expr, cell: Cell, apart: set[Vector]
-) -> dict[Vector, Vector] | None:
+def _match(one: Expr, other: Expr, cell: Cell, apart: set[Vector]) -> dict[Vector, Vector] | None:
     """Which vectors of ``one`` to replace, and by which, to get ``other``."""
     mine, yours = one.atoms(Vector), other.atoms(Vector)
     same = {v: v for v in mine & yours}
@@ -192,7 +190,7 @@ def lane_order(
     order: Callable[[Sequence[tuple[Vector, ...]]], list[tuple[Vector, ...]]],
     lanes: Lanes,
 ) -> list[tuple[Vector, ...]]:
-    """``sets``, merged where they overlap, each in the order of its lanes; ``order`` orders these."""
+    """``sets``, merged where they overlap, each in the order of its lanes, by ``order``."""
     place: dict[Vector, int] = {}
     for component in order([tuple(dict.fromkeys(lanes.of(v) for v in s)) for s in sets]):
         for lane in component:

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import shutil
 import stat
-import sys
 import threading
 import timeit
 from concurrent.futures import ThreadPoolExecutor
@@ -131,7 +130,7 @@ def _compile_and_run(cache: str, start: Any, answers: Any) -> None:
 def test_processes_that_compile_at_once(tmp_path):
     need("cc")
     need("cffi")
-    context = multiprocessing.get_context("fork" if sys.platform != "darwin" else "spawn")
+    context = multiprocessing.get_context("spawn")  # no fork of a process that has threads
     start, answers = context.Event(), context.Queue()
     some = [
         context.Process(target=_compile_and_run, args=(str(tmp_path), start, answers))

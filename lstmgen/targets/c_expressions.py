@@ -61,17 +61,20 @@ STAGE_WORDS = frozenset(
     }
 )
 # Words of the functions that callers see, and of those that lay out memory.
-WORDS = STAGE_WORDS | frozenset(
-    """n x m y g dx dy tape work initial final state next dfinal dinitial one T B t t0 k steps
+WORDS = (
+    STAGE_WORDS
+    | frozenset(
+        """n x m y g dx dy tape work initial final state next dfinal dinitial one T B t t0 k steps
     most end first last memory kept tile scratch in_tape in_work used one_step total times plus
     fits take fill pad multiply outer_add load save swap gather place scatter add aligned
-    factors rows_of blocks_of packed in_packed batch slices share team team_of first_row
+    factors rows_of blocks_of packed in_packed batch slices share team team_of threads_of first_row
     fair_share is_shared pack_transposed pack_rows unpack_transposed copies sums add_panels
     multiply_panel some_rows sums_in_registers column
     status start at each s own slice check tape_parts""".split()
-) | {f"{p}_{w}" for p in _PASSES for w in ("parts", "packed_parts", "share", "rows", "sums")} | {
-    f"arrange_{p}" for p in _PASSES
-}
+    )
+    | {f"{p}_{w}" for p in _PASSES for w in ("parts", "packed_parts", "share", "rows", "sums")}
+    | {f"arrange_{p}" for p in _PASSES}
+)
 
 # --------------------------------------------------------------------------- lines
 

@@ -23,6 +23,8 @@ from .ufuncs import HELPERS
 OPTIONS: frozenset[str] = frozenset()
 TAKES_SIZES = False
 
+_TRANSPOSED = r'packed\.(?:transposed\(|product\(\w+, )"(\w+)"'
+
 
 def files(cell: Cell, *, source: str = "") -> dict[str, str]:
     """The module for ``cell``: ``{"lstm.py": text}``.
@@ -53,7 +55,7 @@ def files(cell: Cell, *, source: str = "") -> dict[str, str]:
             backward=backward,
             step=step,
             stacks=stacks.members,
-            transposed=sorted(set(re.findall(r'packed\.(?:transposed\(|product\(\w+, )"(\w+)"', body))),
+            transposed=sorted(set(re.findall(_TRANSPOSED, body))),
             helpers=[h for h in (*HELPERS.values(), "_blocks") if f"{h}(" in body],
         )
     }

@@ -8,8 +8,8 @@ recurrence is done for all its steps at once.
 from __future__ import annotations
 
 import keyword
-import os.path
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
@@ -311,11 +311,13 @@ class Writer:
         """``a`` for all pre-activations, a_ifo for some, ifo where names have nothing in common."""
         mark = "d" if blocks[0].category.endswith("adjoint") else ""
         common, members = _family(blocks)
-        if not common:
-            return f"{mark}{members}" if members.isidentifier() else f"{mark}{blocks[0].name}_etc"
-        homes = [b for b in self.plan.buffers if b.blocks[0].category == blocks[0].category]
-        alone = not any(_family(b.blocks)[0] == common for b in homes if b.blocks != tuple(blocks))
-        return f"{mark}{common}" if alone else f"{mark}{common}_{members}"
+        wish = members
+        if common:
+            homes = [b for b in self.plan.buffers if b.blocks[0].category == blocks[0].category]
+            others = [b.blocks for b in homes if b.blocks != tuple(blocks)]
+            alone = not any(_family(other)[0] == common for other in others)
+            wish = common if alone else f"{common}_{members}"
+        return f"{mark}{wish}" if wish.isidentifier() else f"{mark}{blocks[0].name}_etc"
 
     def rows(self, blocks: Sequence[Vector]) -> str:
         """Neighbouring blocks of all steps of the block as a matrix with a row for each step and
@@ -757,10 +759,16 @@ def _family(blocks: Sequence[Vector]) -> tuple[str, str]:
     d_Wx_i d_Wx_f d_Wx_o d_Wx_g.
     """
     words = [v.name.split("_") for v in blocks]
-    begin = len(os.path.commonprefix(words))
-    end = len(os.path.commonprefix([w[:begin:-1] for w in words]))
+    begin = _shared(words)
+    end = _shared([w[:begin:-1] for w in words])
     common = words[0][:begin] + words[0][len(words[0]) - end :]
     return "_".join(common), "".join("".join(w[begin : len(w) - end]) for w in words)
+
+
+def _shared(lists: Sequence[Sequence[str]]) -> int:
+    """How many words all lists begin with."""
+    alike = [len(set(words)) == 1 for words in zip(*lists, strict=False)]
+    return [*alike, False].index(False)
 
 
 def tape_key(buffer: Buffer) -> str:
@@ -768,16 +776,25 @@ def tape_key(buffer: Buffer) -> str:
     return " ".join(v.name for v in buffer.blocks)
 
 
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(
+        text, 90, initial_indent="# ", subsequent_indent="#     ", break_long_words=False
+    )
+
+
 def shaped(rows: str, size: Expr) -> str:
+    """The shape of an array with a row of ``size`` numbers for each of ``rows``."""
     return f"({rows}, {count(size)})"
 
 
 def true_runs(flags: Sequence[bool]) -> list[tuple[int, int]]:
+    """Where flags are true, as (start, stop)."""
     edges = [k for k, (a, b) in enumerate(pairwise([False, *flags, False])) if a != b]
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def span(start: Expr, stop: Expr) -> str:
+    """A slice, without a start of 0."""
     return f"{count(start) if start != 0 else ''}:{count(stop)}"
 
 
@@ -977,11 +994,12 @@ class Backward(Writer):
         names = " ".join(f"∂L/∂{m.name}" for m in op.parameters)
         lefts = " ".join(self.show(v) for v in op.lefts)
         rows, columns = self.places.width(op.lefts), self.cell.size(op.right)
-        total = self.names(("outer", op.parameters, op.lefts, op.right), f"d{self.stacks.wish(op.parameters)}")
+        key = ("outer", op.parameters, op.lefts, op.right)
+        total = self.names(key, f"d{self.stacks.wish(op.parameters)}")
         self.totals[total] = f"({count(rows)}, {count(columns)})"
         self._share(total, op.parameters, op.lefts)
         return [
-            f"# {names} = the sum over t of {lefts} times {self.show(op.right)}ᵀ",
+            *_comment(f"{names} = the sum over t of {lefts} times {self.show(op.right)}ᵀ"),
             f"_add_rows({total}, {self.rows(op.lefts)}, {self.rows([op.right])}, first)",
         ]
 
@@ -1006,7 +1024,7 @@ class Backward(Writer):
             parameters, terms = [p for p, _ in together], [t for _, t in together]
             names = " ".join(f"∂L/∂{p.name}" for p in parameters)
             what = " ".join(self.show(t) for t in terms)
-            lines.append(f"# {names} = the sum over t of {what}")
+            lines += _comment(f"{names} = the sum over t of {what}")
             total = self.names(("sum", *parameters, *terms), f"d{self.stacks.wish(parameters)}")
             if isinstance(terms[0], Vector) and (len(terms) > 1 or terms[0].category == "adjoint"):
                 rows, width = self.rows(terms), self.places.width(terms)
@@ -1050,7 +1068,7 @@ class Backward(Writer):
                 names = " ".join(f"∂L/∂{p.name}" for p in parameters)
                 what = " ".join(self.show(t) for t in terms)
                 lines += [
-                    f"# {names} = the sum over t of {what}",
+                    *_comment(f"{names} = the sum over t of {what}"),
                     *made,
                     f"_add_rows({total}, {value}.reshape(count, {shape}), ones[:count], first)",
                 ]

@@ -109,7 +109,7 @@ class Places:
             stop = next((k for k, v in enumerate(chain) if k and v in home), len(chain))
             chain = chain[:stop]
             holder = chain[0] if chain[0] in home else chain[-1]
-        self._moved.update({v: holder for v in chain})
+        self._moved.update(dict.fromkeys(chain, holder))
 
 
 def _operands(op: Operation) -> tuple[Vector, ...]:
