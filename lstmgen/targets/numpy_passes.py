@@ -739,13 +739,18 @@ class Writer:
 
     def views_for(self, lines: Sequence[str]) -> list[str]:
         """The views of the block that ``lines`` need, each after what it is made from."""
-        needed: list[str] = []
-        following = list(lines)
-        for name, view in reversed(self.block.items()):
-            if used(name, following):
-                needed.append(f"{name} = {view}")
-                following.append(view)
-        return needed[::-1]
+        return needed_views(self.block, lines)
+
+
+def needed_views(views: dict[str, str], lines: Sequence[str]) -> list[str]:
+    """The definitions of views that ``lines`` need, and of those that these are made from."""
+    needed: list[str] = []
+    following = list(lines)
+    for name, view in reversed(views.items()):
+        if used(name, following):
+            needed.append(f"{name} = {view}")
+            following.append(view)
+    return needed[::-1]
 
 
 def used(name: str, lines: Iterable[str]) -> bool:

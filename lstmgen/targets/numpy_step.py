@@ -7,7 +7,7 @@ from ..plans import Plan
 from ..symbols import Vector
 from .comments import wrapped
 from .naming import identifier
-from .numpy_passes import Stacks, Writer, shaped, used
+from .numpy_passes import Stacks, Writer, needed_views, shaped, used
 from .numpy_places import Places
 from .ufuncs import count
 
@@ -74,7 +74,7 @@ class Step(Writer):
             *(f"{name} = {pack}" for name, pack in self.packs.items()),
             *(f"{name} = {number}" for name, number in self.numbers.items()),
             *self.scratch(),
-            *(f"{name} = {view}" for name, view in self.views.items() if used(name, rest)),
+            *needed_views(self.views, rest),
             *body,
             *ends,
         ]
