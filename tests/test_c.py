@@ -999,7 +999,7 @@ def exact(cell: Cell) -> Callable[[dict[str, int]], dict[str, int]]:
             return max(math.prod(sizes[str(n)] for n in shape) for shape in shapes)
 
         found = {what: need(what) for what in needs}
-        slices = max(1, min(sizes.get("threads", 0), sizes["B"]))
+        slices = max(1, min(sizes.get("threads", 0), sizes["B"], 1024))
         # parameters are packed once, and each slice has a workspace for as many rows as the largest
         back = sum(sizes[m] * functions["padded"](sizes[n]) for m, n in matrices)
         for what, packed in (("forward_work", found["packed"]), ("backward_work", back)):

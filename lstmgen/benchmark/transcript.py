@@ -462,7 +462,9 @@ class _Body:
 
     def _is_part_of_a_stack(self, v: Vector) -> bool:
         """Whether ``v``, made before the loop, is only wanted beside others."""
-        return not self.in_loop and (v,) not in self.run.wanted and self.run.uses[v] == 1
+        wanted = self.run.wanted
+        beside = any(v in vectors for vectors in wanted if len(vectors) > 1)
+        return not self.in_loop and beside and (v,) not in wanted and self.run.uses[v] == 1
 
     # ------------------------------------------------------------------ products
 
