@@ -168,6 +168,9 @@ def odd_cells() -> dict[str, Cell]:
         Eq(h.next, tanh(s * h + W.h @ x + vector("q", size=1))))  # fmt: skip
     add("all_scalars", Eq(s.next, tanh(mean(x) * s + vector("q", size=1) + max_(s) + sum_(s))),
         output=s)  # fmt: skip
+    # products of single numbers, stacked: their adjoints are blocks of a product, too
+    add("gated_scalar", Eq(s.next, sigmoid(matrix("w_f", 1, "D") @ x) * s
+        + tanh(matrix("w_g", 1, "D") @ x + matrix("u_g", 1, 1) @ s)), output=s)  # fmt: skip
     add("size_of_four", Eq(k.next, tanh(W.k @ x + U.k @ k)), output=k)
     add("tied", Eq(od, V.T @ h), Eq(h.next, tanh(V @ od + V @ x + U.h @ h)))
     add("low_rank", Eq(h.next, tanh(L @ R @ h + W.a @ x)))

@@ -66,7 +66,7 @@ class Row:
     """Blocks side by side in one row of memory: for one row of the batch, at one step.
 
     Every block is padded to whole vectors, but for the ``thin`` ones at the end: single numbers
-    that no product writes.
+    that no product takes for a block.
     """
 
     name: str
@@ -108,7 +108,7 @@ class Source:
         operations = (*self.plan.forward.operations, *self.plan.backward.operations)
         made = [v for op in operations for v in op.writes]
         self.rank = {v: k for k, v in reversed(list(enumerate(made)))}
-        self.sums = {v for op in operations if isinstance(op, (Multiply, Fill)) for v in op.outs}
+        self.blocks = {v for op in operations for v in _blocks(op)}
 
     def row(self, name: str, scope: str, used: Iterable[Vector]) -> Row:
         """The blocks of all buffers of a scope that hold what is ``used``.
@@ -127,7 +127,7 @@ class Source:
         return Row(name, tuple(v for blocks in ordered for v in blocks), thin, self)
 
     def _is_thin(self, blocks: tuple[Vector, ...]) -> bool:
-        return all(self.cell.size(v) == 1 and v not in self.sums for v in blocks)
+        return all(self.cell.size(v) == 1 and v not in self.blocks for v in blocks)
 
     def width(self, what: Vector | Row) -> Expr:
         """The numbers in a row of a vector, or of all blocks of a kind."""
@@ -193,6 +193,15 @@ class Source:
             member[self._name(wide)] = f"padded({plain if plain in occurring else member[plain]})"
         items += [f"{name} = {value or member[name]}" for name, value in occurring.items()]
         return broken("const size_t ", items, ";") if items else []
+
+
+def _blocks(op: Operation) -> tuple[Vector, ...]:
+    """What a product reads or writes by whole blocks."""
+    if isinstance(op, Multiply):
+        return (*op.outs, *op.operands)
+    if isinstance(op, Outers):
+        return op.lefts
+    return op.outs if isinstance(op, Fill) else ()
 
 
 # --------------------------------------------------------------------------- one direction
