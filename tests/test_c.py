@@ -592,7 +592,7 @@ def test_threads(tmp_path, dtype):
     need("gcc")
     need("cffi")
     libraries = []
-    for flags in ([], ["-fopenmp"]):
+    for flags in ([], ["-fopenmp", "-DLSTMGEN_SHARED=4096"]):
         folder = tmp_path / "".join(flags)
         folder.mkdir(exist_ok=True)
         command = ["gcc", "-std=c99", "-O2", "-mtune=native", *flags, *WARNINGS]
