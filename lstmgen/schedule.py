@@ -48,10 +48,10 @@ from .storage import (
     activation_sets,
     contiguous,
     heirs,
-    last_heir,
     layout,
     pre_activation,
     runs,
+    succession,
 )
 from .symbols import (
     Gradient,
@@ -409,13 +409,13 @@ def _in_lanes(
                 sets += part.tuples
                 if part is group:
                     break
+    kinds = {a: e.rhs.func for e in forward if (a := pre_activation(e)) is not None}
     for stack in stacks:  # gates of one kind are neighbours
-        kinds = {a: e.rhs.func for e in forward if (a := pre_activation(e)) is not None}
         sigmoids = tuple(v for v in stack if kinds.get(_whole(v)) is sigmoid)
         if len(sigmoids) > 1:
             sets.append(sigmoids)
     for s in list(sets):  # what is written over its pre-activations lies in the same order
-        left = tuple(v for u in s if (v := last_heir(u, heir)) != u and v in tape)
+        left = tuple(v for u in s if (v := succession(u, heir)[-1]) != u and v in tape)
         if len(left) > 1 and all(v.category == "vector" for v in left):
             sets.append(left)
     return lane_order(sets, lambda s: layout(s, rank, forward), lanes)

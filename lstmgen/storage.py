@@ -134,11 +134,12 @@ def _spent(e: Eq) -> Vector | None:
     return next(own, None)
 
 
-def last_heir(v: Vector, heir: dict[Vector, Vector]) -> Vector:
-    """Who holds the place of ``v`` in the end."""
-    while v in heir:
-        v = heir[v]
-    return v
+def succession(v: Vector, heir: dict[Vector, Vector]) -> list[Vector]:
+    """All that hold the place of ``v``, itself first: the last one holds it in the end."""
+    found = [v]
+    while found[-1] in heir:
+        found.append(heir[found[-1]])
+    return found
 
 
 class Housing:

@@ -65,6 +65,10 @@ class Contender:
         """Whether it is made for such a problem at all."""
         return True
 
+    def name_for(self, cell: Cell) -> str:
+        """How it is shown where it computes ``cell``."""
+        return self.name
+
     def prepare(self, problem: Problem) -> Prepared:
         """Get ready.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
-from .contenders import Contender, TorchKernel
+from .contenders import Contender
 from .problem import Problem
 from .timing import VISIT, Quartiles, Track, Visit, quartiles, take_turns
 
@@ -27,12 +27,7 @@ class Entry:
 
     def __post_init__(self) -> None:
         if not self.name:
-            kernel = isinstance(self.contender, TorchKernel)
-            self.name = (
-                self.contender.name_for(self.problem.cell)  # type: ignore[attr-defined]
-                if kernel
-                else self.contender.name
-            )
+            self.name = self.contender.name_for(self.problem.cell)
 
     @property
     def visits(self) -> dict[int, Visit]:

@@ -126,6 +126,12 @@ class _Files:
         lines = {"forward": self.forward.lines(), "backward": self.backward.lines()}
         lines["step"] = self.forward.one_step().lines()
         output = self._output()
+        given = {w: self._given_rows(self._direction(w), single=w == "step") for w in lines}
+        bodies = {
+            what: [line for part in regions.values() for line in part]
+            + output["copied"].get(what, [])
+            for what, regions in lines.items()
+        }
         packs = {d.name: list(d.packs.values()) for d in (self.forward, self.backward)}
         calls = {what: [line for p in each for line in p["calls"]] for what, each in packs.items()}
         gradients = list(self.backward.gradients.values())
@@ -163,14 +169,9 @@ class _Files:
             "pack": {what: self._packing(what, calls[what]) for what in packs},
             "gradients": self._summing(gradients, calls["gradients"]),
             "lines": lines,
-            "locals": {what: self._locals(what, lines[what], output) for what in lines},
-            "given": {
-                "forward": self._given_rows(self.forward),
-                "backward": self._given_rows(self.backward),
-                "step": self._given_rows(self.forward, single=True),
-            },
+            "locals": {what: self._locals(what, bodies[what], given[what]) for what in lines},
+            "given": given,
             "pad": source.pad,
-            "unused": self._unused(lines, output),
             "check_sizes": self.source.declared_sizes(a["count"] for a in self._arrays()),
             "unreached": self._unreached(),
             "stages": [stage.context() for stage in source.stages],
@@ -189,8 +190,6 @@ class _Files:
         called = set(re.findall(r"\b(\w+)\(", stages))
         helpers = called & {*HELPERS.values(), *POWERS.values(), *ON_VECTORS.values(),
                             *"within across across_max running running_back".split()}  # fmt: skip
-        if "softplus" in helpers:
-            helpers.add("softplus")
         each = [f for f, name in LANEWISE.items() if name in called]
         limits = re.search(r"\b(INFINITY|NAN)\b", stages)
         exponentials = helpers & {"sigmoid", *ON_VECTORS.values()}
@@ -240,7 +239,6 @@ class _Files:
             "name": s.name,
             "shape": _shape(B, size),
             "units": self.source.size(size),
-            "width": self.source.size(self.source.padded(s)),
             "pointer": self.source.pointer_to(s),
             "count": times("B", self.source.size(self.source.padded(s))),
             "next": self._carry(s, "next"),
@@ -296,11 +294,10 @@ class _Files:
 
     def _packing(self, what: str, calls: list[str]) -> dict[str, Any]:
         """The function that packs what a pass reads of the parameters."""
-        direction = self.forward if what == "forward" else self.backward
-        names = [p["name"] for p in direction.packs.values()]
+        names = [p["name"] for p in self._direction(what).packs.values()]
         pointers = [f"real *const {n} = packed + at.{n};" for n in names]
         return {
-            "calls": calls, "pointers": pointers, "names": names,
+            "calls": calls, "pointers": pointers,
             "sizes": self.source.declared_sizes(calls),
         }  # fmt: skip
 
@@ -359,15 +356,15 @@ class _Files:
     def _calls(self) -> dict[str, list[str]]:
         """How the functions that callers see run slices of the batch."""
         given = ["p", "x", *(["m"] if self.cell.masks else [])]
-        rest = {
-            "forward": [*given, "initial", "y", "final"], "backward": [*given],
-        }  # fmt: skip
+        around = {
+            "forward": (["initial", "y", "final"], []),
+            "backward": ([], ["dy", "dfinal", "dx", "dinitial"]),
+        }
         calls = {}
-        for what, items in rest.items():
-            after = [] if what == "forward" else ["dy", "dfinal", "dx", "dinitial"]
-            one = ["n", "0", "n->B", *items, "tape", *after, "packed", "work"]
-            several = ["n", "first_row(n, s)", "share(n, s)", *items, "own", *after, "packed",
-                       "work + s * each"]  # fmt: skip
+        for what, (before, after) in around.items():
+            one = ["n", "0", "n->B", *given, *before, "tape", *after, "packed", "work"]
+            several = ["n", "first_row(n, s)", "share(n, s)", *given, *before, "own", *after,
+                       "packed", "work + s * each"]  # fmt: skip
             calls[f"{what}_all"] = broken(f"{what}_rows(", one, ");")
             calls[f"{what}_slice"] = broken(f"{what}_rows(", several, ");")
         return calls
@@ -595,11 +592,10 @@ class _Files:
         return self._memory(name, f"{about}.", rows)
 
     def _memory(
-        self, name: str, about: str, members: list[dict[str, Any]], start: str = ""
+        self, name: str, about: str, members: list[dict[str, Any]], start: str = "0"
     ) -> dict[str, Any]:
         """One piece of memory: where its parts begin, and how much it is."""
         values = [m["value"] for m in members]
-        start = start or "0"
         code = "\n".join([*values, start])
         sizes = self.source.declared_sizes(values, ["B"])
         unused = [] if mentions("n", "\n".join([*sizes, code])) else ["n"]
@@ -620,16 +616,10 @@ class _Files:
 
     # ------------------------------------------------------------------ functions
 
-    def _locals(
-        self, what: str, lines: dict[str, list[str]], output: dict[str, Any]
-    ) -> dict[str, Any]:
-        """What a function declares: sizes, and pointers into memory, as far as they are used."""
-        direction = self.backward if what == "backward" else self.forward
-        body = [line for region in lines.values() for line in region]
-        body += output["copied"].get(what, [])
-        given = self._given_rows(direction, single=what == "step")
-        pointers = self._pointers(what, without_comments(body))
-        code = without_comments(body)
+    def _locals(self, what: str, body: list[str], given: dict[str, list[str]]) -> dict[str, Any]:
+        """What a function declares, as far as its body uses it; and what it has no use for."""
+        direction, code = self._direction(what), without_comments(body)
+        pointers = self._pointers(what, code)
         parts = [row.name for row in (direction.tile, direction.scratch) if row.blocks]
         parts += ["copies"] if mentions("copies", code) else []
         parts += [g["name"] for g in direction.gradients.values()]
@@ -640,39 +630,32 @@ class _Files:
                 self.source.size(self.cell.size(s)),
                 self.source.size(self.source.padded(s)),
             ]
+        work = [f"real *const {name} = work + in_work.{name};" for name in parts]
+        packed = [f"const real *const {n} = packed + in_packed.{n};" for n in packs]
+        every = [*body, *given["read"], *given["written"], *pointers, *work, *packed]
         return {
             "sizes": self.source.declared_sizes(counted, ["T", "B"]),
-            "pointers": pointers,
-            "work": [f"real *const {name} = work + in_work.{name};" for name in parts],
-            "packs": [f"const real *const {n} = packed + in_packed.{n};" for n in packs],
-        }
+            "pointers": pointers, "work": work, "packs": packed,
+            "unused": self._unused(what, without_comments(every)),
+        }  # fmt: skip
 
-    def _unused(
-        self, lines: dict[str, dict[str, list[str]]], output: dict[str, Any]
-    ) -> dict[str, list[str]]:
-        """Arguments and variables of functions that a cell has no use for."""
-        unused = {}
-        for what, direction in (("forward", self.forward), ("backward", self.backward),
-                                ("step", self.forward)):  # fmt: skip
-            given = self._given_rows(direction, single=what == "step")
-            local = self._locals(what, lines[what], output)
-            body = [line for region in lines[what].values() for line in region]
-            body += [*output["copied"].get(what, []), *given["read"], *given["written"]]
-            body += [*local["pointers"], *local["work"], *local["packs"]]
-            body += ["initial final dfinal dinitial start B" for s in self.cell.states[:1]]
-            code = without_comments(body)
-            masks = ["m"] if self.cell.masks else []
-            names = {
-                "forward": ["p", "x", *masks, "start", "initial", "y", "final", "packed",
-                            "in_packed", "in_work", "in_tape", "batch", "team", "memory"],
-                "backward": ["p", "x", *masks, "start", "tape", "dy", "dfinal", "dx", "dinitial",
-                             "packed", "in_packed", "in_tape", "batch", "team", "t0"],
-                "step": ["p", *masks, "in_packed", "in_work", "in_tape", "packed", "work"],
-            }[what]  # fmt: skip
-            loaded = {"in_tape", "memory"} if self.cell.states and what != "backward" else set()
-            key = what if what == "step" else f"{what}_rows"
-            unused[key] = [a for a in names if a not in loaded and not mentions(a, code)]
-        return unused
+    def _unused(self, what: str, code: str) -> list[str]:
+        """Arguments and variables of a function that its code does not mention."""
+        masks = ["m"] if self.cell.masks else []
+        names = {
+            "forward": ["p", "x", *masks, "start", "initial", "y", "final", "packed", "in_packed",
+                        "in_work", "in_tape", "batch", "team", "memory"],
+            "backward": ["p", "x", *masks, "start", "tape", "dy", "dfinal", "dx", "dinitial",
+                         "packed", "in_packed", "in_tape", "batch", "team", "t0"],
+            "step": ["p", *masks, "in_packed", "in_work", "in_tape", "packed", "work"],
+        }[what]  # fmt: skip
+        handled = {"initial", "final", "dfinal", "dinitial", "start"} if self.cell.states else set()
+        if self.cell.states and what != "backward":  # states are loaded into a tape
+            handled |= {"in_tape", "memory"}
+        return [a for a in names if a not in handled and not mentions(a, code)]
+
+    def _direction(self, what: str) -> Direction:
+        return self.backward if what == "backward" else self.forward
 
     def _pointers(self, what: str, code: str) -> list[str]:
         """Pointers to states and to what is kept, in the tape or in the workspace."""

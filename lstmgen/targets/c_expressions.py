@@ -72,7 +72,7 @@ WORDS = (
     multiply_panel some_rows sums_in_registers column
     status start at each s own slice check tape_parts""".split()
     )
-    | {f"{p}_{w}" for p in _PASSES for w in ("parts", "packed_parts", "share", "rows", "sums")}
+    | {f"{p}_{w}" for p in _PASSES for w in "parts packed_parts share need rows sums".split()}
     | {f"arrange_{p}" for p in _PASSES}
 )
 

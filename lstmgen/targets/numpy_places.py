@@ -15,7 +15,7 @@ from sympy import Expr
 
 from ..operations import ZERO, Buffer, Fused, Multiply, Operation, Outers, Pass
 from ..plans import Plan
-from ..storage import heirs, last_heir
+from ..storage import heirs, succession
 from ..symbols import Vector
 
 _LASTING = ("tape", "state", "given", "carry")
@@ -84,16 +84,16 @@ class Places:
         spent = heirs(lines, operands, {v for v, b in home.items() if b.scope in _LASTING})
         self.spent.update(spent)
         starts = [v for v in spent if v not in set(spent.values())]
-        chains = {v: _chain(v, spent) for v in starts}
+        chains = {v: succession(v, spent) for v in starts}
         for buffer in self.plan.buffers:
             if len(buffer.blocks) > 1 and buffer.scope in ("tile", "step"):
-                finals = tuple(last_heir(v, spent) for v in buffer.blocks)
+                finals = tuple(succession(v, spent)[-1] for v in buffer.blocks)
                 over = home.get(finals[0])
                 if over is not None and over.blocks == finals and over.scope == "tape":
                     if self._side_by_side & {buffer, over}:
                         self._side_by_side |= {buffer, over}
                     for v, final in zip(buffer.blocks, finals, strict=True):
-                        self._moved.update(dict.fromkeys(_chain(v, spent), final))
+                        self._moved.update(dict.fromkeys(succession(v, spent), final))
         for chain in chains.values():
             if not any(v in self._moved for v in chain):
                 self._share(chain)
@@ -116,10 +116,3 @@ def _operands(op: Operation) -> tuple[Vector, ...]:
     if isinstance(op, Fused):
         return ()
     return op.operands if isinstance(op, Multiply) else op.reads
-
-
-def _chain(v: Vector, spent: dict[Vector, Vector]) -> list[Vector]:
-    chain = [v]
-    while chain[-1] in spent:
-        chain.append(spent[chain[-1]])
-    return chain
