@@ -31,10 +31,13 @@ _C_ORDER_AND_ALIGNED = 0x101  # the bits of ndarray.flags.num
 class Packed(dict[str, Any]):
     """Parameters, and what C made of them: ``forward`` and ``step`` need not pack them any more.
 
-    A copy: its arrays cannot be written, and later changes of the originals are not seen.
+    A copy: its arrays cannot be written, and later changes of the originals are not seen. To
+    another module than the one that packed them, they are parameters like any others.
     """
 
-    bound: _Bound
+    def __init__(self, params: Mapping[str, Any], module: NativeModule, bound: _Bound) -> None:
+        super().__init__(params)
+        self.module, self.bound = module, bound
 
 
 class Tape(NamedTuple):
@@ -249,22 +252,22 @@ class NativeModule:
 
         It is a copy. After a change of the parameters, pack them again.
         """
-        given = dict(zip(self._names, self._pick(params), strict=True))
-        packed = Packed()
-        for name, value in given.items():
-            packed[name] = np.array(value, self.dtype) if name in self.PARAMETERS else float(value)
+        copies: dict[str, Any] = {}
+        for name, value in zip(self._names, self._pick(params), strict=True):
             if name in self.PARAMETERS:
-                packed[name].flags.writeable = False
-        bound = self._bind(packed)
+                copies[name] = np.array(value, self.dtype)
+                copies[name].flags.writeable = False
+            else:
+                copies[name] = float(value)
+        bound = self._bind(copies)
+        self._last = None  # the struct is theirs from now on
         if self.PARAMETERS:
             room = self._room_of({"T": 1, "B": 1, **self._any_sizes(bound)})
             memory = self._memory(room.numbers["packed"])
             self._check("pack", self._c["pack"](room.struct, bound.struct, memory))
             bound.struct.packed = memory
             bound.arrays.append(memory)
-        packed.bound = bound._replace(packed=True)
-        self._last = None
-        return packed
+        return Packed(copies, self, bound._replace(packed=True))
 
     def _any_sizes(self, bound: _Bound) -> dict[str, int]:
         """All sizes, where those that the parameters do not tell do not matter."""
@@ -274,7 +277,7 @@ class NativeModule:
 
     def _bind(self, params: Mapping[str, Any]) -> _Bound:
         """The struct of pointers to ``params``, and the sizes that they tell."""
-        if isinstance(params, Packed) and "bound" in params.__dict__:
+        if isinstance(params, Packed) and params.module is self:
             return params.bound
         try:
             given = self._pick(params)

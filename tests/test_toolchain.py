@@ -553,6 +553,17 @@ def test_sizes_that_only_the_state_tells():
                 call(params, x_ if call == module.forward else x_[0])
 
 
+def test_packed_parameters_are_parameters_to_other_modules(lstm, given):
+    params, x, state, *_ = given
+    single = lstmgen.compile(cells.get("lstm"), "c", dtype="float32")
+    for maker, user in ((single, lstm), (lstm, single), (lstm, lstm)):
+        packed = maker.pack(params)
+        y = user.forward(packed, x, state)[0]
+        np.testing.assert_array_equal(y, user.forward(dict(packed), x, state)[0])
+        with pytest.raises(ValueError, match="read-only"):
+            packed["W_i"][0] = 0
+
+
 def test_threads_at_once(lstm, given):
     """Different sizes and parameters on one module at once: each gets its own answer."""
     numpy = lstmgen.compile(cells.get("lstm"), "numpy")
