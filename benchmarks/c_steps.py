@@ -148,15 +148,25 @@ class PlainC(Contender):
 
 
 class GeneratedFromC(Contender):
-    """Our generated step, called by C in a loop: what a program on a device pays."""
+    """Our generated step, called by C in a loop: what a program on a device pays.
 
-    key, name, library = "c-loop", "lstmgen C, from C", "cffi"
+    ``fixed``: with the cell's sizes as compile-time constants, as on most devices.
+    """
+
+    library = "cffi"
+
+    def __init__(self, *, fixed: bool = False) -> None:
+        self.fixed = fixed
+        self.key = "c-loop-fixed" if fixed else "c-loop"
+        self.name = "lstmgen C, from C, sizes fixed" if fixed else "lstmgen C, from C"
 
     def fits(self, problem: Problem) -> bool:
         return problem.work == STEP and len(problem.inputs) == 1 and not problem.masks
 
     def prepare(self, problem: Problem) -> Prepared:
-        module = toolchain.compile(problem.cell, "c", dtype=problem.dtype)
+        names = [str(n) for n in problem.cell.sizes if self.fixed]
+        sizes = {name: problem.sizes[name] for name in names}
+        module = toolchain.compile(problem.cell, "c", dtype=problem.dtype, **sizes)
         ffi = library("cffi").FFI()
         ffi.cdef(_DRIVER_DECLARATIONS)
         lib = ffi.dlopen(str(toolchain.build({"driver.c": _DRIVER})))

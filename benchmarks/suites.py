@@ -28,7 +28,7 @@ _ALL: tuple[Contender, ...] = (
     Generated("c"), Generated("numpy"), TorchKernel(), TorchKernel(single=True),
     TorchLoop("eager"), TorchLoop("script"), TorchLoop("compile-step"), TorchLoop("compile"),
     JaxScan(), OnnxRuntime(), OnnxEmpty(), NaiveNumpy(), MatmulsAlone(), PlainC(),
-    PlainC(looped=True), GeneratedFromC(), Gemm(),
+    PlainC(looped=True), GeneratedFromC(), GeneratedFromC(fixed=True), Gemm(),
 )  # fmt: skip
 CONTENDERS = {contender.key: contender for contender in _ALL}
 
@@ -191,7 +191,7 @@ def _step(options: Options) -> Iterator[Case]:
                 problem = options.problem(cell, (1, 1, inputs, hidden), STEP)
                 case = Case(title(problem))
                 case.add(options, from_python, problem)
-                case.add(options, ("c-loop", "plain-c-loop"), problem)
+                case.add(options, ("c-loop", "c-loop-fixed", "plain-c-loop"), problem)
                 yield case.finish()
 
 

@@ -46,7 +46,8 @@ def test_contenders_are_right(name, work, B):
         need(what)
     p = problem(name, work, B)
     yardsticks = (OnnxEmpty(), MatmulsAlone())
-    ours = (OnnxRuntime(), NaiveNumpy(), PlainC(), PlainC(looped=True), GeneratedFromC())
+    ours = (OnnxRuntime(), NaiveNumpy(), PlainC(), PlainC(looped=True), GeneratedFromC(),
+            GeneratedFromC(fixed=True))  # fmt: skip
     for contender in (*ours, *yardsticks):
         if contender.fits(p):
             prepared = contender.prepare(p)

@@ -1,0 +1,86 @@
+"""Where the constants of templates/c/activations.c.j2 come from: prints them for float and double.
+
+Each activation there is a quotient made of e^r = (q + r) / (q - r), |r| <= ln(2) / 2, with
+q = r coth(r / 2), a polynomial in z = r^2. It is fitted with the least largest relative error,
+which is that of e^r - 1 = 2 r / (q - r) as well, and its first coefficient stays 2, so that
+functions which vanish at 0 have the right slope there. Run it: python benchmarks/fit_activations.py
+"""
+
+import mpmath as mp
+
+mp.mp.prec = 200
+TOP = (mp.log(2) / 2) ** 2 * mp.mpf("1.001")  # |r| can be a rounding error larger than ln(2) / 2
+GRID = [TOP * (1 - mp.cos(mp.pi * i / 400)) / 2 for i in range(1, 401)]
+
+
+def q(z):
+    return mp.sqrt(z) * mp.coth(mp.sqrt(z) / 2)
+
+
+def minimax(known, degree):
+    """Remez's exchange: the coefficients that follow the `known` ones, and the largest error."""
+    powers = range(len(known), degree + 1)
+    rest = [q(z) - mp.polyval(known[::-1], z) for z in GRID]
+    count = len(powers) + 1
+    peaks = [round(399 * (1 - mp.cos(mp.pi * (i + 0.5) / count)) / 2) for i in range(count)]
+    while True:
+        rows = [
+            [GRID[j] ** k for k in powers] + [(-1) ** i * q(GRID[j])] for i, j in enumerate(peaks)
+        ]
+        solution = mp.lu_solve(mp.matrix(rows), mp.matrix([rest[j] for j in peaks]))
+        error = [
+            (f - sum(c * z**k for c, k in zip(solution, powers, strict=True))) / q(z)
+            for z, f in zip(GRID, rest, strict=True)
+        ]
+        turns = []  # the largest error of each stretch with one sign
+        for j, e in enumerate(error):
+            if not turns or e * error[turns[-1]] < 0:
+                turns.append(j)
+            elif abs(e) > abs(error[turns[-1]]):
+                turns[-1] = j
+        if turns[-count:] == peaks:
+            return list(solution)[:-1], max(map(abs, error))
+        peaks = turns[-count:]
+
+
+def rounded(x, bits):
+    with mp.workprec(bits):
+        return +x
+
+
+def coefficients(degree, bits):
+    """Rounded one after another, what follows fitted anew each time."""
+    known = [mp.mpf(2)]
+    while len(known) <= degree:
+        following, error = minimax(known, degree)
+        known.append(rounded(following[0], bits))
+    return known, error
+
+
+def shortest(x, bits):
+    """The shortest decimal number that is read as x."""
+    return next(
+        text
+        for digits in range(1, 20)
+        if rounded(mp.mpf(text := mp.nstr(x, digits, strip_zeros=True)), bits) == x
+    )
+
+
+def main():
+    for name, degree, bits, spare in ("float", 2, 24, 8), ("double", 5, 53, 11):
+        found, error = coefficients(degree, bits)
+        print(f"{name}: largest error {float(error * 2**bits):.2g} * 2^-{bits}")
+        for k, c in enumerate(found):
+            print(f"    z^{k}        {shortest(c, bits)}")
+        high = rounded(mp.log(2), bits - spare)  # times n, which has fewer than `spare` bits, exact
+        for label, x in (
+            ("log2(e)", 1 / mp.log(2)),
+            ("ln(2)", mp.log(2)),
+            ("ln(2), high", high),
+            ("ln(2), low", mp.log(2) - high),
+        ):
+            print(f"    {label:12}{float(rounded(x, bits)).hex()}")
+
+
+if __name__ == "__main__":
+    main()
