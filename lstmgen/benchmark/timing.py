@@ -15,8 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 
-SETTLE = 0.02  # seconds of silence between two contenders
-VISIT = 0.02  # seconds for which a visit calls, at least
+# Seconds of silence between two contenders: threads of OpenBLAS spin for 2^26 cycles.
+SETTLE = 0.15
+WAKE = 0.03  # seconds of calls before those that count: some systems spread threads that late
+VISIT = 0.02  # seconds for which a visit calls and counts, at least
+LONG = 0.5  # seconds of a call from which on that does not matter
 SLOW = 5.0  # a contender that takes longer for one call is visited in the first rounds only
 SLOW_ROUNDS = 3
 _SAMPLE = 1e-4  # the clock is read no more often than this
@@ -55,17 +58,21 @@ class Track:
 
 
 def visit(call: Callable[[], object], duration: float = VISIT, count: int = 1) -> Visit:
-    """Call for ``duration`` seconds, or once if that takes longer. Else the first call is dropped:
-    it finds cold caches.
+    """Call for ``duration`` seconds, at least once, after calls that do not count: those find cold
+    caches and threads that sleep. A call that takes longer than ``LONG`` is timed the first time.
     """
     collecting = gc.isenabled()
     gc.disable()
     try:
         worked, start = time.process_time(), time.perf_counter()
         call()
-        first = time.perf_counter() - start
+        first = now = time.perf_counter()
+        first -= start
         samples = [first]
-        if first < duration:
+        if first < LONG:
+            while now - start < WAKE:
+                call()
+                now = time.perf_counter()
             batch = max(1, int(_SAMPLE / first))
             samples = []
             worked, start = time.process_time(), time.perf_counter()
