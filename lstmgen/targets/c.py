@@ -8,6 +8,7 @@ together; what they say about the cell's mathematics is made in ``c_statements``
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sympy
@@ -156,6 +157,7 @@ class _Files:
             "example": self._example(),
             "macros": self._macros(),
             "wrong_sizes": self._wrong_sizes(),
+            "huge_sizes": self._huge_sizes(),
             "arrays": self._arrays(),
             "required": self._required(),
             "memory": [
@@ -297,17 +299,19 @@ class _Files:
         names = [p["name"] for p in self._direction(what).packs.values()]
         pointers = [f"real *const {n} = packed + at.{n};" for n in names]
         return {
-            "calls": calls, "pointers": pointers,
+            "calls": calls, "pointers": pointers, "threads": mentions("threads", "\n".join(calls)),
             "sizes": self.source.declared_sizes(calls),
         }  # fmt: skip
 
     def _summing(self, gradients: list[dict[str, Any]], calls: list[str]) -> dict[str, Any]:
         """What becomes of the sums of backward."""
         names = [made["name"] for made in gradients]
-        counts = [p["count"] for p in map(self._parameter, self.cell.parameters)]
+        zeroed = [p for p in self.cell.parameters if p not in self.backward.begun]
+        counts = [p["count"] for p in map(self._parameter, zeroed)]
         counts += [v["count"] for v in self._unreached()]
         return {
-            "names": names, "calls": calls,
+            "names": names, "calls": calls, "zeroed": any(g["zeroed"] for g in gradients),
+            "begun": {p.name for p in self.backward.begun},
             "pointers": [f"const real *const {n} = work + in_work.{n};" for n in names],
             "sizes": self.source.declared_sizes([*calls, *counts]),
         }  # fmt: skip
@@ -424,7 +428,7 @@ class _Files:
             ("BACKWARD_WORK_SIZE(T, B", self._work_count(self.backward, K) + self.backward.packed),
         ]
         names = [n.name for n in self.cell.sizes if n.name not in self.fixed]
-        lines = []
+        lines = self._rooms()
         for head, count in needs:
             start, _, given = head.partition("(")
             listed = ", ".join([*([given] if given else []), *names])
@@ -434,6 +438,35 @@ class _Files:
                 (count or Integer(1 if not slack else 0)) + slack, start == "BACKWARD_WORK_SIZE",
             )  # fmt: skip
         return lines
+
+    def _fixed_sizes(self) -> dict[Expr, int]:
+        """The values of the sizes that are constants, and of what follows from them."""
+        every = (*self.cell.sizes, *self.source.wide.values())
+        return {n: value for n in every if (value := self.source.value(n)) is not None}
+
+    def _rooms(self) -> list[str]:
+        """Macros for the rooms of several blocks."""
+        name, fixed = self.cell.name.upper(), self._fixed_sizes()
+        lines = []
+        for padded, wide in self.source.wide.items():
+            if padded.is_Symbol or wide in fixed:
+                continue
+            known = {w: self._room(w, n) for n, w in self.source.wide.items()}
+            terms = [_product(m, known) for m in monomials(padded.subs(fixed))]
+            lines.append(f"#define {self._room(wide, padded)} {name}_PADDED({' + '.join(terms)})")
+        return lines
+
+    def _room(self, wide: Size, padded: Expr) -> str:
+        """How a macro is called for the room of one block, or of several."""
+        name = self.cell.name.upper()
+        if padded.is_Symbol:
+            return f"{name}_PADDED({padded})"
+        plain = [n.name for n in self.cell.sizes if self._holds(padded, n)]
+        return f"{name}_{self.source.size(wide)}({', '.join(plain)})"
+
+    def _holds(self, padded: Expr, n: Size) -> bool:
+        """Whether a count depends on a size that is not a constant."""
+        return n.name not in self.fixed and bool({n, self.source.wide[n]} & padded.atoms(Size))
 
     def _tape_count(self, steps: Expr) -> Expr:
         states = sum((self.source.padded(s) for s in self.cell.states), ZERO)
@@ -458,13 +491,9 @@ class _Files:
     def _macro(self, head: str, count: Expr, chunk: bool = False) -> list[str]:
         name = self.cell.name.upper()
         known = {K: f"{name}_{'CHUNK' if chunk else 'TILE'}(T, B)"}
-        known |= {wide: f"{name}_PADDED({n})" for n, wide in self.source.wide.items()}
-        every = (*self.cell.sizes, *self.source.wide.values())
-        fixed = {n: value for n in every if (value := self.source.value(n)) is not None}
-        terms = [
-            "(size_t)" + " * ".join(known.get(f, str(f) if f.is_number else f"({f})") for f in m)
-            for m in monomials(count.subs(fixed))
-        ]
+        fixed = self._fixed_sizes()
+        known |= {wide: self._room(wide, padded) for padded, wide in self.source.wide.items()}
+        terms = ["(size_t)" + _product(m, known) for m in monomials(count.subs(fixed))]
         one_line = f"#define {head} ({' + '.join(terms)})"
         if len(one_line) <= WIDTH:
             return [one_line]
@@ -479,6 +508,12 @@ class _Files:
             fixed = self.fixed.get(n.name)
             items.append(f"n->{n.name} {f'!= {fixed}' if fixed else '== 0'}")
         return joined("||", "if (", items, ") {")
+
+    def _huge_sizes(self) -> list[str]:
+        """Sizes with which the width of a row would wrap around: no memory is that large."""
+        sizes = [n.name for n in self.cell.sizes if n.name not in self.fixed]
+        most = "SIZE_MAX / 4096"  # a row has fewer blocks
+        return joined("||", "if (", [f"n->{n} > {most}" for n in sizes], ") {") if sizes else []
 
     def _arrays(self) -> list[dict[str, Any]]:
         """The sizes of the arrays that callers hand over, but for those that others include."""
@@ -584,11 +619,12 @@ class _Files:
             what = "copies of rows for the gradients of matrices"
             count = f"times(times(steps, B), {source.checked(self._copied())})"
             rows.append(_member("copies", what, count))
-        made = list(direction.gradients.values())
-        if made:
-            start = comment("sums over all rows, from here to the end", WIDTH - 4)
-            rows.append({"name": "sums", "value": "used", "comment": start})
-        rows += [_member(g["name"], g["about"], g["count"]) for g in made]
+        made = sorted(direction.gradients.values(), key=lambda g: bool(g["zeroed"]))
+        for k, g in enumerate(made):
+            if g["zeroed"] and not (k and made[k - 1]["zeroed"]):
+                start = comment("sums that begin with zeros, from here to the end", WIDTH - 4)
+                rows.append({"name": "sums", "value": "used", "comment": start})
+            rows.append(_member(g["name"], g["about"], g["count"]))
         return self._memory(name, f"{about}.", rows)
 
     def _memory(
@@ -690,6 +726,11 @@ class _Files:
             for v in self.cell.inputs
             if (v.name, v.time) not in written
         ]
+
+
+def _product(factors: Sequence[Expr], known: Mapping[Expr, str]) -> str:
+    """A product in a macro, whose arguments may be anything."""
+    return " * ".join(known.get(f, str(f) if f.is_number else f"({f})") for f in factors)
 
 
 def _shape(*sizes: Expr) -> str:

@@ -2,14 +2,16 @@
 
 Memory is laid out in rows. All that the tape keeps of one step and one row of the batch lies side
 by side (``kept``), and so does what a tile of steps needs (``tile``), or a single step
-(``scratch``). Every block is padded to whole vectors, so that no loop over units has a tail: what
-callers own is copied to rows of that kind, and back, unless it lies like that already. A stage
-takes one pointer for each kind, and steps from row to row.
+(``scratch``). Loops over units run over whole vectors and have no tail: there is room after every
+block, or a block that is written later (``c_rows``). What callers own is copied to rows of that
+kind, and back, unless it lies like that already. A stage takes one pointer for each kind, and steps
+from row to row.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -55,6 +57,7 @@ from .c_expressions import (
     times,
     without_comments,
 )
+from .c_rows import Writes
 from .naming import Names, identifier
 
 ONE = sympy.S.One
@@ -65,25 +68,45 @@ _PAD_BYTES = 64  # the widest vector, and a line of the cache
 class Row:
     """Blocks side by side in one row of memory: for one row of the batch, at one step.
 
-    Every block is padded to whole vectors, but for the ``thin`` ones at the end: single numbers
-    that no product takes for a block.
+    ``runs`` of blocks touch, and are padded to whole vectors at their end; ``thin`` blocks at the
+    end of the row are single numbers that no product takes for a block.
     """
 
     name: str
-    blocks: tuple[Vector, ...]
-    thin: frozenset[Vector]
+    runs: tuple[tuple[Vector, ...], ...]
+    thin: tuple[Vector, ...]
     source: Source
+
+    @property
+    def blocks(self) -> tuple[Vector, ...]:
+        return tuple(v for run in self.runs for v in run) + self.thin
 
     def offset(self, v: Vector) -> Expr:
         """Where ``v`` begins."""
-        before = self.blocks[: self.blocks.index(v)]
-        return sum((ONE if u in self.thin else self.source.padded(u) for u in before), ZERO)
+        start = ZERO
+        for run in self.runs:
+            if v in run:
+                return start + sum(map(self.source.units, run[: run.index(v)]), ZERO)
+            start += self.source.room(run)
+        return start + self.thin.index(v)
 
     @property
     def width(self) -> Expr:
         """The numbers in a row."""
-        wide = (self.source.padded(v) for v in self.blocks if v not in self.thin)
-        return sum(wide, self.source.rounded(len(self.thin)))
+        return sum(map(self.source.room, self.runs), self.source.rounded(len(self.thin)))
+
+    def touching(self, blocks: Sequence[Vector]) -> list[list[Vector]]:
+        """``blocks`` in the order of memory, cut where they do not touch."""
+        order = self.blocks
+        parts: list[list[Vector]] = []
+        for v in sorted(blocks, key=order.index):
+            run = next((run for run in self.runs if v in run), (v,))
+            before = run[run.index(v) - 1] if run.index(v) else None
+            if before is not None and parts and parts[-1][-1] == before:
+                parts[-1].append(v)
+            else:
+                parts.append([v])
+        return parts
 
 
 class Source:
@@ -110,11 +133,13 @@ class Source:
         self.rank = {v: k for k, v in reversed(list(enumerate(made)))}
         self.blocks = {v for op in operations for v in _blocks(op)}
 
-    def row(self, name: str, scope: str, used: Iterable[Vector]) -> Row:
+    def row(
+        self, name: str, scope: str, used: Iterable[Vector], writes: Writes | None = None
+    ) -> Row:
         """The blocks of all buffers of a scope that hold what is ``used``.
 
         They are in the order in which they come about; scalars are last, so that they do not shift
-        the others about.
+        the others about. From when they are written follows which blocks may touch.
         """
         used = set(used)
         buffers = [b for b in self.plan.buffers if b.scope == scope and used & set(b.blocks)]
@@ -122,9 +147,18 @@ class Source:
         def key(blocks: tuple[Vector, ...]) -> tuple[bool, int]:
             return self._is_thin(blocks), min(self.rank[v] for v in blocks if v in self.rank)
 
-        ordered = sorted((b.blocks for b in buffers), key=key)
-        thin = frozenset(v for blocks in ordered if self._is_thin(blocks) for v in blocks)
-        return Row(name, tuple(v for blocks in ordered for v in blocks), thin, self)
+        runs: list[list[Vector]] = []
+        thin: list[Vector] = []
+        for blocks in sorted((b.blocks for b in buffers), key=key):
+            if self._is_thin(blocks):
+                thin += blocks
+                continue
+            for k, v in enumerate(writes.arranged(blocks) if writes else blocks):
+                if k and writes and writes.may_touch(runs[-1][-1], v):
+                    runs[-1].append(v)
+                else:
+                    runs.append([v])
+        return Row(name, tuple(map(tuple, runs)), tuple(thin), self)
 
     def _is_thin(self, blocks: tuple[Vector, ...]) -> bool:
         return all(self.cell.size(v) == 1 and v not in self.blocks for v in blocks)
@@ -140,6 +174,26 @@ class Source:
     def padded_size(self, n: Expr) -> Expr:
         """A number of units, padded to whole vectors."""
         return self.rounded(int(n)) if n.is_number else self.wide[n]
+
+    def units(self, v: Vector) -> Expr:
+        """The numbers of a vector."""
+        return self.cell.size(v)
+
+    def room(self, blocks: Sequence[Vector]) -> Expr:
+        """The numbers that blocks take which touch. The last one is written by whole vectors."""
+        sizes = [self.cell.size(v) for v in blocks]
+        if len(sizes) == 1:
+            return self.padded_size(sizes[0])
+        count = sum(sizes[:-1], self.padded_size(sizes[-1]))
+        if count.is_number:
+            return self.rounded(int(count))
+        if count not in self.wide:
+            many = Counter(map(str, sizes))
+            parts = (("n" if n.isdigit() else "") + n + (str(k) if k > 1 else "")
+                     for n, k in many.items())  # fmt: skip
+            self.wide[count] = wide = Size(f"padded {count}")
+            self.names(wide, f"{''.join(parts)}p")
+        return self.wide[count]
 
     def rounded(self, n: int) -> Expr:
         """``n``, padded to whole vectors."""
@@ -169,9 +223,11 @@ class Source:
 
     def value(self, n: Size) -> int | None:
         """A size of the cell, or one that is padded, if it is fixed."""
-        for plain, wide in self.wide.items():
-            if n == wide and plain.name in self.fixed:
-                return int(self.rounded(self.fixed[plain.name]))
+        for count, wide in self.wide.items():
+            if n == wide:
+                parts = [self.value(s) for s in sorted(count.atoms(Size), key=str)]
+                known = dict(zip(sorted(count.atoms(Size), key=str), parts, strict=True))
+                return None if None in parts else int(self.rounded(int(count.subs(known))))
         return self.fixed.get(n.name)
 
     def sizes_in(self, lines: Iterable[str]) -> list[tuple[str, int | None]]:
@@ -187,12 +243,22 @@ class Source:
         code = without_comments(lines)
         items = [f"{n} = n->{n}" for n in ("T", "B") if n not in given and mentions(n, code)]
         occurring = dict(self.sizes_in(lines))
-        member = {self._name(n): f"n->{n.name}" for n in self.cell.sizes}
-        for n, wide in self.wide.items():
-            plain = self._name(n)
-            member[self._name(wide)] = f"padded({plain if plain in occurring else member[plain]})"
-        items += [f"{name} = {value or member[name]}" for name, value in occurring.items()]
+        member = {n: f"n->{n.name}" for n in self.cell.sizes}
+        for count, wide in self.wide.items():
+            member[wide] = f"padded({self._written(count, occurring, member)})"
+        texts = {self._name(n): text for n, text in member.items()}
+        items += [f"{name} = {value or texts[name]}" for name, value in occurring.items()]
         return broken("const size_t ", items, ";") if items else []
+
+    def _written(
+        self, count: Expr, occurring: Iterable[str], member: dict[Size, str]
+    ) -> str:  # fmt: skip
+        """A size from those that occur; others are replaced by what they are made of."""
+        terms = []
+        for m in monomials(count):
+            factors = [n if (n := self._name(f)) in occurring else member.get(f, n) for f in m]
+            terms.append(" * ".join(factors))
+        return " + ".join(terms)
 
 
 def _blocks(op: Operation) -> tuple[Vector, ...]:
@@ -220,8 +286,10 @@ class Direction:
         self.single = single
         self.cell = source.cell
         self.used = {v for op in part.operations for v in (*op.reads, *op.writes)}
-        self.tile = source.row("tile", "tile", self.used)
-        self.scratch = source.row("scratch", "step", self.used)
+        self.writes = Writes(part)
+        self.writes.settle(self.writes.arranged(b.blocks) for b in source.plan.buffers)
+        self.tile = source.row("tile", "tile", self.used, self.writes)
+        self.scratch = source.row("scratch", "step", self.used, self.writes)
         self.row_of = {v: row for row in (kept, self.tile, self.scratch) for v in row.blocks}
         by_unit = {v for op in part.operations if isinstance(op, (Fused, Sums)) for v in op.reads}
         self.only_factors = {v for v in self.given if not self.is_written(v)} - by_unit
@@ -229,6 +297,7 @@ class Direction:
         self.packed: Expr = ZERO
         self.gradients: dict[tuple[str, ...], dict[str, Any]] = {}
         self.summed: Expr = ZERO
+        self.begun: set[Matrix] = set()  # whose gradient is not zeroed before it is summed
         self.tallest: set[Expr] = set()
         self.widest: set[Expr] = set()
         self.stages: dict[tuple[str, int], Stage] = {}
@@ -348,7 +417,9 @@ class Direction:
             for out, bias in zip(op.outs, op.biases, strict=True)
         ]
         lines = comment(f"{', '.join(starts)}: to these, products are added")
-        for out, bias in zip(op.outs, op.biases, strict=True):
+        bias_of = dict(zip(op.outs, op.biases, strict=True))
+        for out in (v for part in self._touching(op.outs) for v in part):
+            bias = bias_of[out]  # each may write into the next one
             start = "NULL" if bias is None else self.packed_vector(bias)
             items = [self.rows, self.source.size(self.source.padded(out)), start,
                      self.pointer(out), self.stride(out)]  # fmt: skip
@@ -356,7 +427,7 @@ class Direction:
         return lines
 
     def _adjacent(self, v: Vector, after: Vector) -> bool:
-        """Whether a block begins where another ends."""
+        """Whether no other block lies between two."""
         row = self.row_of.get(v)
         if row is None or row is not self.row_of.get(after):
             return False
@@ -365,32 +436,78 @@ class Direction:
     def _together(self, blocks: Sequence[Vector]) -> bool:
         return all(self._adjacent(v, after) for v, after in pairwise(blocks))
 
+    def _row(self, blocks: Sequence[Vector]) -> Row | None:
+        """The row that holds all of these blocks."""
+        rows = {self.row_of.get(v) for v in blocks}
+        return rows.pop() if len(rows) == 1 else None
+
+    def _touching(self, blocks: Sequence[Vector]) -> list[list[Vector]]:
+        """Blocks in the order of memory, cut where they do not touch."""
+        row = self._row(blocks)
+        return row.touching(blocks) if row else [[v] for v in blocks]
+
+    def _stacks(self, blocks: Sequence[Vector]) -> list[list[int]]:
+        """The numbers of blocks in the order of memory, cut where one product cannot have them:
+        after the end of a run of which not all blocks are used.
+        """
+        parts = self._touching(blocks)
+        assert len(blocks) == 1 or self._together([v for p in parts for v in p]), (
+            "blocks of a stack lie together"
+        )
+        row = self._row(blocks)
+        stacks: list[list[int]] = []
+        whole = False
+        for part in parts:
+            stacks = stacks if whole else [*stacks, []]
+            stacks[-1] += [blocks.index(v) for v in part]
+            whole = row is not None and tuple(part) in row.runs
+        return stacks
+
+    def _columns(self, blocks: Sequence[Vector]) -> tuple[list[Expr], Expr, Expr]:
+        """Where the blocks of a stack begin, how many columns they are, and with the room after
+        them.
+        """
+        starts, start, width = [], ZERO, ZERO
+        for part in self._touching(blocks):
+            width = start
+            for v in part:
+                starts.append(width)
+                width += self.cell.size(v)
+            start += self.source.room(part)
+        return starts, width, start
+
     def _multiply(self, op: Multiply) -> list[str]:
         lines = comment(self._product_text(op))
         if op.matrices[0].transposed:
             return lines + self._add_up(op)
-        assert self._together(op.outs), "blocks of a stack lie together"
-        width = self._width(op.outs)
-        x, start = op.operands[0], (self.pointer(op.outs[0]), self.stride(op.outs[0]))
-        if not op.accumulate:
-            start = (self._start(op.outs, op.biases), "0")
+        x = op.operands[0]
         rows = f"rows_of({self.pointer(x)}, {self.stride(x)}, {self._units(x)})"
-        return lines + self._product(width, rows, self._pack_columns(op), start, op.outs[0])
+        for stack in self._stacks(op.outs):
+            outs, biases = [op.outs[k] for k in stack], [op.biases[k] for k in stack]
+            start = (self.pointer(outs[0]), self.stride(outs[0]))
+            if not op.accumulate:
+                start = (self._start(outs, biases), "0")
+            weights = self._pack_columns(outs, [op.matrices[k] for k in stack])
+            lines += self._product(self._columns(outs)[1], rows, weights, start, outs[0])
+        return lines
 
     def _add_up(self, op: Multiply) -> list[str]:
         """One sum of products with matrices as they are: blocks of one size need one call only."""
         lines: list[str] = []
         out, bias = op.outs[0], op.biases[0]
-        sizes = {self.cell.size(v) for v in op.operands}
-        together = len(sizes) == 1 and self._together(op.operands)
-        parts = [range(len(op.operands))] if together else [[k] for k in range(len(op.operands))]
+        factor = dict(zip(op.operands, op.matrices, strict=True))
+        parts = self._touching(op.operands)
+        order = [v for part in parts for v in part]
+        sizes = {self.cell.size(v) for v in order}
+        evenly = len(sizes) == 1 and len(parts) == len(order) > 1 and self._together(order)
         adding = op.accumulate
-        for part in parts:
-            x, matrices = op.operands[part[0]], [op.matrices[k] for k in part]
-            rows = f"rows_of({self.pointer(x)}, {self.stride(x)}, {self._units(x)})"
-            if len(matrices) > 1:
+        for part in [order] if evenly else parts:
+            x, matrices = part[0], [factor[v] for v in part]
+            inner = self.source.size(sum(map(self.cell.size, part), ZERO))
+            rows = f"rows_of({self.pointer(x)}, {self.stride(x)}, {inner})"
+            if evenly:
                 block = self.source.size(self.source.padded(x))
-                items = [self.pointer(x), self.stride(x), str(len(matrices)), self._units(x), block]
+                items = [self.pointer(x), self.stride(x), str(len(part)), self._units(x), block]
                 rows = f"blocks_of({', '.join(items)})"
             start = (self.pointer(out), self.stride(out))
             if not adding:
@@ -406,9 +523,6 @@ class Direction:
         items = [self.team, self.rows, self.source.size(width), rows, weights, *start,
                  self.pointer(out), self.stride(out)]  # fmt: skip
         return broken("multiply(", items, ");")
-
-    def _width(self, blocks: Iterable[Vector]) -> Expr:
-        return sum((self.source.padded(v) for v in blocks), ZERO)
 
     def _units(self, v: Vector) -> str:
         return self.source.size(self.cell.size(v))
@@ -438,22 +552,21 @@ class Direction:
         }  # fmt: skip
         return self.packs[key]
 
-    def _pack_columns(self, op: Multiply) -> str:
+    def _pack_columns(self, outs: Sequence[Vector], matrices: Sequence[Matrix]) -> str:
         """Stacked matrices, transposed: a row of memory for each unit of the operand."""
-        source, names = self.source, [m.name for m in op.matrices]
-        key = ("columns", *names)
+        source, names = self.source, [m.name for m in matrices]
+        starts, width, room = self._columns(outs)
+        key = ("columns", *names, str(starts))
         if key not in self.packs:
-            shapes = [self.cell.shape(m) for m in op.matrices]
-            width = sum((source.padded_size(rows) for rows, _ in shapes), ZERO)
+            inner = self.cell.shape(matrices[0])[1]
             about = f"{' '.join(names)}, transposed and side by side"
-            count = shapes[0][1] * width
-            pack = self._packed(key, f"{_families(names)}_packed", about, count)
-            start = ZERO
-            for m, (rows, columns) in zip(op.matrices, shapes, strict=True):
-                items = [source.size(rows), source.size(columns), f"p->{m.name}", pack["name"],
-                         source.size(start), source.size(width)]  # fmt: skip
+            pack = self._packed(key, f"{_families(names)}_packed", about, inner * room)
+            for m, start, end in zip(matrices, starts, [*starts[1:], width], strict=True):
+                rows, columns = self.cell.shape(m)
+                items = ["threads", source.size(rows), source.size(columns), f"p->{m.name}",
+                         pack["name"], source.size(start), source.size(end),
+                         source.size(width)]  # fmt: skip
                 pack["calls"] += broken("pack_transposed(", items, ");")
-                start += source.padded_size(rows)
         return str(self.packs[key]["name"])
 
     def _pack_rows(self, matrices: Sequence[Matrix]) -> str:
@@ -468,8 +581,8 @@ class Direction:
             pack = self._packed(key, f"{_families(names)}_rows", about, count)
             start = ZERO
             for m, (rows, columns) in zip(matrices, shapes, strict=True):
-                items = [source.size(rows), source.size(columns), f"p->{m.name}", pack["name"],
-                         source.size(start), source.size(inner)]  # fmt: skip
+                items = ["threads", source.size(rows), source.size(columns), f"p->{m.name}",
+                         pack["name"], source.size(start), source.size(inner)]  # fmt: skip
                 pack["calls"] += broken("pack_rows(", items, ");")
                 start += rows
         return str(self.packs[key]["name"])
@@ -482,18 +595,20 @@ class Direction:
         if len(biases) == 1 and first is not None:
             return self.packed_vector(first)
         names = ["0" if b is None else b.name for b in biases]
-        key = ("start", *names)
+        starts, _, room = self._columns(outs)
+        key = ("start", *names, str(starts))
         if key not in self.packs:
             learned = [n for n in names if n != "0"]
             about = f"{' '.join(names)}, side by side"
             wish = f"{_families(learned)}_packed"
-            pack = self._packed(key, wish, about, self._width(outs))
-            start = ZERO
-            for out, bias in zip(outs, biases, strict=True):
+            pack = self._packed(key, wish, about, room)
+            for out, bias, start, end in zip(
+                outs, biases, starts, [*starts[1:], room], strict=True
+            ):
                 value = "NULL" if bias is None else f"p->{bias.name}"
-                to = plus(pack["name"], self.source.size(start))
-                pack["calls"] += broken("pad(", [self._units(out), value, to], ");")
-                start += self.source.padded(out)
+                items = [self._units(out), value, pack["name"], self.source.size(start),
+                         self.source.size(end)]  # fmt: skip
+                pack["calls"] += broken("pad(", items, ");")
         return str(self.packs[key]["name"])
 
     def packed_vector(self, v: Vector) -> str:
@@ -501,7 +616,9 @@ class Direction:
         key = ("vector", v.name)
         if key not in self.packs:
             pack = self._packed(key, f"{v.name}_packed", f"{v.name}", self.source.padded(v))
-            pack["calls"] = broken("pad(", [self._units(v), f"p->{v.name}", pack["name"]], ");")
+            width = self.source.size(self.source.padded(v))
+            items = [self._units(v), f"p->{v.name}", pack["name"], "0", width]
+            pack["calls"] = broken("pad(", items, ");")
         return str(self.packs[key]["name"])
 
     # ------------------------------------------------------------------ gradients
@@ -512,6 +629,7 @@ class Direction:
         self.summed += count
         self.gradients[key] = {
             "name": name, "calls": [], "about": about, "count": self.source.checked(count),
+            "zeroed": True,
         }  # fmt: skip
         return self.gradients[key]
 
@@ -525,25 +643,37 @@ class Direction:
         return str(self.gradients[key]["name"])
 
     def _outers(self, op: Outers) -> list[str]:
-        source, names = self.source, [p.name for p in op.parameters]
-        height, width = self.cell.size(op.right), self._width(op.lefts)
+        lines: list[str] = []
+        for stack in self._stacks(op.lefts):
+            parameters, lefts = [op.parameters[k] for k in stack], [op.lefts[k] for k in stack]
+            lines += self._outer(parameters, lefts, op.right)
+        return lines
+
+    def _outer(
+        self, parameters: Sequence[Matrix], lefts: Sequence[Vector], right: Vector
+    ) -> list[str]:
+        source = self.source
+        names = [p.name for p in parameters]
+        starts, width, room = self._columns(lefts)
+        height = self.cell.size(right)
         self.tallest.add(source.padded_size(height))
-        self.widest.add(width)
+        self.widest.add(room)
         about = f"∂L/∂{' ∂L/∂'.join(names)}, transposed and side by side"
-        key = (*names, str(op.right), *map(str, op.lefts))
-        made = self._gradient(key, f"d{_families(names)}", about, height * width)
-        lines, start = [], ZERO
-        for p, left in zip(op.parameters, op.lefts, strict=True):
-            items = [self._units(left), self._units(op.right), made["name"], source.size(start),
-                     source.size(width), f"g->{p.name}"]  # fmt: skip
+        key = (*names, str(right), *map(str, lefts))
+        made = self._gradient(key, f"d{_families(names)}", about, height * room)
+        made["zeroed"] = False
+        lines = []
+        for p, left, start in zip(parameters, lefts, starts, strict=True):
+            begun = "1" if p in self.begun else "s > 0"
+            self.begun.add(p)
+            items = ["threads", self._units(left), self._units(right), made["name"],
+                     source.size(start), source.size(room), begun, f"g->{p.name}"]  # fmt: skip
             made["calls"] += broken("unpack_transposed(", items, ");")
-            lines += comment(f"∂L/∂{p.name} += Σ {self._text(left)} {self._text(op.right)}ᵀ")
-            start += source.padded(left)
-        assert self._together(op.lefts), "blocks of a stack lie together"
+            lines += comment(f"∂L/∂{p.name} += Σ {self._text(left)} {self._text(right)}ᵀ")
         items = [
             self.team, self.rows, source.size(height), source.size(width),
-            self.pointer(op.right), self.stride(op.right), self.pointer(op.lefts[0]),
-            self.stride(op.lefts[0]), made["name"], "copies",
+            self.pointer(right), self.stride(right), self.pointer(lefts[0]),
+            self.stride(lefts[0]), "end < n->T", made["name"], source.size(room), "copies",
         ]  # fmt: skip
         return lines + broken("outer_add(", items, ");")
 
@@ -648,7 +778,7 @@ class Stage:
         before: list[str] = []
         inside: list[str] = []
         after: list[str] = []
-        for e in loop.equations:
+        for e in self.direction.writes.equations(loop):
             inside += comment(mathematics(self.source.plan.origin.get(e.lhs, e), self.source.order))
             if not isinstance(e.rhs, Reduction):
                 inside += self._assign(e.lhs, self._value(e.rhs))
@@ -658,8 +788,21 @@ class Stage:
                 self._scan(e, loop.size, before, inside)
             else:
                 self._reduce(e, loop.size, before, inside, after)
-        looped = inside if loop.size == 1 else self._units(loop.size, inside, loop.backwards)
+        backwards = loop.backwards or self._overlaps(loop)
+        looped = inside if loop.size == 1 else self._units(loop.size, inside, backwards)
         self.body += [*before, *looped, *after]
+
+    def _overlaps(self, loop: Loop) -> bool:
+        """Whether the loop writes blocks that touch: then it runs from the last vec to the first,
+        so that what is too much of a vec is written over.
+        """
+        order = [e.lhs for e in loop.equations]
+        return any(
+            v in order and after in order
+            for row in (self.direction.tile, self.direction.scratch)
+            for run in row.runs
+            for v, after in pairwise(run)
+        )
 
     def _units(self, size: Expr, inside: list[str], backwards: bool = False) -> list[str]:
         n = f"vecs({self.source.size(size)})"
