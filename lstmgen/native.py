@@ -9,9 +9,9 @@ struct of parameters as long as the same arrays come in, and what follows from t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import lru_cache
 from operator import is_, itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,8 @@ from .loading import load_python
 from .targets.numpy import face
 
 Array = NDArray[Any]
+_Shapes = tuple[tuple[str, tuple[int, ...]], ...]  # names and shapes, quicker to walk than a dict
+_Memory = tuple[int, Any]  # how many numbers, and where
 _C_ORDER_AND_ALIGNED = 0x101  # the bits of ndarray.flags.num
 
 
@@ -40,27 +42,25 @@ class Packed(dict[str, Any]):
         self.module, self.bound = module, bound
 
 
-class Tape(NamedTuple):
-    """What ``forward`` keeps for ``backward``. ``x`` is not copied: leave it as it is."""
+class Tape:
+    """What ``forward`` keeps for ``backward``. ``x`` is not copied: leave it as it is.
 
-    block: _Block
-    x: Sequence[Array]
-    masks: Sequence[Array]
-    sizes: dict[str, int]
-    maker: tuple[str, str]
-
-
-class _Block:
-    """Memory of a tape. It goes back to its module when the tape is gone: to touch fresh memory for
-    the first time can cost as much as a fifth of a forward pass over a large layer.
+    Its memory goes back to its module when the tape is gone: to touch fresh memory for the first
+    time can cost as much as a fifth of a forward pass over a large layer.
     """
 
-    def __init__(self, numbers: int, memory: Any, free: list[tuple[int, Any]]) -> None:
-        self.numbers, self.memory, self.free = numbers, memory, free
+    __slots__ = ("free", "maker", "masks", "memory", "room", "x")
+
+    def __init__(
+        self, memory: _Memory, x: Sequence[Array], masks: Sequence[Array], room: _Room,
+        maker: tuple[str, str], free: list[_Memory],
+    ) -> None:  # fmt: skip
+        self.memory, self.x, self.masks, self.room = memory, x, masks, room
+        self.maker, self.free = maker, free
 
     def __del__(self) -> None:
         if len(self.free) < 2:  # one tape may live until the next one is there
-            self.free.append((self.numbers, self.memory))
+            self.free.append(self.memory)
 
 
 class _Room(NamedTuple):
@@ -69,10 +69,15 @@ class _Room(NamedTuple):
     struct: Any
     sizes: dict[str, int]
     output: tuple[int, ...]
-    inputs: dict[str, tuple[int, ...]]
-    states: dict[str, tuple[int, ...]]
-    parameters: dict[str, tuple[int, ...]]
-    numbers: dict[str, int]  # in the buffers that callers provide
+    inputs: _Shapes
+    states: _Shapes
+    parameters: _Shapes
+    # numbers in the buffers that callers provide
+    tape: int
+    packed: int
+    forward_work: int
+    backward_work: int
+    step_work: int
 
 
 class _Bound(NamedTuple):
@@ -84,17 +89,6 @@ class _Bound(NamedTuple):
     arrays: list[Array]  # the struct points to them, and does not keep them alive
     packed: bool  # whether the struct has packed parameters, or needs none
     rooms: dict[tuple[int, ...], _Room]  # by the shape of x
-
-
-class _Frame:
-    """Structs and a workspace for one call. Making them anew would take longer than a short call;
-    two calls at once must not share them.
-    """
-
-    def __init__(self, ffi: Any, kinds: Mapping[str, Any]) -> None:
-        self.structs = {kind: ffi.new(struct) for kind, struct in kinds.items()}
-        self.work: Any = None
-        self.numbers = 0  # that it has
 
 
 class NativeModule:
@@ -129,23 +123,16 @@ class NativeModule:
         # a size that is a number is its own name
         self._numbers = {n: int(n) for shape in shapes for n in shape if n.isdigit()}
         self._array = self._ffi.typeof({"float32": "float[]", "float64": "double[]"}[dtype])
-        self._at = partial(self._ffi.from_buffer, self._array)
+        # what ffi.from_buffer calls in the end; an array and a pointer then cost much the same
+        self._from_buffer = self._ffi._backend.from_buffer
         self._null = self._ffi.NULL
-        several = len(self.INPUTS) > 1
-        kinds = {
-            "state": self.STATES, "new_state": self.STATES, "grads": self.PARAMETERS,
-            "masks": self.MASKS, "inputs": several, "input_grads": several,
-        }  # fmt: skip
-        self._kinds = {
-            kind: self._ffi.typeof(f"{cell.name}_{kind} *") for kind, used in kinds.items() if used
-        }
-        self._c = {
-            what: getattr(self._lib, f"{cell.name}_{what}")
-            for what in ("forward", "backward", "step", "message", "pack")
-        }
+        self._c_forward, self._c_backward, self._c_step, self._c_pack, self._c_message = (
+            getattr(self._lib, f"{cell.name}_{what}")
+            for what in ("forward", "backward", "step", "pack", "message")
+        )
         self._room = lru_cache(maxsize=128)(self._make_room)
-        self._frames: list[_Frame] = []
-        self._free: list[tuple[int, Any]] = []
+        self._workspaces: list[_Memory] = []
+        self._free: list[_Memory] = []  # of tapes
         self._last: _Bound | None = None
         self._names = names = (*self.PARAMETERS, *self.CONSTANTS)
         # itemgetter is the fastest way to look names up, and gives a tuple if there are several
@@ -183,14 +170,15 @@ class NativeModule:
         bound = self._bind(params)
         xs, filled, states, room = self._take(bound, x, state, masks, ("T", "B"))
         y, new = np.empty(room.output, self.dtype), self._empty(room.states)
-        block = self._block(room.numbers["tape"]) if tape else None
-        frame = self._frame(room.numbers["forward_work"])
-        self._run(
-            frame, "forward", room.struct, bound.struct, *self._inputs(frame, xs, filled),
-            self._state(frame, states), self._at(y), self._out(frame, "new_state", new),
-            self._null if block is None else block.memory,
+        kept = self._tape_memory(room.tape) if tape else None
+        work = self._workspace(room.forward_work)
+        status = self._c_forward(
+            room.struct, bound.struct, *self._inputs(xs, filled), self._struct(states),
+            self._at(y), self._struct(new.values()), kept[1] if kept else self._null, work[1],
         )  # fmt: skip
-        return y, new, None if block is None else Tape(block, xs, filled, room.sizes, self._maker)
+        self._done("forward", status, work)
+        made = Tape(kept, xs, filled, room, self._maker, self._free) if kept else None
+        return y, new, made
 
     def backward(
         self,
@@ -202,22 +190,26 @@ class NativeModule:
         """Backpropagate through time: (grads, dx, dstate); see the NumPy module."""
         bound = self._bind(params)
         tape = self._own(tape, bound)
-        sizes = dict(tape.sizes)
-        room = self._room_of(sizes)
-        dy = self._fit("dy", dy, ("T", "B", self._output_size), sizes)
-        final = self._states("dstate", dstate, sizes)
+        # a struct of another module, even of the same code, is of another type to cffi
+        mine = tape.maker is self._maker
+        room = tape.room if mine else self._room_of(tape.room.sizes)
+        if not self._is_plain(dy, room.output):
+            dy = self._fit("dy", dy, ("T", "B", self._output_size), dict(room.sizes))
+        final = self._plain_states(dstate, room)
+        if final is None:
+            final = self._states("dstate", dstate, dict(room.sizes))
         grads, dx = self._empty(room.parameters), self._empty(room.inputs)
         first = self._empty(room.states)
         several = len(dx) > 1
         only = next(iter(dx.values()))
-        frame = self._frame(room.numbers["backward_work"])
-        self._run(
-            frame, "backward", room.struct, bound.struct,
-            *self._inputs(frame, tape.x, tape.masks), tape.block.memory, self._at(dy),
-            self._state(frame, final), self._out(frame, "grads", grads),
-            self._out(frame, "input_grads", dx) if several else self._at(only),
-            self._out(frame, "new_state", first),
+        work = self._workspace(room.backward_work)
+        status = self._c_backward(
+            room.struct, bound.struct, *self._inputs(tape.x, tape.masks), tape.memory[1],
+            self._at(dy), self._struct(final), self._struct(grads.values()),
+            self._struct(dx.values()) if several else self._at(only),
+            self._struct(first.values()), work[1],
         )  # fmt: skip
+        self._done("backward", status, work)
         return grads, (dx if several else only), first
 
     def step(
@@ -237,14 +229,16 @@ class NativeModule:
         new = self._empty(room.states)
         unasked = self._output_is_state and bound.packed
         y = None if unasked else np.empty(room.output[1:], self.dtype)
-        frame = self._frame(room.numbers["step_work" if bound.packed else "forward_work"])
-        given = (room.struct, bound.struct, *self._inputs(frame, xs, filled),
-                 self._state(frame, states), self._null if y is None else self._at(y),
-                 self._out(frame, "new_state", new))  # fmt: skip
+        work = self._workspace(room.step_work if bound.packed else room.forward_work)
+        given = (
+            room.struct, bound.struct, *self._inputs(xs, filled), self._struct(states),
+            self._null if y is None else self._at(y), self._struct(new.values()),
+        )  # fmt: skip
         if bound.packed:
-            self._run(frame, "step", *given)
+            status = self._c_step(*given, work[1])
         else:
-            self._run(frame, "forward", *given, self._null)
+            status = self._c_forward(*given, self._null, work[1])
+        self._done("step", status, work)
         return new if y is None or self._output_is_state else {**new, self.OUTPUT: y}
 
     def pack(self, params: Mapping[str, Any]) -> Packed:
@@ -263,8 +257,8 @@ class NativeModule:
         self._last = None  # the struct is theirs from now on
         if self.PARAMETERS:
             room = self._room_of({"T": 1, "B": 1, **self._any_sizes(bound)})
-            memory = self._memory(room.numbers["packed"])
-            self._check("pack", self._c["pack"](room.struct, bound.struct, memory))
+            memory = self._memory(room.packed)
+            self._check("pack", self._c_pack(room.struct, bound.struct, memory))
             bound.struct.packed = memory
             bound.arrays.append(memory)
         return Packed(copies, self, bound._replace(packed=True))
@@ -308,12 +302,11 @@ class NativeModule:
         lead: tuple[str, ...],
     ) -> tuple[Sequence[Array], Sequence[Array], Sequence[Array] | None, _Room]:  # fmt: skip
         """x, masks and states as arrays that C can read, and the room for their sizes."""
-        plain = self._is_plain(x) and x.ndim == len(lead) + 1
-        if plain and (room := bound.rooms.get(x.shape)):
-            if state is None:
-                return (x,), (), None, room
+        shape = x.shape if x.__class__ is np.ndarray else ()
+        room = bound.rooms.get(shape)
+        if room and len(shape) == len(lead) + 1 and self._is_plain(x, shape):
             found = self._plain_states(state, room)
-            if found:
+            if found is not None or state is None:
                 return (x,), (), found, room
         sizes = dict(bound.sizes)
         if len(self.INPUTS) == 1:
@@ -335,11 +328,12 @@ class NativeModule:
             bound.rooms[xs[0].shape] = room
         return xs, filled, found, room
 
-    def _is_plain(self, value: Any) -> bool:
-        """Whether C can read ``value`` as it is, if the shape is right."""
+    def _is_plain(self, value: Any, shape: tuple[int, ...]) -> bool:
+        """Whether C can read ``value`` as it is, an array of this shape."""
         return (
             value.__class__ is np.ndarray
             and value.dtype is self.dtype
+            and value.shape == shape
             and value.flags.num & _C_ORDER_AND_ALIGNED == _C_ORDER_AND_ALIGNED
         )
 
@@ -347,18 +341,15 @@ class NativeModule:
         """The states in order, if nothing has to be done or said about them."""
         if state.__class__ is not dict or len(state) != len(room.states):
             return None
-        found: list[Array] = []
-        for name, shape in room.states.items():
-            array: Any = state.get(name)
-            if not self._is_plain(array) or array.shape != shape:
-                return None
-            found.append(array)
-        return found
+        plain = self._is_plain
+        found: list[Any] = [a for name, shape in room.states if plain(a := state.get(name), shape)]
+        return found if len(found) == len(state) else None
 
     def _fit(self, what: str, value: Any, symbolic: Sequence[str], sizes: dict[str, int]) -> Array:
         """``value`` as an array of our dtype, in C order; sizes that are not known are learned."""
-        if self._is_plain(value) and value.ndim == len(symbolic) and value.size:
-            for name, n in zip(symbolic, value.shape, strict=True):
+        shape = value.shape if value.__class__ is np.ndarray else ()
+        if len(shape) == len(symbolic) and 0 not in shape and self._is_plain(value, shape):
+            for name, n in zip(symbolic, shape, strict=True):
                 if sizes.setdefault(name, n) != n:
                     break
             else:
@@ -404,9 +395,9 @@ class NativeModule:
                 "keeps its tape in its own way"
             )
         for name, n in bound.sizes.items():
-            if tape.sizes[name] != n:
+            if (made := tape.room.sizes[name]) != n:
                 raise ValueError(
-                    f"params have {name}={n}, but the tape was made with {name}={tape.sizes[name]}"
+                    f"params have {name}={n}, but the tape was made with {name}={made}"
                 )
         return tape
 
@@ -434,40 +425,56 @@ class NativeModule:
             raise LstmgenError(f"{self.CELL}: arrays of these sizes are too large: {sizes}")
         known = sizes | self._numbers
 
-        def shapes(lead: tuple[str, ...], table: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        def shapes(lead: tuple[str, ...], table: Mapping[str, Any]) -> _Shapes:
             rows = {k: (n,) if isinstance(n, str) else n for k, n in table.items()}
-            return {k: tuple(known[n] for n in (*lead, *shape)) for k, shape in rows.items()}
+            return tuple((k, tuple(known[n] for n in (*lead, *shape))) for k, shape in rows.items())
 
+        output = tuple(known[n] for n in ("T", "B", self._output_size))
         return _Room(
-            struct, known, shapes(("T", "B"), {"y": self._output_size})["y"],
-            shapes(("T", "B"), self.INPUTS), shapes(("B",), self.STATES),
-            shapes((), self.PARAMETERS), counts,
+            struct, known, output, shapes(("T", "B"), self.INPUTS), shapes(("B",), self.STATES),
+            shapes((), self.PARAMETERS), **counts,
         )  # fmt: skip
 
-    def _empty(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
-        return {name: np.empty(shape, self.dtype) for name, shape in shapes.items()}
+    def _empty(self, shapes: _Shapes) -> dict[str, Array]:
+        empty, dtype = np.empty, self.dtype
+        return {name: empty(shape, dtype) for name, shape in shapes}
 
     # ------------------------------------------------------------------ C
-    # What a struct points to, the one who calls has to keep alive: these take their arrays.
+    # Where C takes a pointer to a struct, cffi takes [values] and makes the struct for the call.
 
-    def _frame(self, numbers: int) -> _Frame:
-        """A frame that no other call has, with a workspace of at least so many numbers."""
+    def _at(self, array: Array) -> Any:
+        """A pointer to the array, which it keeps alive."""
+        return self._from_buffer(self._array, array)
+
+    def _struct(self, arrays: Iterable[Array] | None) -> Any:
+        """A struct of pointers to arrays; NULL if there are none."""
+        if not arrays:
+            return self._null
+        at, kind = self._from_buffer, self._array
+        return [[at(kind, a) for a in arrays]]
+
+    def _inputs(self, xs: Sequence[Array], masks: Sequence[Array]) -> tuple[Any, ...]:
+        """The arguments x and m."""
+        x = self._at(xs[0]) if len(xs) == 1 else self._struct(xs)
+        return (x, self._struct(masks)) if masks else (x,)
+
+    def _workspace(self, numbers: int) -> _Memory:
+        """A workspace that no other call has, for at least so many numbers."""
         try:
-            frame = self._frames.pop()
+            work = self._workspaces.pop()
         except IndexError:
-            frame = _Frame(self._ffi, self._kinds)
-        if frame.numbers < numbers:
-            frame.work, frame.numbers = self._memory(numbers), numbers
-        return frame
+            return numbers, self._memory(numbers)
+        return work if work[0] >= numbers else (numbers, self._memory(numbers))
 
-    def _block(self, numbers: int) -> _Block:
+    def _tape_memory(self, numbers: int) -> _Memory:
         """Memory for a tape: what another one has left, if that is of much the same size."""
-        with suppress(IndexError):
+        try:
             while True:
-                found, memory = self._free.pop()
-                if numbers <= found <= 2 * numbers:
-                    return _Block(found, memory, self._free)
-        return _Block(numbers, self._memory(numbers), self._free)
+                found = self._free.pop()
+                if numbers <= found[0] <= 2 * numbers:
+                    return found
+        except IndexError:
+            return numbers, self._memory(numbers)
 
     def _memory(self, numbers: int) -> Any:
         """Memory from a multiple of 64 bytes on: a vector then is in one line of the cache."""
@@ -475,41 +482,14 @@ class NativeModule:
         start = -room.__array_interface__["data"][0] % 64 // self.dtype.itemsize
         return self._at(room[start:])
 
-    def _out(self, frame: _Frame, kind: str, arrays: Mapping[str, Array]) -> Any:
-        """A struct of pointers to arrays that C writes; NULL if the cell has none."""
-        if not arrays:
-            return self._null
-        struct = frame.structs[kind]
-        struct[0] = [self._at(a) for a in arrays.values()]
-        return struct
-
-    def _state(self, frame: _Frame, states: Sequence[Array] | None) -> Any:
-        if not states:
-            return self._null
-        struct = frame.structs["state"]
-        struct[0] = [self._at(a) for a in states]
-        return struct
-
-    def _inputs(self, frame: _Frame, xs: Sequence[Array], masks: Sequence[Array]) -> list[Any]:
-        """The arguments x and m."""
-        given: list[Any] = [self._at(xs[0])]
-        if len(xs) > 1:
-            given = [frame.structs["inputs"]]
-            given[0][0] = [self._at(a) for a in xs]
-        if masks:
-            given.append(frame.structs["masks"])
-            given[1][0] = [self._at(a) for a in masks]
-        return given
-
-    def _run(self, frame: _Frame, what: str, *arguments: Any) -> None:
-        status = self._c[what](*arguments, frame.work)
-        if len(self._frames) < 8:  # as many as threads are likely to need at once
-            self._frames.append(frame)
+    def _done(self, what: str, status: int, work: _Memory) -> None:
+        if len(self._workspaces) < 8:  # as many as threads are likely to need at once
+            self._workspaces.append(work)
         self._check(what, status)
 
     def _check(self, what: str, status: int) -> None:
         if status != 0:
-            text = self._ffi.string(self._c["message"](status)).decode()
+            text = self._ffi.string(self._c_message(status)).decode()
             raise LstmgenError(f"{self.CELL}_{what}: {text}")
 
 

@@ -601,7 +601,7 @@ def test_workspaces_do_not_pile_up(lstm, given):
     for rows in range(1, 40):
         lstm.forward(params, np.ones((T, rows, D)))
         lstm.forward(params, np.ones((rows, 1, D)))
-    assert len(lstm._frames) <= 8
+    assert len(lstm._workspaces) <= 8
     assert len(lstm._last.rooms) <= 128
 
 
