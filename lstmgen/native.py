@@ -9,9 +9,9 @@ struct of parameters as long as the same arrays come in, and what follows from t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import is_, itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,13 +49,13 @@ class Tape:
     time can cost as much as a fifth of a forward pass over a large layer.
     """
 
-    __slots__ = ("free", "maker", "masks", "memory", "room", "x")
+    __slots__ = ("free", "inputs", "maker", "memory", "room")
 
     def __init__(
-        self, memory: _Memory, x: Sequence[Array], masks: Sequence[Array], room: _Room,
-        maker: tuple[str, str], free: list[_Memory],
+        self, memory: _Memory, inputs: tuple[Any, ...], room: _Room, maker: tuple[str, str],
+        free: list[_Memory],
     ) -> None:  # fmt: skip
-        self.memory, self.x, self.masks, self.room = memory, x, masks, room
+        self.memory, self.inputs, self.room = memory, inputs, room
         self.maker, self.free = maker, free
 
     def __del__(self) -> None:
@@ -123,8 +123,9 @@ class NativeModule:
         # a size that is a number is its own name
         self._numbers = {n: int(n) for shape in shapes for n in shape if n.isdigit()}
         self._array = self._ffi.typeof({"float32": "float[]", "float64": "double[]"}[dtype])
-        # what ffi.from_buffer calls in the end; an array and a pointer then cost much the same
-        self._from_buffer = self._ffi._backend.from_buffer
+        # A pointer to an array, which it keeps alive: what ffi.from_buffer calls in the end. The
+        # Python before that would take as long again.
+        self._at = partial(self._ffi._backend.from_buffer, self._array)
         self._null = self._ffi.NULL
         self._c_forward, self._c_backward, self._c_step, self._c_pack, self._c_message = (
             getattr(self._lib, f"{cell.name}_{what}")
@@ -168,17 +169,18 @@ class NativeModule:
         ``tape=False`` keeps nothing for a backward pass; the tape is then None.
         """
         bound = self._bind(params)
-        xs, filled, states, room = self._take(bound, x, state, masks, ("T", "B"))
-        y, new = np.empty(room.output, self.dtype), self._empty(room.states)
+        inputs, old, room = self._take(bound, x, state, masks, ("T", "B"))
+        y = np.empty(room.output, self.dtype)
+        final, new = self._fresh(room.states)
         kept = self._tape_memory(room.tape) if tape else None
         work = self._workspace(room.forward_work)
         status = self._c_forward(
-            room.struct, bound.struct, *self._inputs(xs, filled), self._struct(states),
-            self._at(y), self._struct(new.values()), kept[1] if kept else self._null, work[1],
+            room.struct, bound.struct, *inputs, old, self._at(y), new,
+            kept[1] if kept else self._null, work[1],
         )  # fmt: skip
         self._done("forward", status, work)
-        made = Tape(kept, xs, filled, room, self._maker, self._free) if kept else None
-        return y, new, made
+        made = Tape(kept, inputs, room, self._maker, self._free) if kept else None
+        return y, final, made
 
     def backward(
         self,
@@ -193,24 +195,22 @@ class NativeModule:
         # a struct of another module, even of the same code, is of another type to cffi
         mine = tape.maker is self._maker
         room = tape.room if mine else self._room_of(tape.room.sizes)
-        if not self._is_plain(dy, room.output):
+        if not self._is_plain(dy) or dy.shape != room.output:
             dy = self._fit("dy", dy, ("T", "B", self._output_size), dict(room.sizes))
         final = self._plain_states(dstate, room)
         if final is None:
-            final = self._states("dstate", dstate, dict(room.sizes))
-        grads, dx = self._empty(room.parameters), self._empty(room.inputs)
-        first = self._empty(room.states)
+            final = self._struct(self._states("dstate", dstate, dict(room.sizes)))
+        grads, to_grads = self._fresh(room.parameters)
+        dx, to_dx = self._fresh(room.inputs)
+        first, to_first = self._fresh(room.states)
         several = len(dx) > 1
-        only = next(iter(dx.values()))
         work = self._workspace(room.backward_work)
         status = self._c_backward(
-            room.struct, bound.struct, *self._inputs(tape.x, tape.masks), tape.memory[1],
-            self._at(dy), self._struct(final), self._struct(grads.values()),
-            self._struct(dx.values()) if several else self._at(only),
-            self._struct(first.values()), work[1],
+            room.struct, bound.struct, *tape.inputs, tape.memory[1], self._at(dy), final, to_grads,
+            to_dx if several else to_dx[0][0], to_first, work[1],
         )  # fmt: skip
         self._done("backward", status, work)
-        return grads, (dx if several else only), first
+        return grads, (dx if several else next(iter(dx.values()))), first
 
     def step(
         self,
@@ -225,21 +225,19 @@ class NativeModule:
         that are not packed, that is most of the work of a step.
         """
         bound = self._bind(params)
-        xs, filled, states, room = self._take(bound, x_t, state, masks, ("B",))
-        new = self._empty(room.states)
+        inputs, old, room = self._take(bound, x_t, state, masks, ("B",))
+        final, new = self._fresh(room.states)
         unasked = self._output_is_state and bound.packed
         y = None if unasked else np.empty(room.output[1:], self.dtype)
         work = self._workspace(room.step_work if bound.packed else room.forward_work)
-        given = (
-            room.struct, bound.struct, *self._inputs(xs, filled), self._struct(states),
-            self._null if y is None else self._at(y), self._struct(new.values()),
-        )  # fmt: skip
+        given = (room.struct, bound.struct, *inputs, old, self._null if y is None else self._at(y),
+                 new)  # fmt: skip
         if bound.packed:
             status = self._c_step(*given, work[1])
         else:
             status = self._c_forward(*given, self._null, work[1])
         self._done("step", status, work)
-        return new if y is None or self._output_is_state else {**new, self.OUTPUT: y}
+        return final if y is None or self._output_is_state else {**final, self.OUTPUT: y}
 
     def pack(self, params: Mapping[str, Any]) -> Packed:
         """Arrange parameters once for many calls: what comes back can be given for ``params``.
@@ -300,14 +298,14 @@ class NativeModule:
     def _take(
         self, bound: _Bound, x: Any, state: Any, masks: Mapping[str, Any] | None,
         lead: tuple[str, ...],
-    ) -> tuple[Sequence[Array], Sequence[Array], Sequence[Array] | None, _Room]:  # fmt: skip
-        """x, masks and states as arrays that C can read, and the room for their sizes."""
-        shape = x.shape if x.__class__ is np.ndarray else ()
-        room = bound.rooms.get(shape)
-        if room and len(shape) == len(lead) + 1 and self._is_plain(x, shape):
-            found = self._plain_states(state, room)
-            if found is not None or state is None:
-                return (x,), (), found, room
+    ) -> tuple[tuple[Any, ...], Any, _Room]:  # fmt: skip
+        """What C takes for x and masks, what it takes for states, and the room for their sizes."""
+        if self._is_plain(x) and x.ndim == len(lead) + 1 and (room := bound.rooms.get(x.shape)):
+            if state is None:
+                return (self._at(x),), self._null, room
+            old = self._plain_states(state, room)
+            if old is not None:
+                return (self._at(x),), old, room
         sizes = dict(bound.sizes)
         if len(self.INPUTS) == 1:
             ((name, size),) = self.INPUTS.items()
@@ -320,36 +318,39 @@ class NativeModule:
         filled = [self._mask(k, masks, (*lead, n), sizes) for k, n in self.MASKS.items()]
         sizes.setdefault("T", 1)
         settled = len(self.INPUTS) == 1 and not filled and all(n in sizes for n in self._sizes)
-        found = self._states("state", state, sizes)
+        old = self._struct(self._states("state", state, sizes))
         room = self._room_of(sizes)
         if settled:  # the next x of this shape needs none of this
             if len(bound.rooms) >= 128:
                 bound.rooms.clear()
             bound.rooms[xs[0].shape] = room
-        return xs, filled, found, room
+        inputs = self._struct(xs) if len(xs) > 1 else self._at(xs[0])
+        return ((inputs, self._struct(filled)) if filled else (inputs,)), old, room
 
-    def _is_plain(self, value: Any, shape: tuple[int, ...]) -> bool:
-        """Whether C can read ``value`` as it is, an array of this shape."""
+    def _is_plain(self, value: Any) -> bool:
+        """Whether C can read ``value`` as it is, if the shape is right."""
         return (
             value.__class__ is np.ndarray
             and value.dtype is self.dtype
-            and value.shape == shape
             and value.flags.num & _C_ORDER_AND_ALIGNED == _C_ORDER_AND_ALIGNED
         )
 
-    def _plain_states(self, state: Any, room: _Room) -> list[Array] | None:
-        """The states in order, if nothing has to be done or said about them."""
+    def _plain_states(self, state: Any, room: _Room) -> Any:
+        """What C takes for ``state``; None if something has to be done or said about it."""
         if state.__class__ is not dict or len(state) != len(room.states):
             return None
-        plain = self._is_plain
-        found: list[Any] = [a for name, shape in room.states if plain(a := state.get(name), shape)]
-        return found if len(found) == len(state) else None
+        pointers = []
+        for name, shape in room.states:
+            array: Any = state.get(name)
+            if not self._is_plain(array) or array.shape != shape:
+                return None
+            pointers.append(self._at(array))
+        return [pointers] if pointers else self._null
 
     def _fit(self, what: str, value: Any, symbolic: Sequence[str], sizes: dict[str, int]) -> Array:
         """``value`` as an array of our dtype, in C order; sizes that are not known are learned."""
-        shape = value.shape if value.__class__ is np.ndarray else ()
-        if len(shape) == len(symbolic) and 0 not in shape and self._is_plain(value, shape):
-            for name, n in zip(symbolic, shape, strict=True):
+        if self._is_plain(value) and value.ndim == len(symbolic) and value.size:
+            for name, n in zip(symbolic, value.shape, strict=True):
                 if sizes.setdefault(name, n) != n:
                     break
             else:
@@ -435,28 +436,20 @@ class NativeModule:
             shapes((), self.PARAMETERS), **counts,
         )  # fmt: skip
 
-    def _empty(self, shapes: _Shapes) -> dict[str, Array]:
-        empty, dtype = np.empty, self.dtype
-        return {name: empty(shape, dtype) for name, shape in shapes}
+    def _fresh(self, shapes: _Shapes) -> tuple[dict[str, Array], Any]:
+        """Arrays for C to write, and what it takes for them."""
+        arrays, pointers = {}, []
+        empty, dtype, at = np.empty, self.dtype, self._at
+        for name, shape in shapes:
+            arrays[name] = array = empty(shape, dtype)
+            pointers.append(at(array))
+        return arrays, [pointers] if pointers else self._null
 
     # ------------------------------------------------------------------ C
     # Where C takes a pointer to a struct, cffi takes [values] and makes the struct for the call.
 
-    def _at(self, array: Array) -> Any:
-        """A pointer to the array, which it keeps alive."""
-        return self._from_buffer(self._array, array)
-
-    def _struct(self, arrays: Iterable[Array] | None) -> Any:
-        """A struct of pointers to arrays; NULL if there are none."""
-        if not arrays:
-            return self._null
-        at, kind = self._from_buffer, self._array
-        return [[at(kind, a) for a in arrays]]
-
-    def _inputs(self, xs: Sequence[Array], masks: Sequence[Array]) -> tuple[Any, ...]:
-        """The arguments x and m."""
-        x = self._at(xs[0]) if len(xs) == 1 else self._struct(xs)
-        return (x, self._struct(masks)) if masks else (x,)
+    def _struct(self, arrays: Sequence[Array] | None) -> Any:
+        return [[self._at(a) for a in arrays]] if arrays else self._null
 
     def _workspace(self, numbers: int) -> _Memory:
         """A workspace that no other call has, for at least so many numbers."""
