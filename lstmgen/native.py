@@ -62,6 +62,9 @@ class Tape:
         if len(self.free) < 2:  # one tape may live until the next one is there
             self.free.append(self.memory)
 
+    def __copy__(self) -> Tape:
+        return self  # memory of two tapes would go back twice
+
 
 class _Room(NamedTuple):
     """What follows from the sizes: their struct, the shapes of arrays, and how much C needs."""
@@ -197,13 +200,13 @@ class NativeModule:
         room = tape.room if mine else self._room_of(tape.room.sizes)
         if not self._is_plain(dy) or dy.shape != room.output:
             dy = self._fit("dy", dy, ("T", "B", self._output_size), dict(room.sizes))
-        final = self._plain_states(dstate, room)
+        final = self._null if dstate is None else self._plain_states(dstate, room)
         if final is None:
             final = self._struct(self._states("dstate", dstate, dict(room.sizes)))
         grads, to_grads = self._fresh(room.parameters)
         dx, to_dx = self._fresh(room.inputs)
         first, to_first = self._fresh(room.states)
-        several = len(dx) > 1
+        several = len(dx) > 1  # otherwise C takes the array itself, and no struct
         work = self._workspace(room.backward_work)
         status = self._c_backward(
             room.struct, bound.struct, *tape.inputs, tape.memory[1], self._at(dy), final, to_grads,
@@ -256,7 +259,8 @@ class NativeModule:
         if self.PARAMETERS:
             room = self._room_of({"T": 1, "B": 1, **self._any_sizes(bound)})
             memory = self._memory(room.packed)
-            self._check("pack", self._c_pack(room.struct, bound.struct, memory))
+            if status := self._c_pack(room.struct, bound.struct, memory):
+                raise self._failure("pack", status)
             bound.struct.packed = memory
             bound.arrays.append(memory)
         return Packed(copies, self, bound._replace(packed=True))
@@ -449,6 +453,7 @@ class NativeModule:
     # Where C takes a pointer to a struct, cffi takes [values] and makes the struct for the call.
 
     def _struct(self, arrays: Sequence[Array] | None) -> Any:
+        """A struct of pointers to arrays; NULL if there are none."""
         return [[self._at(a) for a in arrays]] if arrays else self._null
 
     def _workspace(self, numbers: int) -> _Memory:
@@ -478,12 +483,12 @@ class NativeModule:
     def _done(self, what: str, status: int, work: _Memory) -> None:
         if len(self._workspaces) < 8:  # as many as threads are likely to need at once
             self._workspaces.append(work)
-        self._check(what, status)
+        if status:
+            raise self._failure(what, status)
 
-    def _check(self, what: str, status: int) -> None:
-        if status != 0:
-            text = self._ffi.string(self._c_message(status)).decode()
-            raise LstmgenError(f"{self.CELL}_{what}: {text}")
+    def _failure(self, what: str, status: int) -> LstmgenError:
+        text = self._ffi.string(self._c_message(status)).decode()
+        return LstmgenError(f"{self.CELL}_{what}: {text}")
 
 
 def declarations(header: str) -> str:

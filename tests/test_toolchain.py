@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import copy
 import multiprocessing
 import os
 import shutil
@@ -360,6 +361,73 @@ def test_inputs_are_not_changed_and_outputs_are_fresh(lstm, given):
         assert not np.shares_memory(array, second[name]), name
         assert array.flags.owndata
         assert array.flags.writeable
+
+
+def test_no_memory_is_shared(lstm, given):
+    """Neither within a call nor between calls."""
+    params, x, state, dy, dstate = given
+    packed = lstm.pack(params)
+    found: list[np.ndarray] = []
+    for p in (params, packed):
+        for _ in range(2):
+            found += all_of(lstm, p, x, state, dy, dstate).values()
+            found += lstm.step(p, x[0], state).values()
+    starts = sorted((a.ctypes.data, a.nbytes) for a in found)
+    ends = [start + size for start, size in starts]
+    assert all(end <= start for end, (start, _) in zip(ends, starts[1:], strict=False))
+    for array in found:
+        assert type(array) is np.ndarray
+        assert array.flags.owndata and array.flags.writeable and array.flags.c_contiguous
+
+
+def test_tapes_keep_what_they_need(lstm, given):
+    """Memory of a tape is used again once the tape is gone, and no sooner, copied or not."""
+    params, x, state, dy, dstate = given
+    numpy = lstmgen.compile(cells.get("lstm"), "numpy")
+    xs = [k * x for k in range(1, 5)]
+    # lists: the arrays made of them live in the tape alone
+    tapes = [copy.copy(lstm.forward(params, x_.tolist(), state)[2]) for x_ in xs]
+    for x_, tape in zip(xs, tapes, strict=True):
+        lstm.forward(params, -x_, state)
+        expected = numpy.backward(params, numpy.forward(params, x_, state)[2], dy, dstate)
+        for _ in range(2):
+            grads, dx, first = lstm.backward(params, tape, dy, dstate)
+            assert_same({**grads, "dx": dx, **first},
+                        {**expected[0], "dx": expected[1], **expected[2]}, 1e-12)  # fmt: skip
+    del tape
+    tapes.clear()
+    assert len(lstm._free) == 2
+    assert lstm._free[0][1] != lstm._free[1][1]
+
+
+def test_a_cell_without_parameters_or_states():
+    """C takes NULL for a struct of nothing."""
+    need("cc")
+    need("cffi")
+    o, wide = vectors("o"), inputs("wide", size="H")
+    rng = np.random.default_rng(0)
+    dy = rng.normal(size=(T, B, H))
+    for equations, output in (
+        ([Eq(h.next, tanh(wide + h / 2))], h), ([Eq(o, tanh(wide))], o),
+        ([Eq(o, tanh(W.o @ wide))], o),
+    ):  # fmt: skip
+        cell = Cell("bare", equations, output=output)
+        native, numpy = lstmgen.compile(cell, "c"), lstmgen.compile(cell, "numpy")
+        params, x_ = native.init(H, H), rng.normal(size=(T, B, H))
+        for p in (params, native.pack(params)):
+            for state in (None, {k: rng.normal(size=(B, H)) for k in native.STATES}):
+                for _ in range(2):
+                    y, final, tape = native.forward(p, x_, state)
+                    expected, final_, kept = numpy.forward(params, x_, state)
+                    np.testing.assert_allclose(y, expected, rtol=1e-12)
+                    assert_same(final, final_, 1e-12)
+                    for dstate in (None, final):
+                        grads, dx, first = native.backward(p, tape, dy, dstate)
+                        grads_, dx_, first_ = numpy.backward(params, kept, dy, dstate)
+                        assert_same({**grads, "dx": dx, **first},
+                                    {**grads_, "dx": dx_, **first_}, 1e-12)  # fmt: skip
+                    out = native.step(p, x_[0], state)
+                    np.testing.assert_allclose(out[native.OUTPUT], expected[0], rtol=1e-12)
 
 
 def test_parameters_that_change_in_place_or_not(lstm, given):
