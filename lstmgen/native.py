@@ -126,9 +126,10 @@ class NativeModule:
         # a size that is a number is its own name
         self._numbers = {n: int(n) for shape in shapes for n in shape if n.isdigit()}
         self._array = self._ffi.typeof({"float32": "float[]", "float64": "double[]"}[dtype])
-        # A pointer to an array, which it keeps alive: what ffi.from_buffer calls in the end. The
-        # Python before that would take as long again.
-        self._at = partial(self._ffi._backend.from_buffer, self._array)
+        # A pointer to an array, which it keeps alive: what ffi.from_buffer calls in the end, where
+        # cffi still has that. The Python before it would take as long again.
+        plain = getattr(self._ffi, "_backend", self._ffi)
+        self._at = partial(plain.from_buffer, self._array)
         self._null = self._ffi.NULL
         self._c_forward, self._c_backward, self._c_step, self._c_pack, self._c_message = (
             getattr(self._lib, f"{cell.name}_{what}")
