@@ -349,7 +349,8 @@ class _Direction:
     def heirs(self) -> dict[Vector, Vector]:
         """Who may be written over whom."""
         lines = [e for region in self.elementwise.values() for e in region]
-        return heirs(lines, [t.product.operand for t in self.terms], self.kept)
+        operands = [t.product.operand for t in self.terms]
+        return heirs(lines, operands, self.kept, self.cell.size)
 
     def finish(
         self, layouts: Sequence[tuple[Vector, ...]], gradients: tuple[Operation, ...] = ()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from itertools import permutations
 
 import sympy
-from sympy import Eq, Function
+from sympy import Eq, Expr, Function
 
 from .cell import Cell
 from .derivation import adjoint
@@ -105,11 +105,12 @@ def activation_sets(
 
 
 def heirs(
-    equations: Iterable[Eq], operands: Iterable[Vector], kept: Set[Vector]
-) -> dict[Vector, Vector]:
+    equations: Iterable[Eq], operands: Iterable[Vector], kept: Set[Vector],
+    size: Callable[[Vector], Expr],
+) -> dict[Vector, Vector]:  # fmt: skip
     """Who may be written over whom: v → w if only the equation of w reads v, to complete the sum
-    that v began or to apply a function to it. ``operands`` are read by products as well, and what
-    is ``kept`` stays.
+    that v began or to apply a function to it, and has as many units. ``operands`` are read by
+    products as well, and what is ``kept`` stays.
     """
     equations = list(equations)
     readers = Counter(v for e in equations for v in e.rhs.atoms(Vector))
@@ -117,7 +118,9 @@ def heirs(
     found: dict[Vector, Vector] = {}
     for e in equations:
         v = _spent(e)
-        if v is not None and readers[v] == 1 and v not in kept:
+        if v is None or readers[v] != 1 or v in kept:
+            continue
+        if size(v) == size(e.lhs):  # of a single unit, all units of another may be a function
             found[v] = e.lhs
     return found
 

@@ -20,6 +20,7 @@ from lstmgen import (
     constants,
     inputs,
     masks,
+    mean,
     relu,
     sigmoid,
     states,
@@ -243,6 +244,29 @@ def test_unusual_face(target: str, dtype: str, autograd) -> None:
     assert set(module.CONSTANTS) == {"dt", "rate"}
     assert module.OUTPUT == "y"
     assert module.CELL == "unusual"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_all_units_may_be_a_function_of_one(target: str, autograd) -> None:
+    """Of a mean, which is one number: nothing with H units can be written over that."""
+    x, h, g = inputs("x"), states("h"), vectors("g")
+    W, U = weights("W"), weights("U")
+    equations = [Eq(g, tanh(mean(h))), Eq(h.next, tanh(U.h @ g + W.x @ x))]
+    if target == "c":
+        need("cffi")
+        need("cc")
+    assert_made_up_cell_is_right(Cell("from_a_mean", equations, output=h), target, autograd)
+
+
+@pytest.mark.parametrize("H", [1, 7, 8, 9, 24, 31])
+@pytest.mark.parametrize("name", ["gru_reset_before", "lstm_layernorm", "lstmp"])
+def test_gates_that_touch(name: str, H: int, compiled, autograd) -> None:
+    """Stages write whole vectors of 2, 4 or 8 doubles; what is next to a gate must survive that."""
+    cell = cells.get(name)
+    sizes = {"D": 5, "H": H} | ({"P": 3} if name == "lstmp" else {})
+    case = Examination(cell, sizes=sizes, T=3, B=5).witnesses[0].case
+    _, _, gradients = run(cell, compiled(name, "c"), case)
+    assert_gradients_equal(gradients, autograd(cell, case).named(), 1e-10)
 
 
 # --------------------------------------------------------------------------- cells made up

@@ -81,7 +81,8 @@ class Places:
         home = self.plan.home
         lines = [e for op in part.operations if isinstance(op, Fused) for e in op.equations]
         operands = [v for op in part.operations for v in _operands(op)]
-        spent = heirs(lines, operands, {v for v, b in home.items() if b.scope in _LASTING})
+        lasting = {v for v, b in home.items() if b.scope in _LASTING}
+        spent = heirs(lines, operands, lasting, self.plan.size)
         self.spent.update(spent)
         starts = [v for v in spent if v not in set(spent.values())]
         chains = {v: succession(v, spent) for v in starts}
