@@ -119,7 +119,7 @@ NAMES = """r j p row rows grads exp y0 T_ work x_stride tape kept tile scratch r
     size_t memory sigmoid cH dh h_prev times main in_tape final used total fill expf vec mask LANES
     PAD ROWS VECS PANEL padded vecs splat choose within across across_max running running_back
     factors rows_of blocks_of packed batch start slices share gather scatter place load save pad add
-    copies sums multiply column bits power to_the_e threads team status own each s at copy swap
+    columns panels sums multiply column bits power to_the_e threads team status own each s at swap
     vec_tanh r_coth memcpy memset tape_layout forward_layout backward_layout forward_packed_layout
     backward_packed_layout""".split()
 # As members of structs and rows of callers' arrays, too

@@ -481,12 +481,9 @@ class _Files:
         states = sum((self.source.padded(s) for s in self.cell.states), ZERO)
         count += 2 * B * states + direction.summed
         if direction.tallest:
-            count += steps * B * self._copied()
+            # sums, since nobody knows which size is the largest
+            count += steps * B * (sum(direction.tallest, ZERO) + sum(direction.widest, ZERO))
         return count
-
-    def _copied(self) -> Expr:
-        """What is copied of a row for the gradients of matrices: no less than any of them needs."""
-        return sum(self.backward.tallest, ZERO) + sum(self.backward.widest, ZERO)
 
     def _macro(self, head: str, count: Expr, chunk: bool = False) -> list[str]:
         name = self.cell.name.upper()
@@ -616,9 +613,12 @@ class _Files:
                 about_it = f"(B, {source.size(size)}): {what}"
                 rows.append(_member(self._carry(s, way), about_it, count))
         if direction.tallest:
-            what = "copies of rows for the gradients of matrices"
-            count = f"times(times(steps, B), {source.checked(self._copied())})"
-            rows.append(_member("copies", what, count))
+            for member, about_it, widths in (
+                ("columns", "rows turned, for the gradients of matrices", direction.tallest),
+                ("panels", "rows cut into panels, likewise", direction.widest),
+            ):
+                count = f"times(times(steps, B), {source.checked(sum(widths, ZERO))})"
+                rows.append(_member(member, about_it, count))
         made = sorted(direction.gradients.values(), key=lambda g: bool(g["zeroed"]))
         for k, g in enumerate(made):
             if g["zeroed"] and not (k and made[k - 1]["zeroed"]):
@@ -657,7 +657,7 @@ class _Files:
         direction, code = self._direction(what), without_comments(body)
         pointers = self._pointers(what, code)
         parts = [row.name for row in (direction.tile, direction.scratch) if row.blocks]
-        parts += ["copies"] if mentions("copies", code) else []
+        parts += [name for name in ("columns", "panels") if mentions(name, code)]
         parts += [g["name"] for g in direction.gradients.values()]
         packs = [p["name"] for p in direction.packs.values() if mentions(p["name"], code)]
         counted = [*body, *pointers, *given["read"], *given["written"]]

@@ -68,8 +68,9 @@ WORDS = (
     most end first last memory kept tile scratch in_tape in_work used one_step total times plus
     fits take fill pad multiply outer_add load save swap gather place scatter add aligned
     factors rows_of blocks_of packed in_packed batch slices share team team_of threads_of first_row
-    fair_share is_shared pack_transposed pack_rows unpack_transposed copies sums add_panels
-    multiply_panel some_rows sums_in_registers column
+    fair_share is_shared pack_transposed pack_rows pack_strip unpack_transposed turn exchange
+    load_turned columns panels sums add_panel copy_panels multiply_panel some_rows
+    sums_in_registers column next_step threads
     status start at each s own slice check tape_parts""".split()
     )
     | {f"{p}_{w}" for p in _PASSES for w in "parts packed_parts share need rows sums".split()}

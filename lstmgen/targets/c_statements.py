@@ -298,6 +298,7 @@ class Direction:
         self.gradients: dict[tuple[str, ...], dict[str, Any]] = {}
         self.summed: Expr = ZERO
         self.begun: set[Matrix] = set()  # whose gradient is not zeroed before it is summed
+        self.in_panels: Sequence[Vector] = ()  # what has been copied last
         self.tallest: set[Expr] = set()
         self.widest: set[Expr] = set()
         self.stages: dict[tuple[str, int], Stage] = {}
@@ -670,11 +671,13 @@ class Direction:
                      source.size(start), source.size(room), begun, f"g->{p.name}"]  # fmt: skip
             made["calls"] += broken("unpack_transposed(", items, ");")
             lines += comment(f"∂L/∂{p.name} += Σ {self._text(left)} {self._text(right)}ᵀ")
-        items = [
-            self.team, self.rows, source.size(height), source.size(width),
-            self.pointer(right), self.stride(right), self.pointer(lefts[0]),
-            self.stride(lefts[0]), "end < n->T", made["name"], source.size(room), "copies",
-        ]  # fmt: skip
+        items = [self.team, self.rows, source.size(width)]
+        if self.in_panels != lefts:  # several matrices may have the same adjoints
+            self.in_panels = lefts
+            at = [self.pointer(lefts[0]), self.stride(lefts[0])]
+            lines = broken("copy_panels(", [*items, *at, "panels"], ");") + lines
+        items += [source.size(height), self.pointer(right), self.stride(right), "panels",
+                  "end < n->T", made["name"], source.size(room), "columns"]  # fmt: skip
         return lines + broken("outer_add(", items, ");")
 
     # ------------------------------------------------------------------ stages
