@@ -26,9 +26,9 @@ from .errors import GenerateError, ToolchainError, missing_extra
 from .loading import load_python
 from .targets import generate
 
-# GCC contracts a * b + c to one operation by itself, clang has to be asked. No -ffast-math: NaN and
-# infinity mean what they mean.
-_FLAGS = ("-std=c99", "-O3", "-ffp-contract=fast", "-fPIC", "-shared")
+# GCC contracts a * b + c to one operation by itself, clang has to be asked. A square root needs no
+# errno. No -ffast-math: NaN and infinity mean what they mean.
+_FLAGS = ("-std=c99", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared")
 _NATIVE = ("-march=native", "-mcpu=native")
 _LIBRARY, _CHECKSUM = "library.so", "library.so.sha256"
 

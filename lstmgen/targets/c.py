@@ -24,6 +24,7 @@ from .c_expressions import (
     LANEWISE,
     ON_VECTORS,
     POWERS,
+    SINGLE,
     WIDTH,
     broken,
     comment,
@@ -193,14 +194,16 @@ class _Files:
         helpers = called & {*HELPERS.values(), *POWERS.values(), *ON_VECTORS.values(),
                             *"within across across_max running running_back".split()}  # fmt: skip
         each = [f for f, name in LANEWISE.items() if name in called]
+        ones = [f for f, name in SINGLE.items() if name in called]
         limits = re.search(r"\b(INFINITY|NAN)\b", stages)
         exponentials = helpers & {"sigmoid", *ON_VECTORS.values()}
         return {
             "helpers": helpers,
             "each": each,
+            "ones": ones,
             "exponentials": exponentials,
             "kernels": set(re.findall(r"\b(\w+)\(", without_comments(calls))),
-            "uses_math": bool(each or limits or exponentials or helpers & {"softplus"}),
+            "uses_math": bool(each or ones or limits or exponentials or helpers & {"softplus"}),
         }
 
     # ------------------------------------------------------------------ what callers see

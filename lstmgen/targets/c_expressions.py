@@ -40,8 +40,9 @@ HELPERS = {
 POWERS = {2: "square", 3: "cube"}
 ON_VECTORS = {"exp": "vec_exp", "tanh": "vec_tanh"}
 LANEWISE = {f: f"each_{f}" for f in (*LIBM.values(), "sqrt", "pow") if f not in ON_VECTORS}
+SINGLE = {f: f"one_{f}" for f in (*LANEWISE, "rsqrt")}
 _FUNCTIONS = {
-    *HELPERS.values(), *POWERS.values(), *ON_VECTORS.values(), *LANEWISE.values(),
+    *HELPERS.values(), *POWERS.values(), *ON_VECTORS.values(), *LANEWISE.values(), *SINGLE.values(),
     *"vec mask LANES PAD ROWS VECS PANEL padded vecs splat choose within across across_max".split(),
     *"running running_back to_the_e r_coth".split(),
 }  # fmt: skip
@@ -68,8 +69,8 @@ WORDS = (
     most end first last memory kept tile scratch in_tape in_work used one_step total times plus
     fits take fill pad multiply outer_add load save swap gather place scatter add aligned
     factors rows_of blocks_of packed in_packed batch slices share team team_of threads_of first_row
-    fair_share is_shared pack_transposed pack_rows pack_strip unpack_transposed turn exchange
-    load_turned columns panels sums add_panel copy_panels multiply_panel some_rows
+    fair_share is_shared pack_transposed pack_rows pack_strip unpack_transposed unpack_square
+    turn exchange load_turned columns panels sums add_panel copy_panels multiply_panel some_rows
     sums_in_registers column next_step threads
     status start at each s own slice check tape_parts""".split()
     )
@@ -224,15 +225,16 @@ class ExpressionPrinter(Printer):
         self.person, self.names = order, names
         self.suffix = {"float32": "f", "float64": ""}[dtype]
         self.reference: Callable[[Vector], str] = str
+        self.single = False
 
     def text(self, e: Expr, reference: Callable[[Vector], str]) -> str:
         """``e``, where a vector is what ``reference`` says."""
         self.reference = reference
         return str(self.doprint(e))
 
-    def vector(self, e: Expr, reference: Callable[[Vector], str]) -> str:
-        """``e`` as a vec, also where it is a single number for all units."""
-        self.reference = reference
+    def vector(self, e: Expr, reference: Callable[[Vector], str], single: bool = False) -> str:
+        """``e`` as a vec, also where it is a ``single`` number for all units."""
+        self.reference, self.single = reference, single
         return self._vector(e)
 
     def _vector(self, e: Expr) -> str:
@@ -312,7 +314,7 @@ class ExpressionPrinter(Printer):
     # ------------------------------------------------------------------ functions
 
     def _call(self, name: str, *args: Expr) -> str:
-        name = ON_VECTORS.get(name) or LANEWISE[name]
+        name = ON_VECTORS.get(name) or (SINGLE if self.single else LANEWISE)[name]
         return f"{name}({', '.join(map(self._vector, args))})"
 
     def _print_Function(self, e: Function) -> str:
@@ -325,6 +327,8 @@ class ExpressionPrinter(Printer):
         return self.emptyPrinter(e)
 
     def _print_rsqrt(self, e: Expr) -> str:
+        if self.single:
+            return f"{SINGLE['rsqrt']}({self._vector(e.args[0])})"
         return f"{self._number(sympy.S.One)} / {self._call('sqrt', e.args[0])}"
 
     def _print_stop_gradient(self, e: Expr) -> str:

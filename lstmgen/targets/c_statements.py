@@ -772,7 +772,8 @@ class Stage:
 
     def _value(self, e: Expr) -> str:
         """An expression as a vec."""
-        return self.source.expressions.vector(e, self.reference)
+        single = self.cell.shapes.of(e) == 1
+        return self.source.expressions.vector(e, self.reference, single)
 
     # ------------------------------------------------------------------ statements
 
@@ -846,7 +847,7 @@ class Stage:
             inside += self._add(total, e.rhs.args[0], units)
             whole = f"across({total})"
         if isinstance(e.rhs, mean):
-            whole += f" / (real){enclosed(units)}"
+            whole += f" * (1 / (real){enclosed(units)})"
         after += self._assign(e.lhs, whole)
 
     def _add(self, target: str, e: Expr, within: str = "") -> list[str]:
