@@ -19,7 +19,7 @@ import sympy
 from sympy import Eq, Expr, Integer
 
 from .cell import Cell
-from .errors import CellError
+from .errors import CellError, require_cell
 from .normalform import namer_for, normalise, products, remainder
 from .symbols import (
     Gradient,
@@ -108,6 +108,7 @@ def derive(cell: Cell) -> Derivation:
     CellError
         If an equation holds a function that cannot be differentiated.
     """
+    require_cell(cell)
     forward = normalise(cell)
     return _Sweep(cell, forward).run()
 

@@ -38,6 +38,24 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f'did you mean "{close[0]}"?' if close else ""
 
 
+def require_cell(found: object) -> None:
+    """Refuse what is no cell, but may be the name or the module of one.
+
+    Raises
+    ------
+    TypeError
+        That says how a cell is had. By what it lacks: to know ``Cell`` would be to import SymPy.
+    """
+    if hasattr(found, "equations"):
+        return
+    name = found if isinstance(found, str) else getattr(found, "__name__", "").rpartition(".")[2]
+    if str(name).endswith(".py"):
+        hint = f'lstmgen.load_cell("{name}")'
+    else:
+        hint = f'lstmgen.cells.get("{name or "lstm"}") gets a reference cell'
+    raise TypeError(f"a cell is a lstmgen.Cell, not a {type(found).__name__}\n  hint: {hint}")
+
+
 def missing_extra(library: str) -> ToolchainError:
     """The error for an optional library of the C target that is not installed."""
     return ToolchainError(

@@ -251,6 +251,21 @@ def test_a_missing_library(monkeypatch, library):
         lstmgen.compile(small(), "c")
 
 
+@pytest.mark.parametrize("what", ["lstm", cells, 3, None])
+@pytest.mark.parametrize("use", [lstmgen.compile, lstmgen.derive, lstmgen.plan, lstmgen.check])
+def test_what_is_no_cell_is_told_how_to_get_one(use, what):
+    with pytest.raises(TypeError, match=r"hint: lstmgen.cells.get\(\"\w+\"\)"):
+        use(what)
+
+
+def test_hints_where_names_and_targets_are_mixed_up():
+    with pytest.raises(LstmgenError, match=r"lstmgen.cells.get\('gru'\)"):
+        lstmgen.load_cell("gru")
+    for option in ("threads", "H"):
+        with pytest.raises(lstmgen.GenerateError, match='the target "c" has it'):
+            lstmgen.compile(small(), **{option: 2})
+
+
 def test_only_numpy_and_c_can_be_compiled():
     with pytest.raises(lstmgen.GenerateError, match="can be compiled"):
         lstmgen.compile(small(), "latex")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ..errors import GenerateError, did_you_mean
+from ..errors import GenerateError, did_you_mean, require_cell
 from ..writing import seal
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def generate(cell: Cell, target: str, **options: Any) -> dict[str, str]:
     GenerateError
         If there is no such target or option, or the target cannot express the cell.
     """
+    require_cell(cell)
     if target not in NAMES:
         raise GenerateError(
             f'there is no target "{target}"\n'
@@ -54,9 +55,9 @@ def _checked(cell: Cell, target: str, module: Any, options: dict[str, Any]) -> d
         options.pop("dtype", None)
     unknown = sorted(set(options) - known)
     if unknown:
-        near = did_you_mean(unknown[0], known)
-        raise GenerateError(
-            f"the target {target} has no option {unknown[0]!r}\n"
-            f"  hint: {near} it takes {', '.join(sorted(known - {'source'})) or 'none'}"
-        )
+        takes = f"it takes {', '.join(sorted(known - {'source'})) or 'none'}"
+        if target != "c" and unknown[0] in ("threads", *map(str, cell.sizes)):
+            takes = 'the target "c" has it'
+        hint = f"{did_you_mean(unknown[0], known)} {takes}".strip()
+        raise GenerateError(f"the target {target} has no option {unknown[0]!r}\n  hint: {hint}")
     return options
