@@ -121,7 +121,7 @@ NAMES = """r j p row rows grads exp y0 T_ work x_stride tape kept tile scratch r
     factors rows_of blocks_of packed batch start slices share gather scatter place load save pad add
     columns panels sums multiply column bits power to_the_e threads team status own each s at swap
     vec_tanh r_coth memcpy memset tape_layout forward_layout backward_layout forward_packed_layout
-    backward_packed_layout""".split()
+    backward_packed_layout H2p H3p H4p D2p""".split()
 # As members of structs and rows of callers' arrays, too
 MEMBERS = """threads y dy work none n B_ bits power factors kept tile batch start status at
     vec memcpy tape_layout first_row x_rows dh_next h_rows W_packed""".split()

@@ -86,7 +86,7 @@ class Row:
         start = ZERO
         for run in self.runs:
             if v in run:
-                return start + sum(map(self.source.units, run[: run.index(v)]), ZERO)
+                return start + sum(map(self.source.cell.size, run[: run.index(v)]), ZERO)
             start += self.source.room(run)
         return start + self.thin.index(v)
 
@@ -158,6 +158,8 @@ class Source:
                     runs[-1].append(v)
                 else:
                     runs.append([v])
+        for run in runs:
+            self.room(run)  # which gives it a name, before stages give any
         return Row(name, tuple(map(tuple, runs)), tuple(thin), self)
 
     def _is_thin(self, blocks: tuple[Vector, ...]) -> bool:
@@ -174,10 +176,6 @@ class Source:
     def padded_size(self, n: Expr) -> Expr:
         """A number of units, padded to whole vectors."""
         return self.rounded(int(n)) if n.is_number else self.wide[n]
-
-    def units(self, v: Vector) -> Expr:
-        """The numbers of a vector."""
-        return self.cell.size(v)
 
     def room(self, blocks: Sequence[Vector]) -> Expr:
         """The numbers that blocks take which touch. The last one is written by whole vectors."""
@@ -223,12 +221,11 @@ class Source:
 
     def value(self, n: Size) -> int | None:
         """A size of the cell, or one that is padded, if it is fixed."""
-        for count, wide in self.wide.items():
-            if n == wide:
-                parts = [self.value(s) for s in sorted(count.atoms(Size), key=str)]
-                known = dict(zip(sorted(count.atoms(Size), key=str), parts, strict=True))
-                return None if None in parts else int(self.rounded(int(count.subs(known))))
-        return self.fixed.get(n.name)
+        count = next((count for count, wide in self.wide.items() if wide == n), None)
+        if count is None:
+            return self.fixed.get(n.name)
+        parts = {s: self.value(s) for s in count.atoms(Size)}
+        return None if None in parts.values() else int(self.rounded(int(count.subs(parts))))
 
     def sizes_in(self, lines: Iterable[str]) -> list[tuple[str, int | None]]:
         """The sizes that occur in code, each with its value if that is fixed."""
@@ -250,9 +247,7 @@ class Source:
         items += [f"{name} = {value or texts[name]}" for name, value in occurring.items()]
         return broken("const size_t ", items, ";") if items else []
 
-    def _written(
-        self, count: Expr, occurring: Iterable[str], member: dict[Size, str]
-    ) -> str:  # fmt: skip
+    def _written(self, count: Expr, occurring: Iterable[str], member: dict[Size, str]) -> str:
         """A size from those that occur; others are replaced by what they are made of."""
         terms = []
         for m in monomials(count):
