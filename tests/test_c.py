@@ -59,6 +59,9 @@ from lstmgen import (
     weights,
 )
 from lstmgen.native import declarations
+from lstmgen.operations import Fused, Loop, Multiply, Pass
+from lstmgen.targets.c import _Files
+from lstmgen.targets.c_rows import Writes
 
 WARNINGS = (
     "-Wall -Wextra -Wpedantic -Wconversion -Wdouble-promotion -Wshadow -Wstrict-prototypes "
@@ -1028,6 +1031,46 @@ def exact(cell: Cell) -> Callable[[dict[str, int]], dict[str, int]]:
         return found
 
     return counts
+
+
+@pytest.mark.parametrize(
+    ("name", "forward", "backward"),
+    [
+        ("lstm", [["a_i", "a_f", "a_o", "a_g"]], [["a_o", "a_g", "a_f", "a_i"]]),
+        # U_n (r ∘ h) is added to a_n after a_r and a_z have been written into it
+        ("gru_reset_before", [["a_r", "a_z"], ["a_n"]], [["a_n", "a_z", "a_r"]]),
+        ("gru", [["a_n", "a_r", "a_z", "m"]], [["a_n", "a_z", "a_r", "m"]]),
+    ],
+)
+def test_gates_touch_where_what_is_written_over_comes_later(name, forward, backward):
+    parts = _Files(cells.get(name), "float64", {})
+    for direction, expected in ((parts.forward, forward), (parts.backward, backward)):
+        assert [[v.name for v in run] for run in direction.tile.runs] == expected
+
+
+def test_who_may_touch_whom():
+    """``after`` has to be written later; a loop with a running sum cannot run backwards."""
+    a, b, c = vectors("a"), vectors("b"), vectors("c")
+    W, x = weights("W"), inputs("x")
+    size = lstmgen.cells.get("lstm").sizes[1]
+
+    def writes(*loops: Loop) -> Writes:
+        first = Multiply((c,), (W.c,), (x,), (None,), False)
+        return Writes(Pass((), (first, Fused(loops)), ()))
+
+    together = writes(Loop(size, (Eq(a, tanh(c)), Eq(b, tanh(a)))))
+    assert together.may_touch(a, b) and together.may_touch(c, a)
+    assert not together.may_touch(b, a) and not together.may_touch(a, c)
+    scanned = writes(Loop(size, (Eq(a, tanh(c)), Eq(b, cumsum(a)))))
+    assert not scanned.may_touch(a, b)
+    apart = writes(Loop(size, (Eq(a, cumsum(c)),)), Loop(size, (Eq(b, tanh(a)),)))
+    assert apart.may_touch(a, b) and not apart.may_touch(b, a)
+    free = writes(loop := Loop(size, (Eq(b, tanh(c)), Eq(a, sigmoid(c)))))
+    free.settle([(a, b)])  # neither needs the other
+    assert free.may_touch(a, b) and [e.lhs for e in free.equations(loop)] == [a, b]
+    needed = writes(loop := Loop(size, (Eq(b, tanh(c)), Eq(a, sigmoid(b)))))
+    needed.settle([(a, b)])
+    assert not needed.may_touch(a, b) and [e.lhs for e in needed.equations(loop)] == [b, a]
 
 
 @pytest.mark.skipif(sys.maxsize < 2**63 - 1, reason="the numbers are for 64 bits")
