@@ -27,8 +27,9 @@ def load_cell(path: str | Path) -> Cell:
     """
     path = Path(path)
     if not path.is_file():
-        own = f"\n  hint: lstmgen.cells.get({path.name!r}) is the reference cell of that name"
-        hint = own if str(path) in cells.names() else ""
+        hint = ""
+        if str(path) in cells.names():
+            hint = f"\n  hint: lstmgen.cells.get({path.name!r}) is the reference cell of that name"
         raise LstmgenError(f"{path}: there is no such file{hint}")
     module = _run(path)
     found = getattr(module, "cell", None)

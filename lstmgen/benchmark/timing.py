@@ -66,8 +66,8 @@ def visit(call: Callable[[], object], duration: float = VISIT, count: int = 1) -
     try:
         worked, start = time.process_time(), time.perf_counter()
         call()
-        first = now = time.perf_counter()
-        first -= start
+        now = time.perf_counter()
+        first = now - start
         samples = [first]
         if first < LONG:
             while now - start < WAKE:

@@ -302,8 +302,7 @@ class _Files:
         names = [p["name"] for p in self._direction(what).packs.values()]
         pointers = [f"real *const {n} = packed + at.{n};" for n in names]
         return {
-            "calls": calls, "pointers": pointers, "threads": mentions("threads", "\n".join(calls)),
-            "sizes": self.source.declared_sizes(calls),
+            "calls": calls, "pointers": pointers, "sizes": self._declared(calls, calls),
         }  # fmt: skip
 
     def _summing(self, gradients: list[dict[str, Any]], calls: list[str]) -> dict[str, Any]:
@@ -316,8 +315,14 @@ class _Files:
             "names": names, "calls": calls, "zeroed": any(g["zeroed"] for g in gradients),
             "begun": {p.name for p in self.backward.begun},
             "pointers": [f"const real *const {n} = work + in_work.{n};" for n in names],
-            "sizes": self.source.declared_sizes([*calls, *counts]),
+            "sizes": self._declared(calls, [*calls, *counts]),
         }  # fmt: skip
+
+    def _declared(self, calls: list[str], code: list[str]) -> list[str]:
+        """The sizes that occur in code, and the threads if calls share their work."""
+        threads = mentions("threads", "\n".join(calls))
+        own = ["const size_t threads = threads_of(n);"] if threads else []
+        return self.source.declared_sizes(code) + own
 
     def _heads(self) -> dict[str, list[str]]:
         """The heads of the functions that callers see."""
@@ -449,18 +454,19 @@ class _Files:
 
     def _rooms(self) -> list[str]:
         """Macros for the rooms of several blocks."""
-        name, fixed = self.cell.name.upper(), self._fixed_sizes()
+        name, fixed, known = self.cell.name.upper(), self._fixed_sizes(), self._known_rooms()
         lines = []
         for padded, wide in self.source.wide.items():
-            if padded.is_Symbol or wide in fixed:
-                continue
-            known = {w: self._room(w, n) for n, w in self.source.wide.items()}
-            terms = [_product(m, known) for m in monomials(padded.subs(fixed))]
-            lines.append(f"#define {self._room(wide, padded)} {name}_PADDED({' + '.join(terms)})")
+            if not padded.is_Symbol and wide not in fixed:
+                terms = [_product(m, known) for m in monomials(padded.subs(fixed))]
+                lines.append(f"#define {known[wide]} {name}_PADDED({' + '.join(terms)})")
         return lines
 
+    def _known_rooms(self) -> dict[Expr, str]:
+        """How the macros are called for the room of one block, or of several."""
+        return {wide: self._room(wide, padded) for padded, wide in self.source.wide.items()}
+
     def _room(self, wide: Size, padded: Expr) -> str:
-        """How a macro is called for the room of one block, or of several."""
         name = self.cell.name.upper()
         if padded.is_Symbol:
             return f"{name}_PADDED({padded})"
@@ -490,9 +496,8 @@ class _Files:
 
     def _macro(self, head: str, count: Expr, chunk: bool = False) -> list[str]:
         name = self.cell.name.upper()
-        known = {K: f"{name}_{'CHUNK' if chunk else 'TILE'}(T, B)"}
+        known = self._known_rooms() | {K: f"{name}_{'CHUNK' if chunk else 'TILE'}(T, B)"}
         fixed = self._fixed_sizes()
-        known |= {wide: self._room(wide, padded) for padded, wide in self.source.wide.items()}
         terms = ["(size_t)" + _product(m, known) for m in monomials(count.subs(fixed))]
         one_line = f"#define {head} ({' + '.join(terms)})"
         if len(one_line) <= WIDTH:
@@ -622,13 +627,14 @@ class _Files:
             ):
                 count = f"times(times(steps, B), {source.checked(sum(widths, ZERO))})"
                 rows.append(_member(member, about_it, count))
-        made = sorted(direction.gradients.values(), key=lambda g: bool(g["zeroed"]))
-        for k, g in enumerate(made):
-            if g["zeroed"] and not (k and made[k - 1]["zeroed"]):
-                start = comment("sums that begin with zeros, from here to the end", WIDTH - 4)
-                rows.append({"name": "sums", "value": "used", "comment": start})
-            rows.append(_member(g["name"], g["about"], g["count"]))
-        return self._memory(name, f"{about}.", rows)
+        made: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+        for g in direction.gradients.values():
+            made[g["zeroed"]].append(_member(g["name"], g["about"], g["count"]))
+        rows += made[False]
+        if made[True]:
+            start = comment("sums that begin with zeros, from here to the end", WIDTH - 4)
+            rows.append({"name": "sums", "value": "used", "comment": start})
+        return self._memory(name, f"{about}.", rows + made[True])
 
     def _memory(
         self, name: str, about: str, members: list[dict[str, Any]], start: str = "0"

@@ -40,7 +40,7 @@ class Writes:
                     self._moments.setdefault(e.lhs, []).append((region, k, n, m))
             self._fused.update(op.writes)
             return
-        self._products += [frozenset(blocks) for blocks in _sides(op)]
+        self._products += [frozenset(blocks) for blocks in sides(op)]
         for v in op.writes:
             self._moments.setdefault(v, []).append((region, k, 0, 0))
 
@@ -94,8 +94,8 @@ class Writes:
         return [v in used for used in self._products]
 
 
-def _sides(op: Operation) -> Iterator[tuple[Vector, ...]]:
-    """What a product reads or writes as blocks side by side."""
+def sides(op: Operation) -> Iterator[tuple[Vector, ...]]:
+    """What a product reads or writes by whole blocks, side by side."""
     if isinstance(op, Multiply):
         yield op.outs
         yield op.operands

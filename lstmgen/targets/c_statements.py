@@ -57,7 +57,7 @@ from .c_expressions import (
     times,
     without_comments,
 )
-from .c_rows import Writes
+from .c_rows import Writes, sides
 from .naming import Names, identifier
 
 ONE = sympy.S.One
@@ -131,7 +131,7 @@ class Source:
         operations = (*self.plan.forward.operations, *self.plan.backward.operations)
         made = [v for op in operations for v in op.writes]
         self.rank = {v: k for k, v in reversed(list(enumerate(made)))}
-        self.blocks = {v for op in operations for v in _blocks(op)}
+        self.blocks = {v for op in operations for side in sides(op) for v in side}
 
     def row(
         self, name: str, scope: str, used: Iterable[Vector], writes: Writes | None = None
@@ -254,15 +254,6 @@ class Source:
             factors = [n if (n := self._name(f)) in occurring else member.get(f, n) for f in m]
             terms.append(" * ".join(factors))
         return " + ".join(terms)
-
-
-def _blocks(op: Operation) -> tuple[Vector, ...]:
-    """What a product reads or writes by whole blocks."""
-    if isinstance(op, Multiply):
-        return (*op.outs, *op.operands)
-    if isinstance(op, Outers):
-        return op.lefts
-    return op.outs if isinstance(op, Fill) else ()
 
 
 # --------------------------------------------------------------------------- one direction
