@@ -18,6 +18,7 @@ from functools import cached_property
 import sympy
 from sympy import Eq, Expr, Integer
 
+from . import differentiation
 from .cell import Cell
 from .errors import CellError, require_cell
 from .normalform import namer_for, normalise, products, remainder
@@ -143,6 +144,7 @@ class _Sweep:
             e.rhs: e.lhs
             for e in forward
             if not (e.rhs.is_Atom or e.rhs.has(Product, Reduction) or e.rhs.is_Add)
+            and cell.shapes.of(e.rhs) == cell.size(e.lhs)  # else H numbers would stand for one
         }
         self.namer = namer_for(cell, forward)
         self.linear: dict[Expr, dict[Vector, Expr]] = {}  # of what -> {δ: coefficient}
@@ -254,12 +256,7 @@ class _Sweep:
             self._gain(v, delta, slope)
 
     def _derivative(self, e: Expr, v: Vector, equation: Eq) -> Expr:
-        slope = sympy.diff(e, v)
-        # jumps have derivative 0 wherever they have one
-        slope = slope.replace(sympy.DiracDelta, lambda *_: ZERO)
-        unknown = slope.atoms(sympy.Derivative, sympy.Subs)
-        jumps = [n for n in unknown if n.has(sympy.floor, sympy.ceiling, sympy.sign)]
-        slope = slope.xreplace(dict.fromkeys(jumps, ZERO))
+        slope = differentiation.slope(e, v)
         if slope.has(sympy.Derivative, sympy.Subs):
             raise CellError(
                 f"∂/∂{v} is not known for {e}", where=f"{equation.lhs} = {equation.rhs}"

@@ -3,8 +3,11 @@
 An equation in normal form is one of
 
 - affine:       a = W_i @ x + U_i @ h + p_i * c + b_i, products of *named* vectors plus elementwise;
-- a reduction:  m = mean(e), with e elementwise (a scan's operand is a named vector);
+- a reduction:  m = mean(e), with e elementwise (the operand of a scan or a maximum is named);
 - elementwise:  c.next = f * c + i * g.
+
+The products and reductions of an equation have as many units as its left-hand side. What is one
+number gets a name where it is wanted for all units: only elementwise work broadcasts.
 
 It is what derivation walks backwards and what the schedule cuts into stages. Names are chosen as a
 textbook would: ``a_i`` is the pre-activation of ``i``, ``Uh_n`` is U_n h, ``rh`` is r * h.
@@ -18,7 +21,7 @@ import sympy
 from sympy import Eq, Expr, Function, Symbol
 
 from .cell import Cell
-from .symbols import Product, Reduction, Scan, Vector, named
+from .symbols import Product, Reduction, Scan, Vector, max_, named
 
 _SHORT = {"mean": "mu", "sum_": "sum", "max_": "max", "cumsum": "cum", "rcumsum": "rcum"}
 
@@ -59,12 +62,18 @@ class _Normaliser:
 
     def run(self) -> tuple[Eq, ...]:
         for equation in self.cell.equations:
-            self.target = equation.lhs.name
-            rhs = self._right(_without_mod(equation.rhs))
-            self.out.append(Eq(equation.lhs, rhs, evaluate=False))
-            if not (rhs.is_Atom or rhs.has(Product)):
-                self.known.setdefault(rhs, equation.lhs)
+            self.target, lhs = equation.lhs.name, equation.lhs
+            rhs = self._right(_without_mod(_plain_conditions(equation.rhs)))
+            alike = self._size(rhs) == self.cell.size(lhs)
+            if not alike and rhs.has(Product, Reduction):
+                rhs = self._name(rhs, f"{lhs.name}_one")
+            self.out.append(Eq(lhs, rhs, evaluate=False))
+            if alike and not (rhs.is_Atom or rhs.has(Product)):
+                self.known.setdefault(rhs, lhs)
         return tuple(self.out)
+
+    def _size(self, e: Expr) -> Expr:
+        return self.cell.shapes.of(e)
 
     def _right(self, rhs: Expr) -> Expr:
         if isinstance(rhs, named):
@@ -87,10 +96,26 @@ class _Normaliser:
         if isinstance(e, Reduction):
             return self._part(self._reduction(e), _SHORT[e.func.__name__])
         if isinstance(e, sympy.Add):
-            return e.func(*(self._flat(arg, "q") for arg in e.args))
+            return e.func(*(self._term(arg, self._size(e)) for arg in e.args))
+        if isinstance(e, (sympy.Max, sympy.Min)) and len(e.args) > 2:
+            return e.func(*(self._symbol(arg) for arg in e.args))
         if isinstance(e, Function) and len(e.args) == 1:
             return e.func(self._argument(self._whole(e.args[0], "a")))
         return e.func(*(self._whole(arg, "q") for arg in e.args))
+
+    def _term(self, e: Expr, size: Expr) -> Expr:
+        """A term of a sum of that size, a product if it is as wide."""
+        term = self._flat(e, "q")
+        narrow = isinstance(term, Product) and self._size(term) != size
+        return self._name(term, _product_name(term)) if narrow else term
+
+    def _symbol(self, e: Expr) -> Expr:
+        """``e`` under a name, so that its value is the same to the last bit wherever it is read:
+        backward compares it with the largest.
+        """
+        whole = self._whole(e, "q")
+        plain = isinstance(whole, Vector) or not whole.atoms(Vector)
+        return whole if plain else self._name(whole, f"q_{self.target}")
 
     def _argument(self, e: Expr) -> Expr:
         """The argument of a function: a pre-activation with a name, unless it is a trifle."""
@@ -106,6 +131,8 @@ class _Normaliser:
         return flat
 
     def _reduction(self, e: Reduction) -> Expr:
+        if isinstance(e, max_):
+            return e.func(self._symbol(e.args[0]))
         operand = self._whole(e.args[0], "q")
         if isinstance(e, Scan) and not isinstance(operand, Vector):
             operand = self._name(operand, f"u_{self.target}")
@@ -132,8 +159,7 @@ class _Normaliser:
 
     def _name(self, e: Expr, name: str) -> Vector:
         if e not in self.known:
-            size = str(self.cell.shapes.of(e))
-            symbol = Vector(self.namer(name), "vector", size)
+            symbol = Vector(self.namer(name), "vector", str(self._size(e)))
             self.out.append(Eq(symbol, e, evaluate=False))
             self.known[e] = symbol
         return self.known[e]
@@ -165,6 +191,14 @@ def _product_name(product: Expr) -> str:
 def _without_mod(e: Expr) -> Expr:
     """Mod(a, b) as a - b floor(a / b), which can be differentiated in both arguments."""
     return e.replace(sympy.Mod, lambda a, b: a - b * sympy.floor(a / b))
+
+
+def _plain_conditions(e: Expr) -> Expr:
+    """Conditions of relations, And, Or and Not alone: what every target has."""
+    return e.replace(
+        lambda n: isinstance(n, (sympy.Xor, sympy.Implies, sympy.Equivalent, sympy.ITE)),
+        lambda n: sympy.to_nnf(n, simplify=False),
+    )
 
 
 def products(e: Expr) -> list[Product]:

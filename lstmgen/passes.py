@@ -97,6 +97,8 @@ def recompute(
     mixing = {p for e in (*adjoints, *totals) for p in e.rhs.atoms(Product, Outer)}
     whole = {v for p in mixing for v in p.atoms(Vector)}
     whole |= {v for e in totals for v in e.rhs.atoms(Vector)}
+    # a comparison for equality needs the very bits that forward had
+    whole |= {v for e in (*adjoints, *totals) for n in e.rhs.atoms(equal) for v in n.atoms(Vector)}
     again: list[Eq] = []
     for e in reversed(forward):
         lhs, rhs = e.lhs, e.rhs

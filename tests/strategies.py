@@ -79,6 +79,9 @@ SMOOTH: list[Callable[[Any], Expr]] = [
     lambda a: (1 + sigmoid(a)) ** tanh(a),
     lambda a: exp(-(a**2) / 4),
     lambda a: sympy.pi * sigmoid(a) / 3,
+    lambda a: log(sigmoid(3 * tanh(a))) / 4,
+    lambda a: 1 / (1 + 1 / sigmoid(3 * tanh(a))),
+    lambda a: tanh(a) ** 5 / sqrt(2 + sin(a)),
 ]
 KINKED: list[Callable[[Any], Expr]] = [
     lambda a: relu(tanh(a)),
@@ -99,35 +102,77 @@ KINKED: list[Callable[[Any], Expr]] = [
     lambda a: sympy.sign(a) * (1 - exp(-Abs(a))),
     lambda a: tanh(a) - sympy.floor(2 * tanh(a)) / 2,
     lambda a: sympy.Mod(a, 1),
+    lambda a: Max(tanh(a), sin(a), Rational(1, 4)),
+    lambda a: Min(sigmoid(a), a, 1 - a) / (1 + a**2),
+    lambda a: Max(tanh(a), tanh(-a), 0),
+    lambda a: Abs(sqrt(sigmoid(a)) - Rational(1, 2)),
+    lambda a: Abs(log(sigmoid(tanh(a)))) / 2,
+    lambda a: Abs(tanh(a)) ** Rational(3, 2),
+    lambda a: (relu(tanh(a)) * sigmoid(a)) ** 2.5,
+    lambda a: _leaky(_leaky(tanh(a)) - 0.3),
+    lambda a: Piecewise((tanh(a), sympy.Xor(a > 0, a > 1)), (sigmoid(a), True)),
+    lambda a: Piecewise((tanh(a), sympy.Implies(a > 0, a > 1)), (sigmoid(a), True)),
+    lambda a: Piecewise((sin(a), sympy.Equivalent(a > 0, a < 1)), (cos(a), True)),
+    lambda a: Piecewise((sin(a), sympy.Not(sympy.And(a > 0, a < 1))), (cos(a), a > 2), (a, True)),
+    lambda a: Piecewise((sin(a), sympy.ITE(a > 0, a > 1, a < -1)), (cos(a), True)),
+    lambda a: Piecewise((0, Eq(tanh(a), 0)), (sin(a) / tanh(a), True)) / 2,
+]
+
+
+def _leaky(a: Any) -> Expr:
+    return Piecewise((a, a > 0), (a / 5, True))
+
+
+# What becomes of a constant: a single number for all rows and units.
+OF_CONSTANTS: list[Callable[[Any], Expr]] = [
+    lambda c: exp(-1 / c**2),
+    lambda c: c**-3 / 50,
+    lambda c: sqrt(c),
+    lambda c: c**c,
+    lambda c: 2**c,
+    lambda c: (1 + c) ** Rational(-1, 2),
+    lambda c: Max(c, Rational(1, 5)),
+    lambda c: tanh(c) / c,
+    lambda c: stop_gradient(c),
+    lambda c: 1 / (c + 1 / c),
+    lambda c: rsqrt(c) / 3,
+    lambda c: (c + 1) ** 2 / 4,
+    lambda c: Piecewise((c, c > Rational(1, 2)), (c**2, True)),
+    lambda c: -1 / sqrt(c + c**2),
+    lambda c: sympy.floor(3 * c) / 3 + sigmoid(c),
+    lambda c: Abs(c - 1) ** c,
+    lambda c: relu(c - 1) + softplus(c) / 2,
 ]
 
 
 class _Builder:
     """Puts one cell together. ``pool`` holds the bounded vectors that may be read so far."""
 
-    def __init__(self, draw: Callable[[Any], Any], kinks: bool, cuts: bool) -> None:
-        self.draw, self.kinks, self.cuts = draw, kinks, cuts
+    def __init__(self, choose: Callable[[int], int], kinks: bool, cuts: bool) -> None:
+        self.choose, self.kinks, self.cuts = choose, kinks, cuts
         self.pool: list[tuple[Expr, str]] = []
         self.matrices: list[tuple[Matrix, str, str]] = []
         self.equations: list[Eq] = []
         self.count = 0
         self.mask_count = 0
         self.dt: Vector | None = None
+        self.used: list[tuple[Expr, str]] = []  # products, each with its size
+        self.leak: Vector | None = None
 
     # ------------------------------------------------------------------ choosing
 
     def pick(self, *options: Any) -> Any:
-        return options[self.draw(st.integers(0, len(options) - 1))]
+        return options[self.choose(len(options))]
 
     def flip(self, one_in: int = 2) -> bool:
-        return self.draw(st.integers(0, one_in - 1)) == one_in - 1
+        return self.choose(one_in) == one_in - 1
 
     def fresh(self, prefix: str) -> str:
         self.count += 1
         return f"{prefix}{self.count}"
 
     def any_vector(self) -> tuple[Expr, str]:
-        return self.pool[self.draw(st.integers(0, len(self.pool) - 1))]
+        return self.pool[self.choose(len(self.pool))]
 
     def of_size(self, size: str) -> Expr | None:
         fitting = [v for v, s in self.pool if s == size]
@@ -138,7 +183,7 @@ class _Builder:
     def new_matrix(self, rows: str, columns: str, inner: bool = False) -> Matrix:
         """A matrix; the rows of an ``inner`` one follow from nothing: it has to say them."""
         name = self.fresh("W_")
-        if self.flip(4):
+        if self.flip(4) or rows == "1":  # else a single number could be inferred to be wide
             made = matrix(name, rows=rows, columns=columns)
         else:
             made = matrix(name, rows=rows) if inner else matrix(name)
@@ -171,6 +216,11 @@ class _Builder:
             self.masked,
             self.constant,
             self.together,
+            self.repeated,
+            self.shared,
+            self.of_a_constant,
+            self.power,
+            self.of_a_reduction,
         ]
         if self.cuts:
             kinds.append(self.cut)
@@ -183,7 +233,56 @@ class _Builder:
             operand = operand * other if other is not None else operand
         if self.flip(6):
             operand = 1 - operand
-        return self.new_matrix(size, columns, inner) @ operand
+        made = self.new_matrix(size, columns, inner) @ operand
+        self.used.append((made, size))
+        return made
+
+    def repeated(self, size: str) -> Expr:
+        """A product that another equation has already, or one like it."""
+        fitting = [p for p, s in self.used if s == size]
+        if not fitting:
+            return self.product(size)
+        return self.pick(1, -1, Rational(1, 2)) * self.pick(*fitting)
+
+    def shared(self, size: str) -> Expr:
+        """A learned scalar that all equations share."""
+        if self.leak is None:
+            self.leak = vector("leak", size=1, init=0.3)
+        read = self.of_size(size)
+        if read is None:
+            return self.leak
+        return self.pick(self.leak * read, (1 - self.leak) * read, self.leak + read, read)
+
+    def of_a_constant(self, size: str) -> Expr:
+        factor = OF_CONSTANTS[self.choose(len(OF_CONSTANTS))](self.constant_symbol())
+        read = self.of_size(size)
+        return factor if read is None else self.pick(factor * read, factor + read, read - factor)
+
+    def power(self, size: str) -> Expr:
+        """A power whose exponent is a symbol, of what may be zero."""
+        read = self.of_size(size)
+        if read is None:
+            return self.product(size)
+        base = 1 + sigmoid(read)
+        if self.kinks:
+            base = self.pick(relu(read), Abs(read), relu(read) * sigmoid(read), base)
+        exponent = self.pick(
+            self.constant_symbol() + 1, self.constant_symbol() + Rational(3, 2),
+            1 + sigmoid(read), 1 + vector("expo", size=1, init=0.5) ** 2,
+        )  # fmt: skip
+        bounded = base / (1 + base) if base.has(relu, Abs) else base / 2
+        return bounded**exponent
+
+    def of_a_reduction(self, size: str) -> Expr:
+        """Something of all units, beside the units themselves."""
+        read = self.of_size(size)
+        if read is None or size == "1":
+            return self.product(size)
+        other = self.of_size(size)
+        whole = self.pick(read * other + read, read, sigmoid(read) * tanh(other) * read + other)
+        kinds = [mean, lambda e: sum_(e) / 5, max_ if self.kinks else mean]
+        scalar = self.pick(*kinds)(whole)
+        return self.pick(read - scalar, read * scalar, scalar**2 * other, whole / (2 + scalar**2))
 
     def product_of_product(self, size: str) -> Expr:
         operand, columns = self.any_vector()
@@ -281,11 +380,15 @@ class _Builder:
         read = self.of_size(size)
         return mask if read is None else self.pick(mask * read, mask * read + (1 - mask) * read / 2)
 
-    def constant(self, size: str) -> Expr:
+    def constant_symbol(self) -> Vector:
         if self.dt is None:
             self.dt = constants("dt", self.pick(0.3, None))
+        return self.dt
+
+    def constant(self, size: str) -> Expr:
+        dt = self.constant_symbol()
         read = self.of_size(size)
-        factor = self.pick(self.dt, Rational(2, 3), 0.7, 1 / (1 + self.dt), sqrt(2))
+        factor = self.pick(dt, Rational(2, 3), 0.7, 1 / (1 + dt), sqrt(2))
         return factor if read is None else factor * read
 
     def together(self, size: str) -> Expr:
@@ -301,7 +404,7 @@ class _Builder:
     # ------------------------------------------------------------------ equations
 
     def pre_activation(self, size: str) -> Expr:
-        terms = [self.term(size) for _ in range(self.draw(st.integers(1, 3)))]
+        terms = [self.term(size) for _ in range(1 + self.choose(3))]
         total = sum(terms, sympy.S.Zero)
         if len(terms) > 1 and self.flip(6):
             total = terms[0] * tanh(sum(terms[1:], sympy.S.Zero))
@@ -310,7 +413,7 @@ class _Builder:
 
     def bounded(self, size: str) -> Expr:
         functions = [*SMOOTH, *KINKED] if self.kinks else SMOOTH
-        index = self.draw(st.integers(0, 2 * len(functions) - 1))
+        index = self.choose(2 * len(functions))
         # Every other one is a plain gate, so that a cell is not all exotic.
         function = functions[index // 2] if index % 2 else self.pick(sigmoid, tanh)
         return function(self.pre_activation(size))
@@ -322,7 +425,8 @@ class _Builder:
     def gate(self) -> None:
         size = self.pick("H", "P", "1", "D", "3")
         name = self.fresh("g")
-        self.define(vectors(name, size=size), self.bounded(size), size)
+        rhs = self.bounded("1" if self.flip(5) else size)  # a single number for all units
+        self.define(vectors(name, size=size), rhs, size)
 
     def update(self, state: Vector, size: str) -> None:
         """The new state: bounded, whatever happens."""
@@ -336,6 +440,7 @@ class _Builder:
             lambda: tanh(self.product(size)),
             lambda: self.product(size) / 2,
             lambda: old / 2 if old is not None else self.bounded(size),
+            lambda: self.bounded("1"),
         ]
         if self.kinks:
             forms.append(lambda: Max(state / 2, self.bounded(size)))
@@ -351,11 +456,11 @@ class _Builder:
         if self.flip(4):
             self.pool.append((inputs("y", size="E"), "E"))
         sizes = [
-            self.pick("H", "P", "1") if k else "H" for k in range(self.draw(st.integers(1, 3)))
+            self.pick("H", "P", "1") if k else "H" for k in range(1 + self.choose(3))
         ]
         made = [(states(name, size=s), s) for name, s in zip("hcs", sizes, strict=False)]
         self.pool += made
-        gates = self.draw(st.integers(0, 3))
+        gates = self.choose(4)
         for k in range(gates):
             self.gate()
             if made[k:] and self.flip(4):  # a state before the last gate: peepholes on c.next
@@ -401,6 +506,67 @@ class _Builder:
         return next(s for p, s in self.pool if p == v)
 
 
+class _Web(_Builder):
+    """Plain gates of many products: of common operands, with sizes that differ, matrices and
+    vectors that are used again. What lies beside what in memory differs from cell to cell.
+    """
+
+    def operand(self) -> tuple[Expr, str]:
+        v, size = self.any_vector()
+        other = self.of_size(size) if self.flip(4) else None
+        return (v if other is None else v * other), size
+
+    def affine(self, size: str) -> Expr:
+        terms: list[Expr] = []
+        for _ in range(1 + self.choose(3)):
+            kinds = [self.one_product, self.one_product, self.one_product, self.reused, self.bias,
+                     self.plain, self.repeated, self.transposed]  # fmt: skip
+            terms.append(self.pick(*kinds)(size))
+        return sum(terms, sympy.S.Zero)
+
+    def one_product(self, size: str) -> Expr:
+        operand, columns = self.operand()
+        made = self.new_matrix(size, columns) @ operand
+        self.used.append((made, size))
+        return made
+
+    def bounded(self, size: str) -> Expr:
+        total = self.affine(size)
+        total = total if total.atoms(Vector) else total + self.bias(size)
+        first = self.pick(tanh, sigmoid, sin, lambda e: e / 3)(total)
+        second = self.of_size(self.pick(size, size, "1")) if self.flip() else None
+        if second is not None:
+            return self.pick(first * second, first + second / 2, first - second * first)
+        return first + tanh(self.affine(size)) / 2 if self.flip(4) else first
+
+    def build(self) -> Cell:
+        self.pool.append((inputs("x"), "D"))
+        if self.flip():
+            size = self.pick("E", "1", "H")
+            self.pool.append((inputs("u", size=size), size))
+        names = self.pick("hc", "yh", "sx")[: 1 + self.choose(2)]
+        names = names.replace("x", "z")
+        sizes = [self.pick("H", "H", "P", "1") if k else "H" for k in range(len(names))]
+        made = [(states(name, size=s), s) for name, s in zip(names, sizes, strict=True)]
+        self.pool += made
+        for _ in range(1 + self.choose(5)):
+            size = self.pick("H", "H", "H", "P", "1", "3", "D")
+            name = self.fresh("g")
+            wide = self.bounded("1") if self.flip(8) else self.bounded(size)
+            self.define(vectors(name, size=size), wide, size)
+        for state, size in reversed(made):
+            gate = self.of_size(size)
+            rhs = self.bounded(size)
+            self.define(state.next, self.pick(rhs, tanh(rhs + gate), rhs / 2 + gate / 3), size)
+        return self.finish(self.equations[-1].lhs)
+
+
+def made_up(choose: Callable[[int], int], kinks: bool = True, cuts: bool = True) -> Cell:
+    """A cell made of choices: ``choose(n)`` is a number from 0 to n - 1."""
+    kind = _Web if choose(3) == 2 else _Builder
+    return kind(choose, kinks, cuts).build()
+
+
 def _incoming(v: Vector) -> Vector:
     return v.at(-1) if v.category == "state" else v
 
@@ -408,7 +574,7 @@ def _incoming(v: Vector) -> Vector:
 @st.composite
 def cells(draw: Callable[[Any], Any], kinks: bool = True, cuts: bool = True) -> Cell:
     """A made-up cell. Without ``kinks`` it is analytic; without ``cuts`` no gradient is stopped."""
-    return _Builder(draw, kinks, cuts).build()
+    return made_up(lambda n: draw(st.integers(0, n - 1)), kinks, cuts)
 
 
 __all__ = ["KINKED", "SMOOTH", "biases", "cells"]
