@@ -14,6 +14,7 @@ from .cell import Cell
 from .normalform import Namer
 from .operations import ZERO, count_arithmetic
 from .symbols import (
+    ADJOINT,
     Outer,
     Product,
     Reduction,
@@ -52,6 +53,41 @@ def _repeated(lines: Sequence[Eq]) -> list[Expr]:
                 counts[node] = counts.get(node, 0) + 1
     repeated = [node for node, n in counts.items() if n > 1]
     return sorted(repeated, key=lambda n: (sympy.count_ops(n), str(n)))
+
+
+def unscaled(
+    adjoints: Sequence[Eq], totals: Sequence[Eq], namer: Namer
+) -> tuple[tuple[Eq, ...], tuple[Eq, ...]]:
+    """Sums of products, and of outer products, without factors: as one product of many gives them.
+
+    Where an equation reads one product twice, or two equations with the same adjoint read it,
+    there is a factor: it goes to the adjoint, in a line of its own, a_scaled = 2 δa.
+    """
+    lines = list(adjoints)
+    scaled: dict[Expr, Vector] = {}
+
+    def line(e: Eq) -> Eq:
+        terms = sympy.Add.make_args(e.rhs)
+        new = [term(t) for t in terms]
+        return e if new == list(terms) else Eq(e.lhs, sum(new, ZERO), evaluate=False)
+
+    def term(t: Expr) -> Expr:
+        found = next((f for f in sympy.Mul.make_args(t) if f.has(Product, Outer)), None)
+        if found is None or t == found or isinstance(t, Reduction):
+            return t
+        mixing = found if isinstance(found, Product) else found.args[0]
+        delta = next(v for v in mixing.args if isinstance(v, Vector) and v.category in ADJOINT)
+        value = delta * (t / found)
+        if value not in scaled:
+            scaled[value] = Vector(namer(f"{delta.name}_scaled"), "adjoint", delta.size)
+        return found.xreplace({delta: scaled[value]})
+
+    lines, whole = [line(e) for e in lines], [line(e) for e in totals]
+    for value, symbol in scaled.items():
+        made = {v for v in value.atoms(Vector) if v in {e.lhs for e in lines}}
+        place = max((k + 1 for k, e in enumerate(lines) if e.lhs in made), default=0)
+        lines.insert(place, Eq(symbol, value, evaluate=False))
+    return tuple(lines), tuple(whole)
 
 
 def split_coefficients(equations: Sequence[Eq], namer: Namer, cell: Cell) -> tuple[Eq, ...]:

@@ -15,6 +15,7 @@ from sympy.printing.precedence import PRECEDENCE, precedence
 
 from .cell import Cell
 from .symbols import (
+    ADJOINT,
     STATIC,
     Matrix,
     Outer,
@@ -31,8 +32,6 @@ from .symbols import (
     softmax,
     sum_,
 )
-
-ADJOINT = frozenset({"adjoint", "cotangent", "carry", "partial adjoint", "partial carry"})
 
 # Where a symbol stands in a product, by category; what a step computes is at 5.
 _PLACE = {"parameter": 2, "constant": 2, "mask": 3, "state": 6, "input": 7} | dict.fromkeys(

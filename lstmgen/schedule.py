@@ -41,7 +41,7 @@ from .operations import (
     Sums,
     atoms,
 )
-from .passes import recompute, share, split_coefficients
+from .passes import recompute, share, split_coefficients, unscaled
 from .plans import Plan
 from .storage import (
     Housing,
@@ -102,7 +102,8 @@ class _Planner:
     def run(self) -> Plan:
         d, cell = self.derivation, self.cell
         forward = share(d.forward, self.namer, cell)
-        lines = share((*d.adjoints, *d.totals), self.namer, cell)
+        adjoints, totals = unscaled(d.adjoints, d.totals, self.namer)
+        lines = share((*adjoints, *totals), self.namer, cell)
         adjoints = tuple(e for e in lines if not isinstance(e.lhs, Gradient))
         totals = tuple(e for e in lines if isinstance(e.lhs, Gradient))
 
@@ -490,7 +491,6 @@ def _gradient_operations(totals: Sequence[Eq]) -> list[Outers | Sums]:
         for k, total in enumerate(t for t in sympy.Add.make_args(e.rhs) if t != 0):
             factor, inner = _total_of(total)
             if isinstance(inner, Outer):
-                assert factor == 1, "an outer product is never scaled"
                 left, right = inner.args
                 by_right.setdefault((right, k), []).append((parameter, left))
             else:

@@ -56,6 +56,7 @@ __all__ = [
 # Categories of Vector. The first six are written by users; derivation and schedule add the others.
 STATIC = frozenset({"parameter", "constant"})  # the same at every step: time does not touch them
 GIVEN = frozenset({"input", "mask", "parameter", "constant"})  # never defined by an equation
+ADJOINT = frozenset({"adjoint", "cotangent", "carry", "partial adjoint", "partial carry"})
 # adjoint: ∂L/∂v in all; cotangent: the part that arrives from outside, at the output; carry: the
 # part of a state's adjoint that arrives from step t+1.
 _MARKS = {"adjoint": "δ", "cotangent": "Δ", "carry": "later δ"}

@@ -522,7 +522,7 @@ class _Web(_Builder):
             kinds = [self.one_product, self.one_product, self.one_product, self.reused, self.bias,
                      self.plain, self.repeated, self.transposed]  # fmt: skip
             terms.append(self.pick(*kinds)(size))
-        return sum(terms, sympy.S.Zero)
+        return sum(terms, self.bias(size) if self.flip(3) else sympy.S.Zero)
 
     def one_product(self, size: str) -> Expr:
         operand, columns = self.operand()

@@ -1041,9 +1041,10 @@ class Backward(Writer):
             self.totals[total] = f"({count(width)},)"
             self.views["ones"] = "np.ones(block * B, dtype)"
             lines.append(f"_add_rows({total}, {rows}, ones[: count * B], first)")
-            if self.cell.size(parameters[0]) == 1 and width != 1:  # a scalar gains from every unit
+            alone = len(parameters) == 1
+            if alone and self.cell.size(parameters[0]) == 1 != width:  # it gains from every unit
                 total = f"{total}.sum(keepdims=True)"
-            self._share(total, parameters, terms if len(terms) > 1 else [op.parameters[0]])
+            self._share(total, parameters, parameters)
         return lines
 
     def _sums_in_lanes(self, pairs: list[tuple[Vector, Expr]]) -> list[str]:

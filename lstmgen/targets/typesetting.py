@@ -12,8 +12,8 @@ from sympy import Eq, Expr, Function, Symbol
 from sympy.printing.latex import LatexPrinter
 from sympy.printing.precedence import PRECEDENCE
 
-from ..printing import ADJOINT, Helper, Order, binds, is_negative, number, one_line, tidy, unnamed
-from ..symbols import STATIC, Gradient, Matrix, Vector, named
+from ..printing import Helper, Order, binds, is_negative, number, one_line, tidy, unnamed
+from ..symbols import ADJOINT, STATIC, Gradient, Matrix, Vector, named
 
 # --------------------------------------------------------------------------- names
 
