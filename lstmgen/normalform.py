@@ -21,7 +21,7 @@ import sympy
 from sympy import Eq, Expr, Function, Symbol
 
 from .cell import Cell
-from .symbols import Product, Reduction, Scan, Vector, max_, named
+from .symbols import Product, Reduction, Scan, Vector, max_, named, sigmoid, softplus
 
 _SHORT = {"mean": "mu", "sum_": "sum", "max_": "max", "cumsum": "cum", "rcumsum": "rcum"}
 
@@ -100,7 +100,7 @@ class _Normaliser:
         if isinstance(e, (sympy.Max, sympy.Min)) and len(e.args) > 2:
             return e.func(*(self._symbol(arg) for arg in e.args))
         if isinstance(e, Function) and len(e.args) == 1:
-            return e.func(self._argument(self._whole(e.args[0], "a")))
+            return self._function(e.func, self._argument(self._whole(e.args[0], "a")))
         return e.func(*(self._whole(arg, "q") for arg in e.args))
 
     def _term(self, e: Expr, size: Expr) -> Expr:
@@ -116,6 +116,17 @@ class _Normaliser:
         whole = self._whole(e, "q")
         plain = isinstance(whole, Vector) or not whole.atoms(Vector)
         return whole if plain else self._name(whole, f"q_{self.target}")
+
+    def _function(self, function: type, argument: Expr) -> Expr:
+        """A function of one argument. log σ(a) is -softplus(-a), since σ(a) may be too small."""
+        gate = self._meaning(argument)
+        if function is sympy.log and isinstance(gate, sigmoid):
+            return -softplus(-gate.args[0])
+        return function(argument)
+
+    def _meaning(self, e: Expr) -> Expr:
+        """What a vector was defined as; anything else is what it is."""
+        return next((made.rhs for made in self.out if made.lhs == e), e)
 
     def _argument(self, e: Expr) -> Expr:
         """The argument of a function: a pre-activation with a name, unless it is a trifle."""

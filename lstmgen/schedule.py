@@ -23,6 +23,7 @@ from sympy import Eq, Expr
 from .cell import Cell
 from .derivation import Derivation, adjoint, carry, derive
 from .errors import LstmgenError
+from .invariants import require_sound
 from .lanes import Lanes, lane_order
 from .lanes import groups as alike
 from .normalform import namer_for, products, remainder
@@ -90,7 +91,9 @@ def plan(cell: Cell | Derivation, *, eager: bool = False, dtype: str = "float64"
     if dtype not in ("float32", "float64"):
         raise LstmgenError(f'dtype is "float32" or "float64", not {dtype!r}')
     derivation = cell if isinstance(cell, Derivation) else derive(cell)
-    return _Planner(derivation, eager, dtype).run()
+    made = _Planner(derivation, eager, dtype).run()
+    require_sound(made)
+    return made
 
 
 class _Planner:

@@ -15,7 +15,6 @@ from sympy.printing.printer import Printer
 
 from .cell import Cell
 from .printing import (
-    ADJOINT,
     Helper,
     Order,
     binds,
@@ -29,6 +28,7 @@ from .printing import (
     unnamed,
 )
 from .symbols import (
+    ADJOINT,
     STATIC,
     Gradient,
     Matrix,

@@ -1,25 +1,29 @@
 """Cells without end: made up, compiled, and held against a direct evaluation of their equations.
 
-    python tests/fuzz.py --minutes 60             # NumPy, a cell a seed
+    python tests/fuzz.py --minutes 60             # NumPy
     python tests/fuzz.py --target c --cells 500   # C, several cells a compilation
-    python tests/fuzz.py --seed 1234 --cells 1    # one again
+    python tests/fuzz.py --seed 1234 --cells 1 --show
 
-Every seed is a cell of its own, and the same one on every machine. Each runs at random points and at
-points where kinks are hit and values tie, with NaN in all memory that the code does not write
-itself. The derivative of the loss along a random direction of each argument is compared with the
-complex step of the evaluation.
+Every seed is a cell of its own, and the same one on every machine. Each runs at a random point and
+at one where kinks are hit and values tie. All memory that the code has not written itself is NaN,
+and what C may use ends where the process may not go on reading. The derivative of the loss along a
+random direction of each argument is compared with the complex step of the evaluation.
 """
 
 from __future__ import annotations
 
 import argparse
+import mmap
+import os
 import random
+import subprocess
 import sys
+import tempfile
 import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,14 +31,14 @@ from typing import Any
 import numpy as np
 import strategies
 
-from lstmgen import Cell, CellError, compile
+from lstmgen import Cell, CellError, compile, generate, native
 from lstmgen.evaluation import Evaluator, number
 from lstmgen.symbols import Matrix
 
 STEP = 1e-30
-# Relative to the sum of the magnitudes that make up a derivative; what a case amplifies is allowed
-# for in addition (``Point.amplifies``).
-TOLERANCE = 1e-10
+# Relative to the magnitudes that make up a derivative: some thousand roundings. What a point
+# amplifies is allowed for in addition.
+TOLERANCE = {"float64": 1e-10, "float32": 3e-3}
 
 # No multiples of a vector among the first; some are, and some are one.
 _SIZES = (3, 5, 7, 9, 11, 13, 6, 10, 1, 2, 8, 16, 17)
@@ -43,15 +47,18 @@ _SIZES = (3, 5, 7, 9, 11, 13, 6, 10, 1, 2, 8, 16, 17)
 def cell_of(seed: int) -> Cell:
     """The cell of a seed."""
     rng = random.Random(seed)
-    return strategies.made_up(rng.randrange)
+    return strategies.made_up(rng.randrange, name=f"made_up_{seed}")
+
+
+# --------------------------------------------------------------------------- points
 
 
 @dataclass
 class Point:
     """Numbers for all that a cell reads, and what the equations make of them.
 
-    ``values`` and ``directions`` are by (kind, name); the derivative of the loss along a direction
-    is in ``slopes``.
+    ``values`` and ``directions`` are by (kind, name); ``slopes`` are the derivatives of the loss
+    along the directions.
     """
 
     cell: Cell
@@ -63,16 +70,19 @@ class Point:
     dy: Any
     dstate: dict[str, Any]
     directions: dict[tuple[str, str], Any]
+    dtype: str
 
     def __post_init__(self) -> None:
+        for arrays in (self.values, self.given, self.dstate):  # what the module will see
+            arrays.update({k: np.asarray(v, self.dtype).astype(float) for k, v in arrays.items()})
+        self.dy = self.dy.astype(self.dtype).astype(float)
         self.y, self.final, self.slopes = self._evaluate(self.values)
 
     def _evaluate(self, values: Mapping[tuple[str, str], Any]) -> tuple[Any, Any, dict[Any, float]]:
         """The equations' results and slopes: a copy for each argument that is moved."""
         keys = list(self.directions)
         given = {
-            n: v[:, None] if isinstance(v, np.ndarray) else np.full((1, 1, 1), float(v))
-            for n, v in self.given.items()
+            n: v[:, None] if v.ndim else np.full((1, 1, 1), float(v)) for n, v in self.given.items()
         }
         evaluator = Evaluator(self.cell)
         with np.errstate(all="ignore"), warnings.catch_warnings():
@@ -85,18 +95,20 @@ class Point:
                 copies[keys.index(e)] += 1j * STEP * self.directions[e]
                 moved[e] = _lift(e, copies)
             trace = evaluator.run(moved, given, self.sizes, base.frozen)
-            loss = sum(
-                (dy * y.imag).sum(axis=(-2, -1)) for dy, y in zip(self.dy, trace.outputs, strict=True)
-            )
-            loss = loss + sum(
+            terms = [
+                (dy * y.imag).sum(axis=(-2, -1))
+                for dy, y in zip(self.dy, trace.outputs, strict=True)
+            ]
+            terms += [
                 (d * trace.states[-1][n].imag).sum(axis=(-2, -1)) for n, d in self.dstate.items()
-            )
-        loss = np.broadcast_to(loss, (len(keys),)) / STEP
-        y = np.stack([np.broadcast_to(a[0], (self.batch, a.shape[-1])) for a in base.outputs])
-        final = {
-            n: np.broadcast_to(a[0], (self.batch, a.shape[-1])) for n, a in base.states[-1].items()
-        }
-        return y, final, dict(zip(keys, map(float, loss), strict=True))
+            ]
+        slopes = np.broadcast_to(sum(terms), (len(keys),)) / STEP
+        y = np.stack([self._rows(a) for a in base.outputs])
+        final = {n: self._rows(a) for n, a in base.states[-1].items()}
+        return y, final, dict(zip(keys, map(float, slopes), strict=True))
+
+    def _rows(self, a: Any) -> Any:
+        return np.broadcast_to(a[0], (self.batch, a.shape[-1]))
 
     @property
     def is_finite(self) -> bool:
@@ -108,12 +120,15 @@ class Point:
         near a jump, or where a quotient is near 0 / 0, nothing can be right to more than that.
         """
         rng = np.random.default_rng(1)
+        unit = 2 * float(np.finfo(self.dtype).eps)
         values, slopes = 0.0, dict.fromkeys(self.slopes, 0.0)
-        for _ in range(4):
-            moved = {e: v * (1 + 4e-16 * rng.integers(-2, 3, v.shape)) for e, v in self.values.items()}
+        for _ in range(6):
+            moved = {
+                e: v * (1 + unit * rng.integers(-2, 3, v.shape)) for e, v in self.values.items()
+            }
             y, final, found = self._evaluate(moved)
-            values = max(values, float(np.abs(y - self.y).max(initial=0)),
-                         *(float(np.abs(final[n] - self.final[n]).max(initial=0)) for n in final))  # fmt: skip
+            distances = [np.abs(y - self.y), *(np.abs(final[n] - self.final[n]) for n in final)]
+            values = max(values, *(float(d.max(initial=0)) for d in distances))
             for e, slope in found.items():
                 slopes[e] = max(slopes[e], abs(slope - self.slopes[e]))
         return values, slopes
@@ -126,49 +141,135 @@ def _lift(entity: tuple[str, str], copies: Any) -> Any:
     return copies[:, None, :] if copies.ndim == 2 else copies
 
 
-def points(cell: Cell, seed: int) -> Iterator[Point]:
+def points(cell: Cell, seed: int, dtype: str = "float64", **fixed: int) -> Iterator[Point]:
     """A random point, and one with zeros and ties."""
     rng = np.random.default_rng(seed)
     for kinked in (False, True):
         names = [n.name for n in cell.sizes]
-        sizes = dict(zip(names, map(int, rng.choice(_SIZES, len(names))), strict=True))
-        steps, batch = int(rng.integers(1, 6)), int(rng.integers(1, 5))
+        sizes = dict(zip(names, map(int, rng.choice(_SIZES, len(names))), strict=True)) | fixed
+        yield _point(cell, sizes, rng, kinked, dtype)
 
-        def draw(*shape: int, kinked: bool = kinked) -> Any:
-            drawn = rng.normal(size=shape)
-            if kinked:  # whole numbers, many of them zero, and rows that repeat
-                drawn = np.round(drawn) * (rng.random(shape) < 0.7)
-            return drawn
 
-        def shape(symbol: Any, sizes: dict[str, int] = sizes) -> tuple[int, ...]:
-            return tuple(number(n, sizes) for n in cell.shape(symbol))
+def _point(cell: Cell, sizes: dict[str, int], rng: Any, kinked: bool, dtype: str) -> Point:
+    steps, batch = int(rng.integers(1, 6)), int(rng.integers(1, 5))
 
-        values: dict[tuple[str, str], Any] = {}
-        for p in cell.parameters:
-            drawn = draw(*shape(p))
-            if isinstance(p, Matrix):
-                drawn = drawn / (1 if kinked else np.sqrt(drawn.shape[-1]))
-            elif not kinked:
-                drawn = (cell.initial(p) or 0.0) + 0.5 * drawn
-            else:
-                drawn = (cell.initial(p) or 0.0) + drawn * (rng.random() < 0.5)
-            values["parameter", p.name] = drawn
-        for v in cell.inputs:
-            values["input", v.name] = draw(steps, batch, *shape(v))
-        for s in cell.states:
-            values["state", s.name] = draw(batch, *shape(s)) * (0 if kinked and rng.random() < 0.3 else 0.7)
-        given: dict[str, Any] = {
-            m.name: rng.integers(0, 2, (steps, batch, *shape(m))).astype(float) for m in cell.masks
-        }
-        for c in cell.constants:
-            start = cell.initial(c)
-            given[c.name] = float(rng.uniform(0.3, 0.9)) if start is None else start
-        yield Point(
-            cell, sizes, steps, batch, values, given,
-            rng.normal(size=(steps, batch, *shape(cell.output))),
-            {s.name: rng.normal(size=(batch, *shape(s))) for s in cell.states},
-            {e: rng.normal(size=v.shape) for e, v in values.items()},
-        )  # fmt: skip
+    def draw(*shape: int) -> Any:
+        drawn = rng.normal(size=shape)
+        # whole numbers, many of them zero, so that sums are zero as well and values tie
+        return np.round(drawn) * (rng.random(shape) < 0.7) if kinked else drawn
+
+    def shape(symbol: Any) -> tuple[int, ...]:
+        return tuple(number(n, sizes) for n in cell.shape(symbol))
+
+    values: dict[tuple[str, str], Any] = {}
+    for p in cell.parameters:
+        drawn = draw(*shape(p))
+        if isinstance(p, Matrix):
+            drawn = drawn if kinked else drawn / np.sqrt(drawn.shape[-1])
+        else:
+            spread = 0.5 if not kinked else float(rng.random() < 0.5)
+            drawn = (cell.initial(p) or 0.0) + spread * drawn
+        values["parameter", p.name] = drawn
+    for v in cell.inputs:
+        values["input", v.name] = draw(steps, batch, *shape(v))
+    for s in cell.states:
+        zero = kinked and rng.random() < 0.3
+        values["state", s.name] = draw(batch, *shape(s)) * (0.0 if zero else 0.7)
+    given: dict[str, Any] = {
+        m.name: rng.integers(0, 2, (steps, batch, *shape(m))).astype(float) for m in cell.masks
+    }
+    for c in cell.constants:
+        start = cell.initial(c)
+        given[c.name] = rng.uniform(0.3, 0.9) if start is None else start
+    return Point(
+        cell, sizes, steps, batch, values, given,
+        rng.normal(size=(steps, batch, *shape(cell.output))),
+        {s.name: rng.normal(size=(batch, *shape(s))) for s in cell.states},
+        {e: rng.normal(size=v.shape) for e, v in values.items()}, dtype,
+    )  # fmt: skip
+
+
+# --------------------------------------------------------------------------- judging
+
+
+class Wrong(Exception):
+    """What comes out is not what the equations say."""
+
+
+def run(module: Any, point: Point) -> tuple[Any, Any, dict[tuple[str, str], Any]]:
+    """Outputs, final states (of forward, and of steps) and gradients of a module."""
+    cell, dtype = point.cell, point.dtype
+    of: dict[str, dict[str, Any]] = {"parameter": {}, "input": {}, "state": {}}
+    for (kind, name), value in point.values.items():
+        of[kind][name] = value.astype(dtype)
+
+    def joined(by_name: dict[str, Any]) -> Any:
+        return by_name if len(by_name) > 1 else next(iter(by_name.values()))
+
+    params = of["parameter"] | {c.name: float(point.given[c.name]) for c in cell.constants}
+    masks = {m.name: point.given[m.name].astype(dtype) for m in cell.masks}
+    extra = {"masks": masks} if masks else {}
+    y, final, tape = module.forward(params, joined(of["input"]), of["state"], **extra)
+    dy, dstate = point.dy.astype(dtype), {n: d.astype(dtype) for n, d in point.dstate.items()}
+    grads, dx, first = module.backward(params, tape, dy, dstate)
+    gradients = {("parameter", n): g for n, g in grads.items()}
+    by_input = dx if len(of["input"]) > 1 else {next(iter(of["input"])): dx}
+    gradients |= {("input", n): g for n, g in by_input.items()}
+    gradients |= {("state", n): g for n, g in first.items()}
+    state = of["state"]
+    for t in range(point.steps):
+        extra = {"masks": {n: a[t] for n, a in masks.items()}} if masks else {}
+        state = module.step(
+            params, joined({n: a[t] for n, a in of["input"].items()}), state, **extra
+        )
+    return y, {"final": final, "streamed": {n: state[n] for n in final}}, gradients
+
+
+def judge(point: Point, y: Any, finals: Any, gradients: Mapping[tuple[str, str], Any]) -> None:
+    """Raise ``Wrong`` if something is."""
+    exact = (0.0, dict.fromkeys(point.slopes, 0.0))
+    if any(_problems(point, y, finals, gradients, *exact)):
+        problems = list(_problems(point, y, finals, gradients, *point.amplifies()))
+        if problems:
+            raise Wrong("; ".join(problems[:4]))
+
+
+def _problems(
+    point: Point, y: Any, finals: Any, gradients: Mapping[tuple[str, str], Any],
+    values: float, slopes: Mapping[Any, float],
+) -> Iterator[str]:  # fmt: skip
+    tolerance = TOLERANCE[point.dtype]
+    wanted = {"y": (point.y, y)}
+    for way, final in finals.items():
+        wanted.update({f"{way} {n}": (point.final[n], final[n]) for n in final})
+    for name, (want, got) in wanted.items():
+        if got.shape != want.shape:
+            yield f"{name} has shape {got.shape}, not {want.shape}"
+            continue
+        error = float(np.abs(got - want).max(initial=0))
+        if not error <= tolerance / 10 * (1 + float(np.abs(want).max(initial=0))) + 20 * values:
+            yield f"{name} is off by {error:.1e}"
+    largest = max([abs(s) for s in point.slopes.values()] + [float(np.abs(point.dy).max())])
+    for e, slope in point.slopes.items():
+        parts = gradients[e].astype(float) * point.directions[e]
+        if not np.isfinite(parts).all():
+            yield f"the gradient of {e[1]} is {parts[~np.isfinite(parts)][0]}"
+            continue
+        scale = float(np.abs(parts).sum()) + 0.01 * largest
+        if not abs(float(parts.sum()) - slope) <= tolerance * scale + 20 * slopes[e]:
+            yield f"the gradient of {e[1]} gives {parts.sum():.6g} where {slope:.6g} is right"
+
+
+def judge_module(module: Any, found: Iterator[Point]) -> str:
+    """Hold a module against the equations at all points where these have values."""
+    outcome = "not finite"
+    for point in found:
+        if point.is_finite:
+            outcome = "right"
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                judge(point, *run(module, point))
+    return outcome
 
 
 # --------------------------------------------------------------------------- NumPy
@@ -189,118 +290,175 @@ class _Poisoned:
         return np.full(array.shape, np.nan, array.dtype)
 
 
-class Wrong(Exception):
-    """What comes out is not what the equations say."""
-
-
-def run(module: Any, point: Point) -> tuple[Any, Any, dict[tuple[str, str], Any]]:
-    """Outputs, final states and gradients of a module."""
-    cell = point.cell
-    of = {
-        kind: {n: v for (k, n), v in point.values.items() if k == kind}
-        for kind in ("parameter", "input", "state")
-    }
-    params = of["parameter"] | {c.name: point.given[c.name] for c in cell.constants}
-    x = of["input"] if len(of["input"]) > 1 else next(iter(of["input"].values()))
-    masks = {m.name: point.given[m.name] for m in cell.masks}
-    extra = {"masks": masks} if masks else {}
-    y, final, tape = module.forward(params, x, of["state"], **extra)
-    grads, dx, first = module.backward(params, tape, point.dy, point.dstate)
-    by_input = dx if len(of["input"]) > 1 else {next(iter(of["input"])): dx}
-    gradients = {("parameter", n): g for n, g in grads.items()}
-    gradients |= {("input", n): g for n, g in by_input.items()}
-    gradients |= {("state", n): g for n, g in first.items()}
-    state = of["state"]
-    for t in range(point.steps):
-        x_t = {n: a[t] for n, a in of["input"].items()}
-        x_t = x_t if len(x_t) > 1 else next(iter(x_t.values()))
-        extra = {"masks": {n: a[t] for n, a in masks.items()}} if masks else {}
-        state = module.step(params, x_t, state, **extra)
-    streamed = {n: state[n] for n in final}
-    return y, {"final": final, "streamed": streamed}, gradients
-
-
-def judge(point: Point, y: Any, finals: Any, gradients: Mapping[tuple[str, str], Any]) -> None:
-    """Raise ``Wrong`` for the first thing that is wrong."""
-    problems = list(_problems(point, y, finals, gradients, 0.0, dict.fromkeys(point.slopes, 0.0)))
-    if problems:
-        problems = list(_problems(point, y, finals, gradients, *point.amplifies()))
-    if problems:
-        raise Wrong("; ".join(problems[:4]))
-
-
-def _problems(
-    point: Point, y: Any, finals: Any, gradients: Mapping[tuple[str, str], Any],
-    values: float, slopes: Mapping[Any, float],
-) -> Iterator[str]:  # fmt: skip
-    wanted = {"y": (point.y, y)}
-    for way, final in finals.items():
-        wanted.update({f"{way} {n}": (point.final[n], final[n]) for n in final})
-    for name, (want, got) in wanted.items():
-        if got.shape != want.shape:
-            yield f"{name} has shape {got.shape}, not {want.shape}"
+def fuzz_numpy(seeds: Sequence[int]) -> Iterator[tuple[int, str]]:
+    """What became of each seed: "right", "refused", "not finite", or what is wrong."""
+    for seed in seeds:
+        try:
+            cell = cell_of(seed)
+        except CellError:
+            yield seed, "refused"
             continue
-        error = float(np.abs(got - want).max(initial=0))
-        if not error <= 1e-11 * (1 + float(np.abs(want).max(initial=0))) + 20 * values:
-            yield f"{name} is off by {error:.1e}"
-    largest = max([abs(s) for s in point.slopes.values()] + [float(np.abs(point.dy).max())])
-    for e, slope in point.slopes.items():
-        parts = gradients[e] * point.directions[e]
-        if not np.isfinite(parts).all():
-            yield f"the gradient of {e[1]} is {parts.ravel()[~np.isfinite(parts).ravel()][0]}"
-            continue
-        error = abs(float(parts.sum()) - slope)
-        scale = float(np.abs(parts).sum()) + 0.01 * largest
-        if not error <= TOLERANCE * scale + 20 * slopes[e]:
-            yield f"the gradient of {e[0]} {e[1]} gives {parts.sum():.6g} where {slope:.6g} is right"
+        try:
+            module = compile(cell, "numpy")
+            vars(module)["np"] = _Poisoned()
+            yield seed, judge_module(module, points(cell, seed))
+        except Exception as error:
+            yield seed, _said(error)
 
 
-def fuzz_numpy(seed: int) -> str:
-    """What became of one seed: "right", "refused", "not finite"; raises for what is wrong."""
-    try:
-        cell = cell_of(seed)
-    except CellError:
-        return "refused"
-    module = compile(cell, "numpy")
-    vars(module)["np"] = _Poisoned()
-    outcome = "not finite"
-    for point in points(cell, seed):
-        if not point.is_finite:
-            continue
-        outcome = "right"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            judge(point, *run(module, point))
-    return outcome
+def _said(error: Exception) -> str:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"WRONG {type(error).__name__}: {error} ({where.name})"
+
+
+# --------------------------------------------------------------------------- C
+
+# Every kind of vector; without fused operations and with them; as a compiler without vectors.
+BUILDS = (
+    ("gcc", "-O1", "-march=native"),
+    ("gcc", "-O1"),
+    ("gcc", "-O2", "-mavx2", "-mfma"),
+    ("gcc", "-O1", "-DLSTMGEN_SCALAR"),
+    ("clang", "-O1", "-march=native"),
+    ("gcc", "-O3", "-march=native", "-fno-math-errno"),
+)
+_PAGE = mmap.PAGESIZE
+
+
+class _Fenced(native.NativeModule):
+    """A module whose buffers are exactly as large as C asks for: NaN, and before a page that
+    nobody may touch.
+    """
+
+    def _memory(self, numbers: int) -> Any:
+        size = numbers * self.dtype.itemsize
+        pages = -(-size // _PAGE)
+        memory = mmap.mmap(-1, (pages + 1) * _PAGE)
+        whole = np.frombuffer(memory, np.uint8)
+        _protect(whole.ctypes.data + pages * _PAGE)
+        made = whole[pages * _PAGE - size : pages * _PAGE].view(self.dtype)
+        made[:] = np.nan
+        return self._at(made)
+
+    def _workspace(self, numbers: int) -> Any:
+        return numbers, self._memory(numbers)
+
+    _tape_memory = _workspace
+
+
+def _protect(address: int) -> None:
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(_PAGE), 0) != 0:
+        raise OSError(ctypes.get_errno(), "mprotect")
+
+
+def fuzz_c(seeds: Sequence[int]) -> Iterator[tuple[int, str]]:
+    """The same for C: all seeds in one library, in a process that may crash."""
+    rng = random.Random(f"build {seeds[0]}")
+    build, dtype = rng.choice(BUILDS), rng.choice(("float64", "float64", "float32"))
+    threads = rng.choice((1, 1, 3))
+    cells: dict[int, Cell] = {}
+    files: dict[int, dict[str, str]] = {}
+    fixed: dict[int, dict[str, int]] = {}
+    for seed in seeds:
+        try:
+            cell = cell_of(seed)
+            fixed[seed] = {}
+            if rng.random() < 0.2:
+                fixed[seed] = {n.name: rng.choice(_SIZES) for n in cell.sizes}
+            files[seed] = generate(cell, "c", dtype=dtype, **fixed[seed])
+            cells[seed] = cell
+        except CellError:
+            yield seed, "refused"
+        except Exception as error:
+            yield seed, _said(error)
+    what = f"[{' '.join(build)} {dtype} threads={threads}]"
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        for seed, said in _refused(files, home, build):
+            yield seed, f"WRONG {what} compiler: {said}"
+
+        def one(seed: int) -> str:
+            header = next(text for name, text in files[seed].items() if name.endswith(".h"))
+            module = _Fenced(cells[seed], header, home / "library.so", dtype, fixed[seed], threads)
+            return judge_module(module, points(cells[seed], seed, dtype, **fixed[seed]))
+
+        for seed in files:
+            outcome = _apart(one, seed)
+            yield seed, outcome if not outcome.startswith("WRONG") else f"{outcome} {what}"
+
+
+def _refused(
+    files: dict[int, dict[str, str]], home: Path, build: Sequence[str]
+) -> Iterator[tuple[int, str]]:
+    """Build a library of all ``files``, less those of seeds that a compiler does not like."""
+    warned = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-std=c99")
+    while files:
+        for made in files.values():
+            for name, text in made.items():
+                (home / name).write_text(text, encoding="utf-8")
+        sources = [name for made in files.values() for name in made if name.endswith(".c")]
+        command = [*build, *warned, "-fPIC", "-shared", *sources, "-o", "library.so", "-lm"]
+        done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
+        if done.returncode == 0 and not done.stderr:
+            return
+        for seed in [s for s in files if f"made_up_{s}." in done.stderr] or list(files):
+            yield seed, done.stderr[:500]
+            del files[seed]
+
+
+def _apart(function: Callable[[int], str], seed: int) -> str:
+    """The result of a function, called in a process of its own."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            said = function(seed)
+        except Exception as error:
+            said = _said(error)
+        os.write(writing, said.encode()[:60000])
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        said = pipe.read()
+    _, status = os.waitpid(child, 0)
+    return said or f"WRONG: the process ended with {status}"
+
+
+# --------------------------------------------------------------------------- the command
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    """Run what the command line asks for; 1 if anything was wrong."""
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--target", choices=("numpy", "c"), default="numpy")
     parser.add_argument("--seed", type=int, default=0, help="the first one")
-    parser.add_argument("--cells", type=int, default=10**9)
-    parser.add_argument("--minutes", type=float, default=10**6)
+    parser.add_argument("--cells", type=int, default=10**9, help="how many")
+    parser.add_argument("--minutes", type=float, default=10**6, help="for how long")
+    parser.add_argument("--together", type=int, default=6, help="cells a compilation, for C")
     parser.add_argument("--show", action="store_true", help="print each cell")
-    parser.add_argument("--log", type=Path, help="a file for what went wrong")
     args = parser.parse_args()
+    function, group = (fuzz_numpy, 1) if args.target == "numpy" else (fuzz_c, args.together)
     counts: Counter[str] = Counter()
     start = last = time.monotonic()
-    for seed in range(args.seed, args.seed + args.cells):
+    for first in range(args.seed, args.seed + args.cells, group):
+        seeds = range(first, min(first + group, args.seed + args.cells))
         if args.show:
-            print("\n".join(f"  {e.lhs} = {e.rhs}" for e in cell_of(seed).equations))
-        try:
-            counts[fuzz_numpy(seed)] += 1
-        except Exception as error:
-            counts["WRONG"] += 1
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            text = f"seed {seed}: {type(error).__name__}: {error} ({where.name})"
-            print(text[:600], flush=True)
-            if args.log:
-                with args.log.open("a") as file:
-                    file.write(text + "\n")
+            for seed in seeds:
+                print("\n".join(f"  {e.lhs} = {e.rhs}" for e in cell_of(seed).equations))
+        for seed, outcome in function(seeds):
+            counts[outcome.split()[0] if outcome.startswith("WRONG") else outcome] += 1
+            if outcome.startswith("WRONG"):
+                print(f"seed {seed}: {outcome}", flush=True)
         now = time.monotonic()
         if now - last > 60:
             last = now
-            print(f"{seed + 1 - args.seed} seeds in {now - start:.0f} s: {dict(counts)}", flush=True)
+            print(f"up to seed {seeds[-1]}, {now - start:.0f} s: {dict(counts)}", flush=True)
         if now - start > 60 * args.minutes:
             break
     print(dict(counts))

@@ -148,8 +148,10 @@ OF_CONSTANTS: list[Callable[[Any], Expr]] = [
 class _Builder:
     """Puts one cell together. ``pool`` holds the bounded vectors that may be read so far."""
 
-    def __init__(self, choose: Callable[[int], int], kinks: bool, cuts: bool) -> None:
-        self.choose, self.kinks, self.cuts = choose, kinks, cuts
+    def __init__(
+        self, choose: Callable[[int], int], kinks: bool, cuts: bool, name: str = "made_up"
+    ) -> None:
+        self.choose, self.kinks, self.cuts, self.name = choose, kinks, cuts, name
         self.pool: list[tuple[Expr, str]] = []
         self.matrices: list[tuple[Matrix, str, str]] = []
         self.equations: list[Eq] = []
@@ -455,9 +457,7 @@ class _Builder:
         self.pool.append((inputs("x"), "D"))
         if self.flip(4):
             self.pool.append((inputs("y", size="E"), "E"))
-        sizes = [
-            self.pick("H", "P", "1") if k else "H" for k in range(1 + self.choose(3))
-        ]
+        sizes = [self.pick("H", "P", "1") if k else "H" for k in range(1 + self.choose(3))]
         made = [(states(name, size=s), s) for name, s in zip("hcs", sizes, strict=False)]
         self.pool += made
         gates = self.choose(4)
@@ -490,11 +490,11 @@ class _Builder:
             where = equations.index(last)
             equations[where] = Eq(output, last.rhs + extra)
         self.size_from_parameters(equations)
-        return Cell("made_up", equations, output)
+        return Cell(self.name, equations, output)
 
     def size_from_parameters(self, equations: list[Eq]) -> None:
         """A module reads its sizes from its arguments: some parameter or input has to have each."""
-        cell = Cell("made_up", equations, equations[-1].lhs)
+        cell = Cell(self.name, equations, equations[-1].lhs)
         known = {str(n) for s in (*cell.parameters, *cell.inputs) for n in cell.shape(s)}
         for k, e in enumerate(equations):
             size = cell.size(e.lhs)
@@ -561,10 +561,12 @@ class _Web(_Builder):
         return self.finish(self.equations[-1].lhs)
 
 
-def made_up(choose: Callable[[int], int], kinks: bool = True, cuts: bool = True) -> Cell:
+def made_up(
+    choose: Callable[[int], int], kinks: bool = True, cuts: bool = True, name: str = "made_up"
+) -> Cell:
     """A cell made of choices: ``choose(n)`` is a number from 0 to n - 1."""
     kind = _Web if choose(3) == 2 else _Builder
-    return kind(choose, kinks, cuts).build()
+    return kind(choose, kinks, cuts, name).build()
 
 
 def _incoming(v: Vector) -> Vector:

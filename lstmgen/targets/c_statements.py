@@ -486,7 +486,10 @@ class Direction:
         parts = self._touching(op.operands)
         order = [v for part in parts for v in part]
         sizes = {self.cell.size(v) for v in order}
-        evenly = len(sizes) == 1 and len(parts) == len(order) > 1 and self._together(order)
+        row = self._row(order)
+        # the next one begins a padded block further on: none of them touches what is before it
+        apart = row is not None and all((v,) in row.runs for v in order[:-1])
+        evenly = len(sizes) == 1 < len(order) and apart and self._together(order)
         adding = op.accumulate
         for part in [order] if evenly else parts:
             x, matrices = part[0], [factor[v] for v in part]
@@ -856,10 +859,12 @@ class Stage:
                     continue
                 total = self.names(("total", p, size), f"{target}_lanes")
                 units = "" if size == 1 else self.source.size(size)
-                before.append(f"vec {total} = splat(0);")
                 inside += self._add(total, piece, units)
-                whole = total if size == 1 else f"across({total})"
-                after.append(f"{target}[0] += {whole};")
+                start = f"vec {total} = splat(0);"
+                if start not in before:  # several pieces may have one sum
+                    whole = total if size == 1 else f"across({total})"
+                    before.append(start)
+                    after.append(f"{target}[0] += {whole};")
         for size, (before, inside, after) in loops.items():
             looped = inside if size == 1 else self._units(size, inside)
             self.body += [*before, *looped, *after]

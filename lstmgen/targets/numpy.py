@@ -42,18 +42,19 @@ def files(cell: Cell, *, source: str = "") -> dict[str, str]:
             )
     plan = make_plan(cell, eager=True)
     places, stacks = Places(plan), Stacks(plan)
-    forward = Forward(plan, places, stacks).lines()
-    backward = Backward(plan, places, stacks).lines()
-    step = Step(plan, stacks).lines()
-    body = "\n".join([*forward, *backward, *step])
+    writers: dict[str, Forward | Backward | Step] = {
+        "forward": Forward(plan, places, stacks), "backward": Backward(plan, places, stacks),
+        "step": Step(plan, stacks),
+    }  # fmt: skip
+    lines = {name: writer.lines() for name, writer in writers.items()}
+    body = "\n".join(line for part in lines.values() for line in part)
     module = environment("numpy").get_template("module.py.j2")
     return {
         f"{cell.name}.py": module.render(
             **_tables(cell),
             header=header(cell, "numpy", source),
-            forward=forward,
-            backward=backward,
-            step=step,
+            **lines,
+            may_overflow=[name for name, writer in writers.items() if writer.calls.may_overflow],
             stacks=stacks.members,
             transposed=sorted(set(re.findall(_TRANSPOSED, body))),
             helpers=[h for h in (*HELPERS.values(), "_blocks") if f"{h}(" in body],

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 import sympy
-from sympy import Eq, Expr
+from sympy import Eq, Expr, Function
 
 from ..derivation import adjoint, carry
 from ..lanes import Group, groups
@@ -34,13 +34,12 @@ from ..operations import (
 )
 from ..plans import Plan
 from ..printing import Order
-from ..storage import pre_activation
-from ..symbols import STATIC, Matrix, Vector, sigmoid
+from ..symbols import STATIC, Matrix, Vector
 from ..text import text
 from .comments import wrapped
 from .naming import Names, identifier
 from .numpy_places import Places
-from .ufuncs import Calls, call, count, scalar
+from .ufuncs import Calls, count, scalar
 
 # what the module calls its own variables, in all its functions
 RESERVED = frozenset(
@@ -530,15 +529,10 @@ class Writer:
         lines: list[str] = []
         while waiting:
             ready = [e for e in waiting if self._is_ready(e, waiting)]
-            gate = [e for e in ready if pre_activation(e) is not None]
-            first = next((e for e in ready if e not in gate), ready[0])
+            first = next((e for e in ready if not isinstance(e.rhs, Function)), ready[0])
             run = together.get(first)
-            gates = self._gates(gate, first) if first in gate else []
             done: Sequence[Eq] = [first]
-            if gates:
-                lines += self._activate(gates)
-                done = gates
-            elif run is not None and all(e in ready for e in run.equations):
+            if run is not None and all(e in ready for e in run.equations):
                 lines += self._lanes(run)
                 done = run.equations
             else:
@@ -632,53 +626,6 @@ class Writer:
     def _equation(self, e: Eq) -> list[str]:
         shown = self.plan.origin.get(e.lhs, e)
         return [f"# {self.show(shown)}", *self.calls.into(e.rhs, self.ref(e.lhs))]
-
-    def _gates(self, ready: Sequence[Eq], first: Eq) -> list[Eq]:
-        """Gates that one call of tanh can compute, since σ(a) = (1 + tanh(a/2)) / 2: arguments
-        side by side, results side by side, ``first`` among them.
-        """
-        places = self.places
-        place = {}
-        for e in ready:
-            a = pre_activation(e)
-            if a is None or places.spent.get(a) != e.lhs:
-                continue
-            here, there = places.home(a), places.home(e.lhs)
-            if here is not None and there is not None:
-                place[e] = (here, there, places.index(a), places.index(e.lhs))
-        if first not in place:
-            return []
-        like = sorted((e for e in place if place[e][:2] == place[first][:2]),
-                      key=lambda e: place[e][2])  # fmt: skip
-        runs: list[list[Eq]] = []
-        for e in like:
-            step_on = runs and all(
-                here == there + 1
-                for here, there in zip(place[e][2:], place[runs[-1][-1]][2:], strict=True)
-            )
-            if step_on:
-                runs[-1].append(e)
-            else:
-                runs.append([e])
-        run = next(r for r in runs if first in r)
-        same = self.stack([run[0].rhs.args[0]]) == self.stack([run[0].lhs])
-        return run if len(run) > 1 and same else []
-
-    def _activate(self, gates: Sequence[Eq]) -> list[str]:
-        arguments, results = [e.rhs.args[0] for e in gates], [e.lhs for e in gates]
-        lines = [f"# {self.show(e)}" for e in gates]
-        tanh = f"np.tanh({self.run(arguments)}, out={self.run(results)})"
-        sigmoids = [isinstance(e.rhs, sigmoid) for e in gates]
-        if not any(sigmoids):
-            return [*lines, tanh]
-        lines.append("# one tanh for all of them: σ(a) = (1 + tanh(a/2)) / 2")
-        before, after, half = [], [], self.number("0.5")
-        for start, stop in true_runs(sigmoids):
-            a, value = self.run(arguments[start:stop]), self.run(results[start:stop])
-            before.append(call("np.multiply", a, half, out=a))
-            after.append(call("np.multiply", value, half, out=value))
-            after.append(call("np.add", value, half, out=value))
-        return [*lines, *before, tanh, *after]
 
     # ------------------------------------------------------------------ putting together
 

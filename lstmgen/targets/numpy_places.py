@@ -22,17 +22,10 @@ _LASTING = ("tape", "state", "given", "carry")
 
 
 class Places:
-    """The places of all values of a plan.
-
-    Attributes
-    ----------
-    spent : dict
-        v → w: nothing but the equation of w reads v, so that it may change v.
-    """
+    """The places of all values of a plan."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.spent: dict[Vector, Vector] = {}
         self._moved: dict[Vector, Vector] = {}
         self._side_by_side = {b for part in (plan.forward, plan.backward) for b in self._rows(part)}
         for part in (plan.forward, plan.backward):
@@ -83,7 +76,6 @@ class Places:
         operands = [v for op in part.operations for v in _operands(op)]
         lasting = {v for v, b in home.items() if b.scope in _LASTING}
         spent = heirs(lines, operands, lasting, self.plan.size)
-        self.spent.update(spent)
         starts = [v for v in spent if v not in set(spent.values())]
         chains = {v: succession(v, spent) for v in starts}
         for buffer in self.plan.buffers:

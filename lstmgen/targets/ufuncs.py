@@ -76,6 +76,7 @@ class Calls:
     ) -> None:
         self.cell, self.order, self.ref, self.temporary = cell, order, ref, temporary
         self.number, self.total = number, total
+        self.may_overflow = False  # whether exp(-a) may be infinite, and σ(a) is 0 then
         self.lines: list[str] = []
         self.busy = 0  # scratch arrays that hold something
 
@@ -180,12 +181,13 @@ class Calls:
     def _unary(self, e: Expr, inner: str, out: str) -> None:
         kind = type(e)
         if isinstance(e, sigmoid):
-            half = self.number("0.5")
-            self._emit("np.multiply", inner, half, out=out)
-            self.lines[-1] += "  # σ(a) = (1 + tanh(a/2)) / 2"
-            self._emit("np.tanh", out, out=out)
-            self._emit("np.multiply", out, half, out=out)
-            self._emit("np.add", out, half, out=out)
+            one = self.number("1.0")
+            self._emit("np.negative", inner, out=out)
+            self.lines[-1] += "  # σ(a) = 1 / (1 + exp(-a))"
+            self._emit("np.exp", out, out=out)
+            self._emit("np.add", out, one, out=out)
+            self._emit("np.divide", one, out, out=out)
+            self.may_overflow = True
         elif isinstance(e, rsqrt):
             self._emit("np.sqrt", inner, out=out)
             self._emit("np.divide", self.number("1.0"), out, out=out)
