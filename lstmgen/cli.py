@@ -55,7 +55,7 @@ class _Size(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, int]:
         name, equals, number = str(value).partition("=")
         if not equals or not name.isidentifier() or not number.isdigit() or int(number) < 1:
-            self.fail(f"{value!r} is no size; write it as H=32", param, ctx)
+            self.fail(f"{value!r} is not a size; write it as H=32", param, ctx)
         return name, int(number)
 
 
