@@ -49,6 +49,10 @@ _SHOWN = re.compile(
 )
 
 
+class CommandError(Exception):
+    """A command that a document names has failed."""
+
+
 @dataclass(frozen=True)
 class Shown:
     """What a document shows, at ``span`` of its text: a session, or the output of ``command``."""
@@ -104,7 +108,7 @@ def replay(old: Shown) -> str:
         if old.command:
             done = _run(old.command, folder, errors=sys.stderr.fileno())
             if done.returncode:
-                raise SystemExit(f"error: {old.command} ends with status {done.returncode}")
+                raise CommandError(f"{old.command} ends with status {done.returncode}")
             return f"\n{done.stdout.strip()}\n\n" if done.stdout.strip() else ""
         lines = []
         for line in old.text.splitlines():
@@ -120,24 +124,29 @@ def comparable(text: str) -> str:
     return re.sub(r"worst at \[[\d, ]+\]", "worst at …", text)
 
 
-def rewrite(document: Path, quick: bool = False) -> bool:
-    """Replay all that a document shows, or all but what is measured; whether that changed it.
+def rewrite(document: Path, quick: bool = False) -> list[str]:
+    """Replay all that a document shows, or all but what is measured; what failed comes back.
 
-    It is written after each command, so that an interruption loses nothing.
+    It is written after each command, so that an interruption loses nothing; where a command fails,
+    the document stays as it is.
     """
-    before = document.read_text(encoding="utf-8")
-    for k in range(len(shown(before))):
+    failures = []
+    for k in range(len(shown(document.read_text(encoding="utf-8")))):
         text = document.read_text(encoding="utf-8")
         old = shown(text)[k]
         if old.measured and quick:
             continue
         start = time.perf_counter()
-        new = replay(old)
+        try:
+            new = replay(old)
+        except CommandError as error:
+            failures.append(f"{document.name}: {error}")
+            continue
         begin, end = old.span
         if old.measured or comparable(old.text) != comparable(new):
             document.write_text(text[:begin] + new + text[end:], encoding="utf-8")
         sys.stderr.write(f"{time.perf_counter() - start:6.1f} s  {old.title}\n")
-    return document.read_text(encoding="utf-8") != before
+    return failures
 
 
 def main() -> None:
@@ -146,11 +155,16 @@ def main() -> None:
     parser.add_argument("documents", nargs="*", type=Path, help="(default: all)")
     parser.add_argument("--quick", action="store_true", help="leave what is measured as it is")
     args = parser.parse_args()
+    failures = []
     for document in [path.resolve() for path in args.documents] or DOCUMENTS:
-        if shown(document.read_text(encoding="utf-8")):
+        before = document.read_text(encoding="utf-8")
+        if shown(before):
             sys.stderr.write(f"{document.relative_to(ROOT)}\n")
-            changed = rewrite(document, args.quick)
+            failures += rewrite(document, args.quick)
+            changed = document.read_text(encoding="utf-8") != before
             sys.stderr.write(f"  {'rewritten' if changed else 'unchanged'}\n")
+    if failures:
+        sys.exit("\n".join(f"error: {failure}" for failure in failures))
 
 
 if __name__ == "__main__":

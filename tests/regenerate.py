@@ -37,8 +37,9 @@ def main() -> None:
         mine = {n.partition("/")[2]: t for n, t in files.items() if n.startswith(f"{target}/")}
         write_files(mine, HOME / target, force=True)
     sys.stdout.write(f"{len(files)} files in {HOME.name}/\n")
-    for document in DOCUMENTS:
-        rewrite(document, quick=True)
+    failures = [failure for document in DOCUMENTS for failure in rewrite(document, quick=True)]
+    if failures:
+        sys.exit("\n".join(failures))
 
 
 if __name__ == "__main__":
