@@ -48,7 +48,7 @@ help: ## list the targets
 	    printf '  make %-10s %s\n' "$$target" "$$text"; done
 
 .PHONY: demo
-demo: $(VENV)/.demo ## train a generated LSTM on a real time series (two minutes)
+demo: $(VENV)/.demo ## train a generated LSTM on a real time series, and plot it
 	@$(BIN)/python examples/forecast.py $(ARGS)
 
 .PHONY: test
@@ -71,8 +71,13 @@ format: $(VENV)/.dev ## format the code, and mend what ruff can mend
 	$(BIN)/ruff format .
 
 .PHONY: generated
-generated: $(VENV)/.dev ## emit generated/ anew
+generated: $(VENV)/.dev ## emit generated/ anew, and what documents show of it
 	$(BIN)/python tests/regenerate.py $(ARGS)
+
+.PHONY: docs
+docs: $(VENV)/.dev ## rewrite what documents show of commands (ARGS=--quick: measure nothing)
+	$(require_cc)
+	@$(BIN)/python tests/documents.py $(ARGS)
 
 .PHONY: venv
 venv: $(VENV)/.dev ## set up .venv for development

@@ -293,12 +293,12 @@ def plot(
     )
     top, second, *below = axes
     read, training, held = np.transpose(history)
-    top.plot(read / 1e6, training, color="tab:red", lw=1, ls=":", label="training")
-    top.plot(read / 1e6, held, color="tab:red", lw=1.8, marker=".", label="held out")
+    top.plot(read / 1e6, training, color=figures.OURS, lw=1, ls=":", label="training")
+    top.plot(read / 1e6, held, color=figures.OURS, lw=1.8, marker=".", label="held out")
     for order, value in ngrams.items():
-        top.axhline(value, color="tab:blue", lw=1, ls="--")
+        top.axhline(value, color=figures.THEIRS, lw=1, ls="--")
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-        style = {"ha": "right", "va": "center", "color": "tab:blue", "bbox": box}
+        style = {"ha": "right", "va": "center", "color": figures.THEIRS, "bbox": box}
         top.text(read[-1] / 1e6, value, f"{order}-gram", **style)
     top.set_title(f"{cell.name}: bits per character", loc="left")
     top.set_xlabel("million characters read")
@@ -311,6 +311,7 @@ def plot(
     for axis, panel in zip(below, panels, strict=True):
         rows = figures.most_active(panels, panel, 12)
         figures.draw(figure, axis, panel, rows, (-0.5, len(text) - 0.5))
+        axis.set_title(f"{panel.title}: {panel.equation}", loc="left")
     for axis in (second, *below):
         axis.set_xlim(-0.5, len(text) - 0.5)
         signs = [{" ": "", "\n": "↵"}.get(c, c) for c in text]

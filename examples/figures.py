@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import lstmgen
+from lstmgen.printing import fold_helpers
+from lstmgen.text import text
+
+# Okabe & Ito's colours, which those who cannot tell red from green can tell apart.
+OURS, THEIRS = "#D55E00", "#0072B2"
 
 
 class Panel(NamedTuple):
     title: str
     values: np.ndarray  # (time, units)
     gate: bool  # in 0…1, or else around 0
+    equation: str
+    gradient: str  # what was derived from it: of the pre-activation of a gate, of a state itself
 
 
 def pyplot() -> Any:
@@ -31,16 +40,21 @@ def pyplot() -> Any:
 
 def panels(cell: lstmgen.Cell, tape: dict[str, np.ndarray], when: slice) -> list[Panel]:
     """The gates and states of the first sequence in the batch during ``when``, as in the paper."""
+    adjoints = {e.lhs.name: text(e, cell) for e in lstmgen.derive(cell).equations}
     found = []
     states = [state.name for state in cell.states]
-    for name in dict.fromkeys(equation.lhs.name for equation in cell.equations):
+    folded, _ = fold_helpers(cell.equations)  # LN(v) for what layer_norm stands for
+    equations = {equation.lhs.name: text(equation, cell) for equation in folded}
+    for name, equation in equations.items():
         if name in states:
             title = f"{cell.roles.get(name, 'state')} {name}"
             # the tape has the initial state first
-            found.append(Panel(title, tape[name][1:][when, 0], gate=False))
+            values = tape[name][1:][when, 0]
+            found.append(Panel(title, values, False, equation, adjoints.get(name, "")))
         elif name in tape and tape[name].min() >= 0 and tape[name].max() <= 1:
-            title = f"{cell.roles.get(name, 'gate')} {name}: 0 shut, 1 open"
-            found.append(Panel(title, tape[name][when, 0], gate=True))
+            title = f"{cell.roles.get(name, 'gate')} {name}"
+            gradient = adjoints.get(f"a_{name}", adjoints.get(name, ""))
+            found.append(Panel(title, tape[name][when, 0], True, equation, gradient))
     return found
 
 
@@ -59,11 +73,33 @@ def draw(
         vmax=1 if panel.gate else bound,
         extent=(*extent, 0, len(order)),
     )
-    axis.set_title(panel.title, loc="left")
     axis.set_ylabel(f"{len(order)} units")
     axis.set_yticks([])
     extend = "neither" if panel.gate else "both"
-    figure.colorbar(image, ax=axis, pad=0.01, aspect=8, extend=extend)
+    bar = figure.colorbar(image, ax=axis, pad=0.01, aspect=8, extend=extend)
+    if panel.gate:
+        bar.set_ticks([0, 0.5, 1], labels=["0 shut", "½", "1 open"])
+
+
+def explain(axis: Any, panel: Panel, width: int = 50) -> None:
+    """What a panel shows, in words and as equations, on an axis beside it."""
+    axis.axis("off")
+    # broken before an operator, and nowhere else
+    firm = "\N{NO-BREAK SPACE}"
+    lines = [
+        textwrap.fill(
+            re.sub(" (?![-+∘])", firm, equation),
+            width,
+            max_lines=2,
+            subsequent_indent=6 * firm,
+            placeholder=" …",
+            break_on_hyphens=False,
+        )
+        for equation in (panel.equation, panel.gradient)
+    ]
+    axis.text(0, 1, panel.title, weight="bold", va="top", transform=axis.transAxes)
+    style = {"fontsize": "small", "linespacing": 1.3, "transform": axis.transAxes}
+    axis.text(0, 0.72, "\n".join(lines), va="top", **style)
 
 
 def by_covariance(shown: list[Panel], panel: Panel, signal: np.ndarray) -> np.ndarray:

@@ -122,9 +122,9 @@ def train(module: Any, series: Series, args: argparse.Namespace) -> tuple[Arrays
     progress = Progress(args.epochs)
     for epoch in range(1, args.epochs + 1):
         # Each stream begins in a year of its own, and is more or less active than the Sun was by a
-        # factor of its own (0.6 to 1.6 in sunspots): cycles to come may be higher than all before.
+        # factor of its own: cycles to come may be higher than all before.
         first = rng.integers(0, WINDOW, STREAMS)
-        gain = np.exp(rng.uniform(-0.25, 0.25, STREAMS))
+        gain = np.exp(rng.uniform(-args.vary, args.vary, STREAMS))
         level = series.mean / series.deviation  # so that it is the root itself that is scaled
         years = first + np.arange(windows * WINDOW)[:, np.newaxis]
         x = ((known[years] + level) * gain - level).astype(np.float32)
@@ -232,56 +232,76 @@ def plot(
     if plt is None:
         return
     years, truth = series.years[series.split :], series.held_out()
-    (label, naive), *_ = baselines(series, horizon).items()
     panels = figures.panels(cell, tape, slice(series.split, None))
-    heights = [3.4, *[1.3] * len(panels), 2.0]
-    figure, axes = plt.subplots(
-        len(heights), 1, figsize=(10, sum(heights) + 1), height_ratios=heights, layout="constrained"
+    figure = plt.figure(figsize=(11, 3.2 + 0.9 * len(panels)), layout="constrained")
+    grid = figure.add_gridspec(
+        1 + len(panels), 2, width_ratios=(2.5, 1), height_ratios=[2.8, *[1.0] * len(panels)]
     )
-    top, *middle, bottom = axes
+    top, corner = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
+    middle = [figure.add_subplot(grid[1 + k, 0]) for k in range(len(panels))]
+    notes = [figure.add_subplot(grid[1 + k, 1]) for k in range(len(panels))]
 
-    top.fill_between(years, truth, color="0.88", label="observed")
-    top.plot(years, truth, color="0.4", lw=1)
-    text = f"{label}: RMSE {rmse(naive, truth):.1f}"
-    top.plot(years, naive, color="tab:blue", lw=1, ls="--", label=text)
-    text = f"{cell.name}: RMSE {rmse(made, truth):.1f}"
-    top.plot(years, made, color="tab:red", lw=1.8, label=text)
-    top.set_title(
-        f"Sunspots a year, forecast {ahead(horizon)} ahead, in years it was not trained on",
-        loc="left",
-    )
-    top.set_ylabel("sunspots")
-    top.set_ylim(0, 1.25 * max(truth.max(), made.max()))
-    top.legend(ncols=3, frameon=False, loc="upper left")
+    draw_forecast(top, cell.name, series, made, horizon)
+    draw_loss(corner, cell.name, series, losses, horizon)
 
     # below: what the units did in those years, with those on top that rise with the year's number
     edges = years[0] - 0.5, years[-1] + 0.5
     known = truth[: len(panels[0].values)]
-    for axis, panel in zip(middle, panels, strict=True):
+    for axis, note, panel in zip(middle, notes, panels, strict=True):
         order = figures.by_covariance(panels, panel, known)
         figures.draw(figure, axis, panel, order, (edges[0], edges[0] + len(known)))
-        axis.tick_params(labelbottom=axis is middle[-1])
+        figures.explain(note, panel)
     lowest = [k for k in range(3, len(truth) - 3) if truth[k] == truth[k - 3 : k + 4].min()]
     for axis in (top, *middle):
         axis.set_xlim(*edges)
+        axis.tick_params(labelbottom=axis is middle[-1])
         for year in years[lowest]:
             axis.axvline(year, ymax=0.8 if axis is top else 1.0, color="0.5", lw=0.8, ls=":")
     middle[-1].set_xlabel("year (dotted: solar minima); a row is the same unit in every panel")
-
-    z = series.scaled()[: series.split]
-    bottom.plot(range(1, len(losses) + 1), losses, color="tab:red", label=cell.name)
-    still = float(np.mean((z[horizon:] - z[:-horizon]) ** 2))
-    bottom.axhline(still, color="tab:blue", lw=1, ls="--", label="persistence, same years")
-    bottom.set_title("Training loss: mean squared error, standardised", loc="left")
-    bottom.set_xlabel("epoch")
-    bottom.set_xlim(0, len(losses) + 1)
-    bottom.set_ylim(0, 1.1 * max(still, *losses))
-    bottom.legend(frameon=False, loc="center right")
+    notes[-1].set_title(
+        "δv = ∂L/∂v, derived; a_…: pre-activations",
+        loc="left",
+        y=-0.45,
+        fontsize="small",
+        color="0.35",
+    )
 
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
     print(f"Plot: {shown(path)}")
+
+
+def draw_forecast(axis: Any, name: str, series: Series, made: np.ndarray, horizon: int) -> None:
+    years, truth = series.years[series.split :], series.held_out()
+    (label, naive), *_ = baselines(series, horizon).items()
+    axis.fill_between(years, truth, color="0.88", label="observed")
+    axis.plot(years, truth, color="0.4", lw=1)
+    text = f"{label}: RMS error {rmse(naive, truth):.1f}"
+    axis.plot(years, naive, color=figures.THEIRS, lw=1, ls="--", label=text)
+    text = f"{name}: {rmse(made, truth):.1f}"
+    axis.plot(years, made, color=figures.OURS, lw=1.8, label=text)
+    axis.set_title(
+        f"Sunspot number, forecast {ahead(horizon)} ahead; trained on the years before {SPLIT}",
+        loc="left",
+    )
+    axis.set_ylabel("sunspot number, yearly mean")
+    axis.set_ylim(0, 1.25 * max(truth.max(), made.max()))
+    legend = axis.legend(ncols=3, frameon=False, loc="upper left", fontsize="small")
+    legend.set_in_layout(False)  # so that a long name does not make the panels narrower
+
+
+def draw_loss(axis: Any, name: str, series: Series, losses: list[float], horizon: int) -> None:
+    z = series.scaled()[: series.split]
+    still = float(np.mean((z[horizon:] - z[:-horizon]) ** 2))
+    axis.axhline(still, color=figures.THEIRS, lw=1, ls="--", label="persistence, same years")
+    axis.plot(range(1, len(losses) + 1), losses, color=figures.OURS, lw=1.8, label=name)
+    axis.set_title("Training loss, standardised", loc="left")
+    axis.set_ylabel("mean squared error")
+    axis.set_xlabel("epoch")
+    axis.set_xlim(0, len(losses) + 1)
+    axis.set_ylim(0, 1.35 * max(still, *losses))
+    axis.legend(frameon=False, loc="upper right", fontsize="small")
 
 
 def main() -> int:
@@ -296,6 +316,14 @@ def main() -> int:
         default=1,
         metavar="YEARS",
         help=f"how far ahead to forecast, 1 to {CYCLE} years (default: 1)",
+    )
+    parser.add_argument(
+        "--vary",
+        type=float,
+        default=0.25,
+        metavar="V",
+        help="in training, make the Sun more or less active by a random factor, whose square root "
+        "is within exp(-V) to exp(V); 0: leave it as it was (default: 0.25)",
     )
     args = parser.parse_args()
 

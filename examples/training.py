@@ -71,7 +71,9 @@ class Progress:
     def __init__(self, total: int, unit: str = "epoch") -> None:
         self.total, self.unit = total, unit
         self.start = time.perf_counter()
-        self.terminal = sys.stdout.isatty()
+        # a bar moves the cursor, which dumb terminals and people with NO_COLOR do not want
+        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+        self.terminal = sys.stdout.isatty() and not plain
 
     def seconds(self) -> float:
         return time.perf_counter() - self.start

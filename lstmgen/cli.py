@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,7 +55,7 @@ class _Size(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, int]:
         name, equals, number = str(value).partition("=")
         if not equals or not name.isidentifier() or not number.isdigit() or int(number) < 1:
-            self.fail(f"{value!r} is no size; write it as H=32", param, ctx)
+            self.fail(f"{value!r} is not a size; write it as H=32", param, ctx)
         return name, int(number)
 
 
@@ -102,14 +103,25 @@ _sizes = click.option(
 )
 
 
+def _plain() -> bool:
+    """Whether the user wants text alone, or the terminal knows nothing else.
+
+    Click asks for neither: see https://no-color.org for NO_COLOR, which counts unless it is empty.
+    """
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+
+
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="lstmgen")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Recurrent cells from their equations: verified NumPy, C and LaTeX.
 
     A cell is written once, as symbolic equations. Its backpropagation through time is derived
     from them, and code and formulas come from that one derivation.
     """
+    if _plain():
+        context.color = False  # of all commands: click.echo looks here
 
 
 @main.command()
@@ -338,7 +350,7 @@ def bench(
 @contextmanager
 def _progress(label: str) -> Iterator[Callable[[int, int, str], None]]:
     """A progress bar on a terminal, nothing elsewhere: a function of (done, total, what)."""
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or _plain():
         yield lambda done, total, what: None
         return
     bar = click.progressbar(length=1, label=label, file=sys.stderr, show_eta=False)

@@ -1,6 +1,6 @@
 """What `generated/` has to hold: every reference cell for every target.
 
-`make generated` writes it, and what the README's console sessions print.
+`make generated` writes it, and then what documents show of it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from readme import README, rewritten
+from documents import DOCUMENTS, rewrite
 
 import lstmgen
 from lstmgen.targets import NAMES
@@ -36,9 +36,10 @@ def main() -> None:
     for target in NAMES:
         mine = {n.partition("/")[2]: t for n, t in files.items() if n.startswith(f"{target}/")}
         write_files(mine, HOME / target, force=True)
-    text = README.read_text(encoding="utf-8")
-    README.write_text(rewritten(text), encoding="utf-8")
-    sys.stdout.write(f"{len(files)} files in {HOME.name}/, and {README.name}\n")
+    sys.stdout.write(f"{len(files)} files in {HOME.name}/\n")
+    failures = [failure for document in DOCUMENTS for failure in rewrite(document, quick=True)]
+    if failures:
+        sys.exit("\n".join(failures))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from lstmgen.benchmark.problem import INFERENCE, STEP, WORKS, MismatchError, Pro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import plots, report, runner, suites
+from benchmarks import markdown, plots, report, runner, suites
 from benchmarks.__main__ import main
 from benchmarks.c_steps import GeneratedFromC, PlainC
 from benchmarks.naive_numpy import MatmulsAlone, NaiveNumpy
@@ -226,3 +226,58 @@ def test_an_interruption_keeps_what_there_is(monkeypatch, tmp_path):
 
 def test_ticks():
     assert plots._ticks(0.4, 6) == pytest.approx([0.5, 1, 2, 5])
+
+
+def results(*found, name="a suite", threads=1, load=0.0):
+    return {"machine": MACHINE, "load": load, "suites": [{"name": name, "cases": list(found)}],
+            "settings": {"threads": threads, "dtype": "float32", "rounds": 3}}  # fmt: skip
+
+
+MACHINE = runner.machine.describe()
+
+
+def test_results_become_tables_of_a_document():
+    sizes = {"T": 9, "B": 1, "D": 2, "H": 3}
+    found = [
+        case(
+            entry("c", [1e-3] * 3, work=work, sizes=sizes),
+            entry("onnx", [3e-3] * 3, 0, work=work, sizes=sizes),
+            entry("jax", [] if work == "training" else [2e-3] * 3, 0, work=work, sizes=sizes),
+        )
+        for work in ("inference", "training")
+    ]
+    text = markdown.text(results(*found))
+    assert text.splitlines()[:4] == [
+        "| T, B, D, H | inference | GFLOP/s | of peak | of onnx | of jax | training | GFLOP/s "
+        "| of peak | of onnx | of jax |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| 9, 1, 2, 3 | 1.00 ms | 1.00 | 50% | 3.00× | 2.00× | 1.00 ms | 1.00 | 50% | 3.00× | – |",
+        "| geometric mean |  |  |  | 3.00× | 2.00× |  |  |  | 3.00× |  |",
+    ]
+    assert "1 thread, medians of 3 rounds" in text and "busy" not in text
+    assert "do not trust" in markdown.text(results(*found, load=3.0))
+    # who is compared with nobody is left out; rows say whose they are
+    of_c = case(entry("c", [4e-3] * 3), entry("c-loop", [1e-3] * 3),
+                entry("onnx", [5e-3] * 3, 0), entry("plain", [2e-3] * 3, 1),
+                entry("onnx-empty", [3e-3] * 3))  # fmt: skip
+    text = markdown.text(results(of_c))
+    assert "| ours | T, B, D, H | inference | GFLOP/s | of peak | of onnx | of plain |" in text
+    assert "| c-loop | 1, 1, 1, 1 | 1.00 ms | 1.00 | 50% | – | 2.00× | 2.00× |" in text
+    odd = case(entry("c", [2e-3] * 3), entry("c", [4e-3] * 3, flops=4e6), pair=[0, 1])
+    assert "| a case | 2.00× |" in markdown.text(results(odd))
+
+
+def test_a_document_is_summed_up():
+    document = """
+# Title
+## One
+| T | inference | of X | training | of X | of Y |
+| --- | --- | --- | --- | --- | --- |
+| 1 | 1 s | 1.00× | 1 s | 2.00× | 7.00× |
+| 2 | 1 s | 4.00× | 1 s | – | 8.00× |
+| 3 | 1 s | 2.00× | 1 s | 8.00× | 9.00× |
+| geometric mean | | 9.99× | | 9.99× | 9.99× |
+"""
+    assert markdown.summary(document).splitlines()[2:] == [
+        "| One: X | 2.00× (1.00 to 4.00) | 4.00× (2.00 to 8.00) |"
+    ]

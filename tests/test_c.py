@@ -352,7 +352,7 @@ PUBLIC = """message tape_size packed_size forward_work_size backward_work_size s
 
 
 def test_the_example_in_the_header_is_a_program(tmp_path):
-    need("gcc")
+    need("gcc -fsanitize=address")
     names = ("two_inputs", "zoneout", "leaky", "no_parameters", "no_state")
     picked = [cells.get("lstm"), *(odd_cells()[name] for name in names)]
     for cell in picked:
@@ -420,7 +420,7 @@ def around_tiles() -> list[Case]:
     ids=["gcc", "gcc-native", "gcc-scalar", "clang", "clang-native"],
 )
 def test_sanitizers_find_nothing(tmp_path, compiler, flags, made):
-    need(compiler)
+    need(f"{compiler} -fsanitize=address,undefined")
     need_processor(flags)
     some = made()
     sources = write(some, tmp_path)
@@ -461,7 +461,7 @@ def test_header_is_cpp(tmp_path, c, cpp):
 
 
 def test_constant_sizes_and_single_precision(tmp_path):
-    need("gcc")
+    need("gcc -fsanitize=address,undefined")
     for dtype, fixed, tolerance in (("float64", True, 1e-13), ("float32", False, 2e-5)):
         folder = tmp_path / dtype
         folder.mkdir()
@@ -511,7 +511,7 @@ def test_every_function_computes_the_right_thing(tmp_path, dtype, flags, toleran
 @settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(cell=made_up_cells(), flags=sampled_from([[], ["-march=native"], ["-DLSTMGEN_SCALAR"]]))
 def test_made_up_cells(tmp_path_factory, cell, flags):
-    need("gcc")
+    need("gcc -fsanitize=address,undefined")
     flags = [] if platform.machine() != "x86_64" else flags
     folder = tmp_path_factory.mktemp("made_up")
     some = [case(cell)]
@@ -592,7 +592,7 @@ def same(a: Any, b: Any) -> bool:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_threads(tmp_path, dtype):
     """What several threads compute does not depend on who is first, nor on OpenMP being there."""
-    need("gcc")
+    need("gcc -fopenmp")
     need("cffi")
     libraries = []
     for flags in ([], ["-fopenmp", "-DLSTMGEN_SHARED=4096"]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import sympy
 from click.testing import CliRunner
+from conftest import need
 
 from lstmgen import __version__
 from lstmgen.cli import main
@@ -199,6 +201,53 @@ def test_completion_knows_the_cells():
     program = Path(sys.executable).parent / "lstmgen"
     done = subprocess.run([program], env=environment, capture_output=True, text=True, check=False)
     assert "lstm_peephole" in done.stdout
+
+
+def on_a_terminal(command, **environment):
+    """What a program writes to a terminal: escape sequences, if it thinks that it may."""
+    pty = pytest.importorskip("pty")  # there are none on Windows
+    ours, theirs = pty.openpty()
+    kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "TERM")}
+    with subprocess.Popen(
+        [str(part) for part in command],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**kept, "TERM": "xterm-256color", **environment},
+    ) as process:
+        os.close(theirs)
+        written = b""
+        with contextlib.suppress(OSError):  # Linux: the other end is closed
+            while part := os.read(ours, 4096):
+                written += part
+        process.wait()
+    os.close(ours)
+    return written.decode()
+
+
+LSTMGEN = Path(sys.executable).parent / "lstmgen"
+FORECAST = Path(__file__).resolve().parents[1] / "examples" / "forecast.py"
+DRAWS = {
+    "an error": [LSTMGEN, "show", "lst"],
+    "a bar": [LSTMGEN, "check", "rnn"],
+    "an example": [sys.executable, FORECAST, "--target", "numpy", "--epochs", "2", "--no-plot"],
+}
+
+
+@pytest.mark.parametrize("what", DRAWS)
+@pytest.mark.parametrize(
+    "environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"]
+)
+def test_plain_terminals_get_text_alone(tmp_path, what, environment):
+    if what == "an example":
+        need("statsmodels")
+    command = [*DRAWS[what], *(["--out", tmp_path] if what == "an example" else [])]
+    written = on_a_terminal(command, **environment)
+    assert "\x1b" not in written, written
+    assert "\r" not in written.replace("\r\n", "\n"), "a line was drawn again in place"
+    assert "#" not in written, "the bar, in pieces"
+    # and this is not a test of a pipe: with an empty NO_COLOR, as without one, there is more
+    assert "\x1b" in on_a_terminal(command, NO_COLOR="")
 
 
 def test_help_is_quick():
