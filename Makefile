@@ -59,6 +59,11 @@ test: $(VENV)/.dev ## lint, check types, and run all tests (ARGS='-k lstm' for s
 	$(BIN)/mypy --strict lstmgen
 	$(BIN)/pytest -n auto $(ARGS)
 
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## make up cells, compile and judge them, for hours (ARGS='--target c --minutes 60')
+	$(require_cc)
+	$(BIN)/python tests/fuzz.py $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.dev ## ruff and mypy only
 	$(BIN)/ruff check .
