@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import sympy
 from sympy import Expr, Integer
+from sympy.logic.boolalg import BooleanAtom
 from sympy.printing.str import StrPrinter
 
 from ..cell import Cell
@@ -270,7 +271,8 @@ class Calls:
         self.lines.append(f"{out}[...] = {text}")
 
     def _condition(self, c: Expr) -> str:
-        c = sympy.to_nnf(c)  # Xor, Implies and the like as And, Or and Not
+        if isinstance(c, BooleanAtom):
+            return str(bool(c))
         if isinstance(c, (sympy.And, sympy.Or)):
             joint = " & " if isinstance(c, sympy.And) else " | "
             return joint.join(sorted(f"({self._condition(a)})" for a in c.args))
