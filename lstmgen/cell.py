@@ -6,7 +6,7 @@ import keyword
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,7 @@ from sympy.logic.boolalg import Boolean, BooleanAtom
 
 from . import symbols as language
 from .errors import CellError, did_you_mean
-from .misuse import bound, located, short
+from .misuse import bound, located, rounded, short
 from .shapes import Shapes
 from .symbols import Matrix, Misplaced, Operator, Product, Reduction, Size, Vector, finite, named
 
@@ -53,6 +53,20 @@ C_KEYWORDS = frozenset(
 )
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _LONGEST_NAME = 40  # C99 promises 31 significant characters for external names; we add prefixes
+# What functions of the language make of numbers: SymPy knows that of its own only.
+_OF_NUMBERS: dict[type, Callable[..., Expr]] = {
+    language.sigmoid: lambda x: 1 / (1 + sympy.exp(-x)),
+    language.relu: lambda x: sympy.Max(x, 0),
+    language.step: lambda x: Integer(bool(x > 0)),
+    language.softplus: lambda x: sympy.log(1 + sympy.exp(x)),
+    language.rsqrt: lambda x: 1 / sympy.sqrt(x),
+    language.expm1: lambda x: sympy.exp(x) - 1,
+    language.equal: lambda x, y: Integer(x == y),
+    **dict.fromkeys(
+        (language.mean, language.sum_, language.max_, language.cumsum, language.stop_gradient),
+        lambda x: x,
+    ),
+}
 _SMALLEST = math.ulp(0.0)  # of all doubles
 _LARGEST_EXPONENT = 2**24  # beyond, a float cannot tell even from odd
 # What an expression is made of, beside functions; of logic, what conditions are made of.
@@ -265,6 +279,9 @@ def _settled(e: Expr) -> Expr:
     """``e`` as the language means it: all quantities are real, which SymPy cannot always tell."""
     plain = {c: c.func(*c.args) for c in e.atoms(Relational) if type(c) is not c.func}
     e = e.xreplace(plain)
+    e = e.replace(
+        lambda n: type(n) in _OF_NUMBERS and n.is_number, lambda n: _OF_NUMBERS[type(n)](*n.args)
+    )
     if e.has(sympy.re, sympy.im, sympy.conjugate):
         e = e.replace(lambda n: isinstance(n, (sympy.re, sympy.conjugate)), lambda n: n.args[0])
         e = e.replace(sympy.im, lambda _: sympy.S.Zero)
@@ -429,7 +446,7 @@ def _check_node(node: Any, where: str) -> None:
         )  # fmt: skip
     if isinstance(node, sympy.Pow) and node.exp.is_Integer and abs(node.exp) > _LARGEST_EXPONENT:
         raise CellError(
-            f"the exponent {sympy.N(node.exp, 4)} is too large", where=where,
+            f"the exponent {rounded(node.exp)} is too large", where=where,
             hint=f"exponents of at most {_LARGEST_EXPONENT} are exact in single precision",
         )  # fmt: skip
     if isinstance(node, sympy.Piecewise) and node.args[-1].cond != True and len(node.args) == 1:  # noqa: E712
@@ -449,6 +466,11 @@ def _check_conditions(node: Any, where: str) -> None:
     else:
         asked = []
     for part in asked:
+        if isinstance(part, Boolean) and not isinstance(part, (*_LOGIC, sympy.Symbol)):
+            raise CellError(
+                f"the condition {short(part)} is not in the language", where=where,
+                hint="conditions are comparisons, and these joined by &, | and ~",
+            )  # fmt: skip
         if not isinstance(part, _LOGIC):
             raise CellError(
                 f"{short(part)} is a vector, not a condition", where=where,
@@ -480,9 +502,9 @@ def _check_numbers(e: Any, where: str) -> None:
     size = abs(value)
     if size > sys.float_info.max or 0 < size < _SMALLEST:
         raise CellError(
-            f"the number {sympy.N(e, 4)} is too {'large' if size > 1 else 'small'} for a double",
+            f"the number {rounded(e)} is too {'large' if size > 1 else 'small'} for a double",
             where=where,
-            hint=f"doubles lie between {_SMALLEST:.0e} and {sys.float_info.max:.0e}",
+            hint=f"doubles lie between {_SMALLEST:.1e} and {sys.float_info.max:.1e}",
         )
 
 
@@ -502,14 +524,8 @@ def _check_matrices(expr: Expr, where: str) -> None:
     if isinstance(expr, Operator):
         inner = (n for n in sympy.postorder_traversal(expr) if isinstance(n, Misplaced))
         wrong: Operator = next(inner, expr)
-        hint = f"a matrix product is written {bound(expr)} @ x"
-        if isinstance(expr, Matrix):
-            name = expr.name
-            hint += f'; elementwise weights are declared with biases(…) or vector("{name}")'
         raise CellError(
-            f"the matrix {min(wrong.atoms(Matrix), key=str)} is used without @",
-            where=where,
-            hint=wrong.hint if isinstance(wrong, Misplaced) else hint,
+            f"the matrix {wrong.leading} is used without @", where=where, hint=wrong.hint
         )
     for arg in expr.args:
         _check_matrices(arg, where)

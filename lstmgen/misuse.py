@@ -47,6 +47,7 @@ _CHOICES = (
     "Write Piecewise((u, v > 0), (w, True)), join conditions by &, | and ~, and take Max(v, w) and "
     "Min(v, w)"
 )
+_LONGEST = 10**20  # a number that a message shows with all its digits
 # NumPy's scalars leave arithmetic with what they do not know to these.
 _ARITHMETIC: dict[str, Callable[..., Any]] = {
     "add": operator.add, "subtract": operator.sub, "multiply": operator.mul,
@@ -57,7 +58,10 @@ _ARITHMETIC: dict[str, Callable[..., Any]] = {
 
 def short(what: object, width: int = 60) -> str:
     """``what`` as text of at most ``width`` characters, its middle left out if need be."""
-    text = " ".join(str(what).split())
+    try:
+        text = " ".join(str(what).split())
+    except ValueError:  # Python writes no number of more than 4300 digits
+        text = "…"
     half = (width - 3) // 2
     return text if len(text) <= width else f"{text[:half]} … {text[-half:]}"
 
@@ -71,11 +75,16 @@ def bound(what: object) -> str:
     return f"({text})" if loose else text
 
 
+def rounded(number: Expr) -> str:
+    """A number in four digits."""
+    return str(sympy.N(number, 4)).lower()
+
+
 def located(number: int, equation: Any) -> str:
     """Where a mistake is: the equation's number and its text, with long numbers rounded."""
-    longest = 10**20
-    long = [n for n in equation.atoms(sympy.Rational) if abs(n.p) > longest or n.q > longest]
-    shown = equation.xreplace({n: sympy.Symbol(str(sympy.N(n, 4))) for n in long})
+    long = {n for n in equation.atoms(sympy.Rational) if abs(n.p) + n.q > _LONGEST}
+    long |= {n for n in equation.atoms(sympy.Float) if abs(n) > _LONGEST}
+    shown = equation.xreplace({n: sympy.Symbol(rounded(n)) for n in long})
     return f"equation {number}, {shown.lhs} = {short(shown.rhs, 200)}"
 
 
@@ -99,6 +108,8 @@ def expression(value: Any, where: str, *about: object) -> Expr:
         )
     if isinstance(value, str):
         raise TypeError(f"{where}: {value!r} is a string. Give the symbol itself, without quotes")
+    if isinstance(value, sympy.Eq):
+        raise TypeError(f"{where}: it is an equation. Use the symbol on its left instead")
     if isinstance(value, Boolean):
         raise TypeError(
             f"{where}: {short(value)} is a condition. Piecewise((1, {short(value)}), (0, True)) is "
@@ -113,7 +124,7 @@ def expression(value: Any, where: str, *about: object) -> Expr:
             'with vector("v"), and give its values in the parameters'
         )
     try:
-        made = sympy.sympify(value, strict=True)
+        made = sympy.sympify(value.item() if hasattr(value, "item") else value, strict=True)
     except SympifyError:
         made = None
     if not isinstance(made, Expr):
@@ -298,6 +309,22 @@ class Explained:
         cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         raise _of_a_library("torch", getattr(function, "__name__", "?"), args)
+
+
+def _checked(name: str, pattern: str) -> Callable[[Any, Any], Any]:
+    """SymPy's operator ``name``, for numbers and expressions; what else it is given, explained."""
+
+    def operation(self: Any, other: Any) -> Any:
+        if not isinstance(other, Expr):
+            other = expression(other, pattern, self, other)
+        return getattr(super(Explained, self), name)(other)
+
+    return operation
+
+
+for _name, _sign in {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "pow": "**"}.items():
+    setattr(Explained, f"__{_name}__", _checked(f"__{_name}__", f"{{0}} {_sign} {{1}}"))
+    setattr(Explained, f"__r{_name}__", _checked(f"__r{_name}__", f"{{1}} {_sign} {{0}}"))
 
 
 class Linear(Explained):

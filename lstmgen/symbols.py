@@ -156,6 +156,20 @@ class Operator(Linear):
         raise NotImplementedError
 
     @property
+    def leading(self) -> Matrix:
+        """The first matrix in it."""
+        found: Operator = next(a for a in self.args if isinstance(a, Operator))
+        return found.leading
+
+    @property
+    def hint(self) -> str:
+        """What to write where it has no vector."""
+        return (
+            f"a matrix product is written {bound(self)} @ x; learned vectors, for elementwise "
+            'products, are declared with biases("b") or vector("v")'
+        )
+
+    @property
     def T(self) -> Any:
         """The transpose."""
         raise NotImplementedError
@@ -259,6 +273,11 @@ class Matrix(Operator, Symbol):
         """The transpose: the same parameter, used the other way round."""
         return Matrix(self.name, self.rows, self.columns, not self.transposed)
 
+    @property
+    def leading(self) -> Matrix:
+        """The matrix itself."""
+        return self
+
     def _eval_transpose(self) -> Matrix:
         return self.T  # SymPy's own would take a real symbol for a number
 
@@ -345,6 +364,9 @@ class Misplaced(Operator, Expr):
                 f"a matrix product is {bound(matrix)} @ {bound(other)}. Python reads U*g @ h as "
                 "(U*g) @ h: write U @ (g*h), or g*(U @ h)"
             )
+        if isinstance(matrix, _Scaled):
+            factor, matrix = matrix.args
+            return f"write {bound(matrix)} @ {bound(factor)}, or {bound(factor)} * ({matrix} @ x)"
         return (
             f'write {bound(matrix)} @ x; a learned vector is b.i, with b = biases("b"); '
             "(U - 1) @ h, with 1 for the identity, is U @ h - h"
