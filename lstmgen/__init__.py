@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         constants,
         cumsum,
         elu,
+        expm1,
         gelu,
         inputs,
         layer_norm,
@@ -70,9 +71,9 @@ _HOME = {
     "plan": "schedule",
 } | dict.fromkeys(
     (
-        "biases constants cumsum elu gelu inputs layer_norm leaky_relu log_sigmoid masks matrix "
-        "max_ mean named relu rsqrt sigmoid silu softmax softplus states step stop_gradient sum_ "
-        "tanh vector vectors weights"
+        "biases constants cumsum elu expm1 gelu inputs layer_norm leaky_relu log_sigmoid masks "
+        "matrix max_ mean named relu rsqrt sigmoid silu softmax softplus states step "
+        "stop_gradient sum_ tanh vector vectors weights"
     ).split(),
     "symbols",
 )
@@ -94,6 +95,7 @@ __all__ = [
     "cumsum",
     "derive",
     "elu",
+    "expm1",
     "gelu",
     "generate",
     "inputs",

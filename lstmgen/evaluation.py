@@ -52,6 +52,12 @@ def _erf(z: Array) -> Array:
     return np.asarray(value + 1j * z.imag * (2 / math.sqrt(math.pi) * np.exp(-(z.real**2))))
 
 
+def _expm1(z: Array) -> Array:
+    value: Array = np.expm1(z.real)
+    # To first order in the imaginary part, as with erf.
+    return np.asarray(value + 1j * z.imag * np.exp(z.real)) if np.iscomplexobj(z) else value
+
+
 def _heaviside(z: Array, at_zero: Array) -> Array:
     return np.where(z.real > 0, 1.0, np.where(z.real < 0, 0.0, at_zero))
 
@@ -100,6 +106,7 @@ _FUNCTIONS: dict[type, Callable[..., Array]] = {
     sympy.acosh: np.arccosh,
     sympy.atanh: np.arctanh,
     sympy.erf: _erf,
+    language.expm1: _expm1,
     language.sigmoid: _sigmoid,
     language.softplus: _softplus,
     language.relu: lambda z: np.where(z.real > 0, z, 0),

@@ -13,6 +13,7 @@ from types import ModuleType
 from . import cells
 from .cell import Cell
 from .errors import CellError, LstmgenError, did_you_mean
+from .misuse import advice
 
 
 def load_cell(path: str | Path) -> Cell:
@@ -76,7 +77,9 @@ def _last_line(error: BaseException, path: Path) -> str:
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
     line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else None
     at = line or (lines[-1] if lines else None)
-    return (f"line {at}: " if at else "") + f"{type(error).__name__}: {error}"
+    hint = advice(error)
+    message = f"{type(error).__name__}: {error}" + (f"\n  hint: {hint}" if hint else "")
+    return (f"line {at}: " if at else "") + message
 
 
 def load_python(text: str, name: str, filename: str) -> ModuleType:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from sympy import Eq, Expr, Integer
 
 from .errors import CellError
+from .misuse import located, short
 from .symbols import Matrix, Product, Reduction, Scan, Size, Vector, named
 
 Term = tuple[str, ...]  # ("=", "H") is fixed; ("?", "W_i", "rows") is a variable
@@ -85,7 +86,7 @@ class Shapes:
     # ------------------------------------------------------------------ walking
 
     def _equation(self, number: int, equation: Eq) -> None:
-        where = f"equation {number}, {equation.lhs} = {equation.rhs}"
+        where = located(number, equation)
         rhs = self._infer(equation.rhs, where)
         lhs = self._vector(equation.lhs)
         if self._find(rhs) != SCALAR and not self._unify(lhs, rhs):
@@ -114,11 +115,11 @@ class Shapes:
         columns = self._side(product.matrix, "columns")
         if not self._unify(columns, inner):
             raise CellError(
-                f"{product}: {product.matrix} has {_text(self._find(columns))} columns, but "
-                f"{product.operand} has size {_text(self._find(inner))}",
+                f"{short(product)}: {product.matrix} has {_text(self._find(columns))} columns, but "
+                f"{short(product.operand)} has size {_text(self._find(inner))}",
                 where=where,
-                hint=f"a matrix fits one size only: use another for {product.operand}, such as "
-                f"another member of its family",
+                hint=f"a matrix fits one size only: use another for {short(product.operand)}, such "
+                "as another member of its family",
             )
         return self._find(self._side(product.matrix, "rows"))
 
@@ -137,8 +138,8 @@ class Shapes:
     def _mismatch(self, a: Expr, size_a: Term, b: Expr, size_b: Term, where: str) -> CellError:
         size_a, size_b = self._find(size_a), self._find(size_b)
         return CellError(
-            f"{a} gives size {_text(size_a)}{self._origin(size_a, a)}, but {b} gives size "
-            f"{_text(size_b)}{self._origin(size_b, b)}",
+            f"{short(a)} gives size {_text(size_a)}{self._origin(size_a, a)}, but {short(b)} "
+            f"gives size {_text(size_b)}{self._origin(size_b, b)}",
             where=where,
             hint="elementwise arithmetic needs equal sizes: declare both with the same size, or "
             "lead one to the other with a matrix product, W @ x",

@@ -10,12 +10,19 @@ A symbol carries its place in time. Within a step, ``h`` is the value that comes
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import sympy
-from sympy import Expr, Function, Symbol
+from sympy import Expr, Symbol
 from sympy.functions.elementary.hyperbolic import tanh
 from sympy.printing.precedence import PRECEDENCE
+
+from .errors import did_you_mean
+from .misuse import Explained, Linear, bound, expression, short
 
 __all__ = [
     "Family",
@@ -26,6 +33,7 @@ __all__ = [
     "constants",
     "cumsum",
     "elu",
+    "expm1",
     "gelu",
     "inputs",
     "layer_norm",
@@ -73,7 +81,7 @@ class Size(Symbol):
         return (self.name,), {}
 
 
-class Vector(Symbol):
+class Vector(Explained, Symbol):
     """A vector over units, one for each row of the batch: shape (B, size).
 
     Parameters
@@ -114,16 +122,13 @@ class Vector(Symbol):
     def next(self) -> Vector:
         """The state that leaves the step: h[t], where the symbol itself is h[t-1]."""
         if self.category != "state" or self.time != -1:
-            what = (
-                f"{self} is the value after the step"
-                if self.category == "state"
-                else (f'{self} is no state; declare it with states("{self.name}")')
-            )
-            raise AttributeError(f"{self} has no .next: {what}")
+            raise AttributeError("next")  # Explained says why
         return self.at(0)
 
     def at(self, time: int) -> Vector:
         """The same quantity at another time."""
+        if not isinstance(time, int):
+            raise TypeError(f"{self}.at({time}): a time is a whole number of steps, not {time!r}")
         if self.category in STATIC or time == self.time:
             return self
         return Vector(self.name, self.category, self.size, time, self.value)
@@ -134,16 +139,115 @@ class Vector(Symbol):
         timed = "" if self.time == 0 or self.category in STATIC else f"[t{self.time:+d}]"
         return f"{_MARKS.get(self.category, '')}{self.name}{timed}"
 
-    def __matmul__(self, other: object) -> Expr:
-        if isinstance(other, Matrix):
-            return NotImplemented  # and so it explains
-        raise TypeError(
-            f"{self} @ {other}: {self} is a vector. A matrix product is W @ x, with a matrix from "
-            f'weights("W") on its left; an elementwise product is {self} * {other}'
+
+class Operator(Linear):
+    """What stands on the left of @: a matrix, and sums, products and multiples of matrices.
+
+    They wait for their vector, and then are products of matrices alone: (U - U.T) @ h becomes
+    U @ h - U.T @ h, and g * U @ h, which Python reads as (g * U) @ h, becomes g * (U @ h).
+    """
+
+    __slots__ = ()
+    # SymPy's operators hand over to the operand of higher priority, which is how we see r * U.
+    _op_priority = 20.0
+
+    def of(self, operand: Expr) -> Expr:
+        """The product with a vector."""
+        raise NotImplementedError
+
+    @property
+    def leading(self) -> Matrix:
+        """The first matrix in it."""
+        found: Operator = next(a for a in self.args if isinstance(a, Operator))
+        return found.leading
+
+    @property
+    def hint(self) -> str:
+        """What to write where it has no vector."""
+        return (
+            f"a matrix product is written {bound(self)} @ x; learned vectors, for elementwise "
+            'products, are declared with biases("b") or vector("v")'
         )
 
+    @property
+    def T(self) -> Any:
+        """The transpose."""
+        raise NotImplementedError
 
-class Matrix(Symbol):
+    def __matmul__(self, other: Any) -> Any:
+        if isinstance(other, Operator):
+            return _Chain(self, other)
+        operand = expression(other, "{} @ {}", self, other)
+        if operand.is_number:
+            raise TypeError(
+                f"{bound(self)} @ {short(other)}: a matrix product needs a vector. A multiple of a "
+                f"matrix is {short(other)} * {bound(self)}"
+            )
+        return self.of(operand)
+
+    def __rmatmul__(self, other: object) -> Any:
+        raise TypeError(
+            f"{bound(other)} @ {bound(self)}: the matrix comes first, "
+            f"{bound(self)} @ {bound(other)}"
+        )
+
+    def __add__(self, other: Any) -> Any:
+        if isinstance(other, int) and other == 0:  # where Python's sum starts
+            return self
+        if isinstance(other, Operator):
+            return _Sum(self, other)
+        return Misplaced("+", self, expression(other, "{} + {}", self, other))
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Any:
+        return self + (-other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return -self + other
+
+    def __neg__(self) -> Any:
+        return _Scaled(sympy.S.NegativeOne, self)
+
+    def __rmul__(self, other: Any) -> Any:
+        return _Scaled(expression(other, "{} * {}", other, self), self)
+
+    def __mul__(self, other: Any) -> Any:
+        if isinstance(other, Operator):
+            raise TypeError(
+                f"{bound(self)} * {bound(other)}: a product of matrices is written with @"
+            )
+        factor = expression(other, "{} * {}", self, other)
+        if not _is_scalar(factor):
+            return Misplaced("*", self, factor)
+        return _Scaled(factor, self)
+
+    def __truediv__(self, other: Any) -> Any:
+        if isinstance(other, Operator):
+            return self._no_function()
+        return self * (1 / expression(other, "{} / {}", self, other))
+
+    def _no_function(self, *_: object) -> Any:
+        raise TypeError(
+            f"{short(self)} is a matrix, which only stands on the left of @, as in "
+            f"{bound(self)} @ x: no function, power, quotient or comparison acts on its entries"
+        )
+
+    __pow__ = __rpow__ = __rtruediv__ = __abs__ = __mod__ = __rmod__ = _no_function
+    __floordiv__ = __rfloordiv__ = __gt__ = __ge__ = __lt__ = __le__ = _no_function
+
+    def __getitem__(self, key: object) -> Any:
+        raise TypeError(
+            f"{short(self)} is a whole matrix, without parts that could be picked by [ ]. Declare "
+            'each part as a matrix of its own, such as matrix("V", rows=4)'
+        )
+
+    def __call__(self, *args: object) -> Any:
+        raise TypeError(f"{short(self)} is a matrix, not a function. Its product with a vector is "
+                        f"{bound(self)} @ x")  # fmt: skip
+
+
+class Matrix(Operator, Symbol):
     """A learned matrix of shape (rows, columns), used as ``W @ x``; ``W.T`` is its transpose."""
 
     rows: str
@@ -170,164 +274,308 @@ class Matrix(Symbol):
         return Matrix(self.name, self.rows, self.columns, not self.transposed)
 
     @property
+    def leading(self) -> Matrix:
+        """The matrix itself."""
+        return self
+
+    def _eval_transpose(self) -> Matrix:
+        return self.T  # SymPy's own would take a real symbol for a number
+
+    _eval_adjoint = _eval_transpose
+
+    @property
     def base(self) -> Matrix:
         """The parameter itself, not transposed."""
         return self.T if self.transposed else self
 
+    def of(self, operand: Expr) -> Expr:
+        return Product(self, operand)
+
     def _sympystr(self, printer: Any) -> str:
         return f"{self.name}.T" if self.transposed else str(self.name)
 
-    def __matmul__(self, other: object) -> Any:
-        return _apply(self, other)
 
-    def __rmatmul__(self, other: object) -> Any:
-        raise TypeError(f"{other} @ {self}: the matrix comes first, {self} @ {other}")
-
-    # Python reads r * U @ h as (r * U) @ h, and -U @ h as (-U) @ h. SymPy's operators hand over to
-    # the operand of higher priority, which is how we get to see r * U.
-    _op_priority = 20.0
-
-    def __rmul__(self, other: object) -> Any:
-        return _Scaled(sympy.sympify(other), self)
-
-    def __neg__(self) -> Any:
-        return _Scaled(sympy.S.NegativeOne, self)
-
-
-class _Scaled(Expr):
-    """``r * U``, waiting for its vector: r * (U @ h). Without one it is a matrix misused."""
+class _Scaled(Operator, Expr):
+    """``r * U``: r * (U @ h)."""
 
     is_commutative = True
 
-    def __new__(cls, factor: Any, matrix: Matrix) -> Any:
-        return Expr.__new__(cls, factor, matrix)
-
-    def __matmul__(self, other: object) -> Any:
+    def of(self, operand: Expr) -> Expr:
         factor, matrix = self.args
-        if isinstance(other, Matrix):
-            return _Chain(self, other)
-        return factor * (matrix @ other)
+        return factor * matrix.of(operand)
+
+    @property
+    def T(self) -> Any:
+        factor, matrix = self.args
+        return matrix.T * factor
 
     def _sympystr(self, printer: Any) -> str:
-        return f"{printer._print(self.args[0])}*{self.args[1]}"
+        factor, matrix = self.args
+        return f"{'-' if factor == -1 else f'{bound(factor)}*'}{bound(matrix)}"
 
 
-class _Chain:
-    """``W1 @ W2``, waiting for its vector: a product of low rank, W1 @ (W2 @ x)."""
+class _Sum(Operator, Expr):
+    """``U + V``: U @ h + V @ h."""
 
-    def __init__(self, left: Matrix | _Scaled | _Chain, right: Matrix) -> None:
-        self.left, self.right = left, right
+    def of(self, operand: Expr) -> Expr:
+        left, right = self.args
+        return left.of(operand) + right.of(operand)
 
-    def __matmul__(self, other: object) -> Any:
-        if isinstance(other, Matrix):
-            return _Chain(self, other)
-        return self.left @ (self.right @ other)
+    @property
+    def T(self) -> Any:
+        left, right = self.args
+        return left.T + right.T
+
+    def _sympystr(self, printer: Any) -> str:
+        left, right = map(printer._print, self.args)
+        return f"{left} - {right[1:]}" if right.startswith("-") else f"{left} + {right}"
 
 
-def _apply(matrix: Matrix, other: object) -> Any:
-    if isinstance(other, Matrix):
-        return _Chain(matrix, other)
-    if isinstance(other, Family):
-        raise TypeError(f"{matrix} @ {other}: name one member of the family, such as {other}.i")
-    return Product(matrix, sympy.sympify(other))
+class _Chain(Operator, Expr):
+    """``U @ V``, a product of low rank: U @ (V @ x)."""
+
+    def of(self, operand: Expr) -> Expr:
+        left, right = self.args
+        return left.of(right.of(operand))
+
+    @property
+    def T(self) -> Any:
+        left, right = self.args
+        return right.T @ left.T
+
+    def _sympystr(self, printer: Any) -> str:
+        return f"{bound(self.args[0])} @ {bound(self.args[1])}"
+
+
+class Misplaced(Operator, Expr):
+    """A matrix added to what is not one, or times a vector on its right: an error that a cell
+    reports with the equation, and a product at once.
+    """
+
+    def __new__(cls, sign: str, matrix: Operator, other: Expr) -> Any:
+        return Expr.__new__(cls, Symbol(sign), matrix, other)
+
+    @property
+    def hint(self) -> str:
+        """What to write instead."""
+        sign, matrix, other = self.args
+        if sign.name == "*":
+            return (
+                f"a matrix product is {bound(matrix)} @ {bound(other)}. Python reads U*g @ h as "
+                "(U*g) @ h: write U @ (g*h), or g*(U @ h)"
+            )
+        if isinstance(matrix, _Scaled):
+            factor, matrix = matrix.args
+            return f"write {bound(matrix)} @ {bound(factor)}, or {bound(factor)} * ({matrix} @ x)"
+        return (
+            f'write {bound(matrix)} @ x; a learned vector is b.i, with b = biases("b"); '
+            "(U - 1) @ h, with 1 for the identity, is U @ h - h"
+        )
+
+    @property
+    def T(self) -> Any:
+        return self.of(self)
+
+    def of(self, operand: Expr) -> Expr:
+        raise TypeError(f"({self}) @ {bound(operand)}: {self} is not a matrix. Hint: {self.hint}")
+
+    def _sympystr(self, printer: Any) -> str:
+        sign, matrix, other = self.args
+        return f"{bound(matrix)}{'*' if sign.name == '*' else ' + '}{bound(other)}"
+
+
+def _is_scalar(e: Expr) -> bool:
+    """Whether ``e`` is surely one number for a whole vector."""
+    if isinstance(e, Vector):
+        return e.size == "1"
+    if isinstance(e, Reduction) and not isinstance(e, Scan):
+        return True
+    return not isinstance(e, Product) and all(map(_is_scalar, e.args))
 
 
 class Family:
     """Parameters that share a letter: ``W.i`` and ``W["i"]`` are the member W_i."""
 
-    def __init__(self, prefix: str, make: Any) -> None:
+    def __init__(self, prefix: str, make: Callable[[str], Any]) -> None:
         self._prefix, self._make = prefix, make
 
     def __getattr__(self, member: str) -> Any:
         if member.startswith("_"):
             raise AttributeError(member)
+        if member == "T":
+            raise AttributeError(
+                f"{self} is a family of parameters: {self}.i.T is the transpose of its member "
+                f'{self}_i, and a member called T is {self}["T"]'
+            )
         return self[member]
 
-    def __getitem__(self, member: str) -> Any:
+    def __getitem__(self, member: str | int | Symbol) -> Any:
+        if not isinstance(member, (str, int, Symbol)):
+            raise TypeError(
+                f"{self}[{short(member)}]: a member of the family {self} has a name, as in "
+                f'{self}.i or {self}["i"]; entries of a parameter cannot be picked'
+            )
         return self._make(f"{self._prefix}_{member}")
 
     def __repr__(self) -> str:
         return self._prefix
 
-    def _misused(self, *_: object) -> Any:
+    def _misused(self, *others: object) -> Any:
+        several = any(isinstance(other, (list, tuple)) for other in others)
         raise TypeError(
             f"{self} is a family of parameters; name one member of it, such as {self}.i"
+            + ("; of two vectors, each has its own: W.x @ x + W.h @ h" if several else "")
         )
 
-    __matmul__ = __add__ = __radd__ = __mul__ = __rmul__ = __sub__ = __rsub__ = _misused
+    __matmul__ = __rmatmul__ = __add__ = __radd__ = __mul__ = __rmul__ = __sub__ = __rsub__ = (
+        _misused
+    )
+    __truediv__ = __rtruediv__ = __pow__ = __rpow__ = __neg__ = __abs__ = __call__ = _misused
+    __gt__ = __ge__ = __lt__ = __le__ = __float__ = __bool__ = __len__ = __iter__ = _misused
+    _sympy_ = _misused  # what SymPy asks for: tanh(W)
+
+    def __array_ufunc__(self, *_: Any, **__: Any) -> Any:
+        self._misused()
 
 
 # --------------------------------------------------------------------------- declarations
 
 _S = TypeVar("_S")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+# What a keyword of another library is here, by what is declared.
+_SIZE = 'size="P" gives the number of units'
+_SIDES = 'rows="H", columns="D" give the shape'
+_START = (
+    "learned vectors start at init=…, constants have value=…; the state that a sequence starts "
+    "from is an argument of forward"
+)
+_KEYWORDS = {
+    **dict.fromkeys(("shape", "dim", "units", "size", "width", "length", "hidden_size"), "shape"),
+    **dict.fromkeys(("init", "value", "initial", "default", "start", "mean", "std"), "start"),
+}
 
 
-def _declare(names: str, make: Any) -> Any:
+def _declares(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Answer a keyword that ``function`` does not take by those that it does."""
+    known = list(inspect.signature(function).parameters)
+    size = _SIZE if "size" in known else _SIDES if "rows" in known else "they are scalars"
+    hints = {"shape": size, "start": _START}
+
+    @functools.wraps(function)
+    def checked(*args: _P.args, **keywords: _P.kwargs) -> _R:
+        for word in keywords:
+            if word not in known:
+                why = hints.get(_KEYWORDS.get(word, "")) or did_you_mean(word, known)
+                why = why or f"it takes {' and '.join(known)}"
+                raise TypeError(f"{function.__name__} takes no {word}=: {why}")
+        return function(*args, **keywords)
+
+    return checked
+
+
+def _declare(names: str, make: Callable[[str], Any]) -> Any:
+    if not isinstance(names, str):
+        raise TypeError(
+            f'names are given in one string, separated by spaces, as in "h c", not as '
+            f"{short(repr(names))}"
+        )
     parts = names.replace(",", " ").split()
     if not parts:
-        raise ValueError("give at least one name")
+        raise ValueError('give at least one name, as in "h"')
     made = tuple(make(name) for name in parts)
     return made[0] if len(made) == 1 else made
 
 
 def _size(size: str | int) -> str:
+    """A size as it was declared; "" is open."""
     text = str(size)
-    if text.lstrip("-").isdigit() and int(text) < 1:
-        raise ValueError(f"a size is a name or a positive number, not {size!r}")
-    return text
+    is_name = isinstance(size, str) and (not size or size.isidentifier())
+    is_number = text.isdecimal() and text.isascii() and int(text) > 0
+    if not (is_name or (is_number and not isinstance(size, bool))):
+        raise ValueError(f"a size is a name or a positive number, not {short(repr(size))}")
+    return str(int(text)) if is_number else text
 
 
+def finite(value: Any, what: str) -> float:
+    """``value`` as a finite number; ``what`` says what it is.
+
+    Raises
+    ------
+    ValueError
+        If it is not a finite number.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if isinstance(value, str) or not math.isfinite(number):
+        raise ValueError(f"{what} is one finite number, not {short(repr(value))}")
+    return number
+
+
+@_declares
 def inputs(names: str, size: str | int = "D") -> Any:
     """Inputs of every step; one name gives one symbol, several a tuple. Arrays: (T, B, size)."""
-    return _declare(names, lambda n: Vector(n, "input", _size(size)))
+    size = _size(size)
+    return _declare(names, lambda n: Vector(n, "input", size))
 
 
+@_declares
 def states(names: str, size: str | int = "H") -> Any:
     """States: ``h`` comes into the step, ``h.next`` leaves it. Arrays: (B, size)."""
-    return _declare(names, lambda n: Vector(n, "state", _size(size), -1))
+    size = _size(size)
+    return _declare(names, lambda n: Vector(n, "state", size, -1))
 
 
+@_declares
 def vectors(names: str, size: str | int = "H") -> Any:
     """What a step computes: gates, candidates, … ``size=1`` is a scalar that broadcasts."""
-    return _declare(names, lambda n: Vector(n, "vector", _size(size)))
+    size = _size(size)
+    return _declare(names, lambda n: Vector(n, "vector", size))
 
 
+@_declares
 def masks(names: str, size: str | int = "") -> Any:
     """Inputs that no gradient flows into: dropout, zoneout, padding. Arrays: (T, B, size)."""
-    return _declare(names, lambda n: Vector(n, "mask", _size(size)))
+    size = _size(size)
+    return _declare(names, lambda n: Vector(n, "mask", size))
 
 
+@_declares
 def constants(names: str, value: float | None = None) -> Any:
     """Scalar hyper-parameters, such as a time step. ``value`` is what ``init`` gives them."""
+    value = None if value is None else finite(value, f"the value of {names}")
     return _declare(names, lambda n: Vector(n, "constant", "1", 0, value))
 
 
+@_declares
 def weights(names: str, rows: str | int = "", columns: str | int = "") -> Any:
     """A family of matrices: ``W.i`` is W_i. Shapes are inferred unless they are given."""
-
-    def make(name: str) -> Family:
-        return Family(name, lambda member: Matrix(member, _size(rows), _size(columns)))
-
-    return _declare(names, make)
+    shape = _size(rows), _size(columns)
+    return _declare(names, lambda name: Family(name, lambda member: Matrix(member, *shape)))
 
 
+@_declares
 def biases(names: str, size: str | int = "", init: float = 0.0) -> Any:
     """A family of learned vectors: biases, peepholes, gains. They start at ``init``."""
-
-    def make(name: str) -> Family:
-        return Family(name, lambda m: Vector(m, "parameter", _size(size), 0, float(init)))
-
-    return _declare(names, make)
+    about = _size(size), 0, finite(init, f"init of {names}")
+    return _declare(names, lambda n: Family(n, lambda m: Vector(m, "parameter", *about)))
 
 
+@_declares
 def matrix(names: str, rows: str | int = "", columns: str | int = "") -> Any:
     """One learned matrix, used as ``V @ h``."""
-    return _declare(names, lambda n: Matrix(n, _size(rows), _size(columns)))
+    shape = _size(rows), _size(columns)
+    return _declare(names, lambda n: Matrix(n, *shape))
 
 
+@_declares
 def vector(names: str, size: str | int = "", init: float = 0.0) -> Any:
     """One learned vector; ``size=1`` is a learned scalar. It starts at ``init``."""
-    return _declare(names, lambda n: Vector(n, "parameter", _size(size), 0, float(init)))
+    about = _size(size), 0, finite(init, f"init of {names}")
+    return _declare(names, lambda n: Vector(n, "parameter", *about))
 
 
 def shift(expr: _S, steps: int) -> _S:
@@ -337,6 +585,14 @@ def shift(expr: _S, steps: int) -> _S:
 
 
 # --------------------------------------------------------------------------- what mixes units
+
+
+class Function(Explained, sympy.Function):
+    """Base of the functions of the language."""
+
+    def __new__(cls, *args: Any, **options: Any) -> Any:
+        given = [expression(a, "{}({})", cls.__name__, a) for a in args]
+        return super().__new__(cls, *given, **options)
 
 
 class Product(Function):
@@ -473,6 +729,16 @@ class rsqrt(Function):
         return -(self**3) / 2
 
 
+class expm1(Function):
+    """exp(x) - 1, exact to the last digits near 0."""
+
+    nargs = 1
+    is_real = True
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        return sympy.exp(self.args[0])
+
+
 class stop_gradient(Function):
     """The identity in the forward pass; no gradient flows back through it."""
 
@@ -504,7 +770,7 @@ class named(Function):
     is_real = True
 
     def __new__(cls, value: Any, name: str = "") -> Any:
-        value = sympy.sympify(value)
+        value = expression(value, "named({})", value)
         if value.is_Atom:
             return value
         return super().__new__(cls, value, *([Symbol(str(name))] if name else []))
@@ -519,27 +785,32 @@ class named(Function):
 
 def log_sigmoid(x: Any) -> Expr:
     """log(σ(x)), without overflow."""
-    return -softplus(-x)
+    return -softplus(-named(x))
 
 
 def silu(x: Any) -> Expr:
     """x σ(x), also called swish."""
+    x = named(x)
     return x * sigmoid(x)
 
 
 def gelu(x: Any) -> Expr:
     """x Φ(x), exact (with erf), as PyTorch's default."""
+    x = named(x)
     return x * (1 + sympy.erf(x / sympy.sqrt(2))) / 2
 
 
 def elu(x: Any, alpha: Any = 1) -> Expr:
-    """x where x > 0, else α (exp(x) - 1)."""
-    return relu(x) + alpha * (sympy.exp(sympy.Min(x, 0)) - 1)
+    """x where x > 0, else α (exp(x) - 1): the slope at 0 is α, as PyTorch has it."""
+    x = named(x)
+    # x - relu(x) is min(x, 0) with slope 1 at 0: where x is taken, exp(x) must not overflow
+    return sympy.Piecewise((x, x > 0), (alpha * expm1(x - relu(x)), True))
 
 
 def leaky_relu(x: Any, slope: Any = sympy.Rational(1, 100)) -> Expr:
-    """x where x > 0, else slope · x."""
-    return relu(x) - slope * relu(-x)
+    """x where x > 0, else slope · x: the slope at 0 is ``slope``, as PyTorch has it."""
+    x = named(x)
+    return sympy.Piecewise((x, x > 0), (slope * x, True))
 
 
 def softmax(x: Any) -> Expr:

@@ -34,6 +34,7 @@ from .symbols import (
     Matrix,
     Vector,
     equal,
+    expm1,
     max_,
     mean,
     named,
@@ -267,6 +268,7 @@ _FIXED_RANGES: dict[type, Range] = {
     sympy.sin: (-1, 1),
     sympy.cos: (-1, 1),
     sympy.exp: (0, math.inf),
+    expm1: (-1, math.inf),
     softplus: (0, math.inf),
     rsqrt: (0, math.inf),
 }

@@ -34,6 +34,7 @@ from lstmgen import (
     constants,
     cumsum,
     elu,
+    expm1,
     gelu,
     inputs,
     layer_norm,
@@ -96,7 +97,8 @@ def need_processor(flags: list[str]) -> None:
 # --------------------------------------------------------------------------- cells
 
 FUNCTIONS: list[Any] = [
-    sigmoid, tanh, relu, step, softplus, sympy.exp, sympy.sin, sympy.cos, sympy.tan, sympy.atan,
+    sigmoid, tanh, relu, step, softplus, expm1, sympy.exp, sympy.sin, sympy.cos, sympy.tan,
+    sympy.atan,
     sympy.sinh, sympy.cosh, sympy.asinh, sympy.erf, Abs, sympy.sign, sympy.Heaviside, sympy.floor,
     sympy.ceiling, stop_gradient, softmax, layer_norm, cumsum, silu, gelu, elu, leaky_relu,
     log_sigmoid, mean, sum_, max_,

@@ -237,7 +237,7 @@ def test_keywords_are_no_names(name):
     "name", ["1st", "a-b", "a;b", "_x", "δ", "a*/", "x" * 41, "a\nb", "%s", "a.b", ""]
 )
 def test_what_is_no_identifier_is_refused(name):
-    with pytest.raises(CellError, match="no identifier"):
+    with pytest.raises(CellError, match="not an identifier"):
         Cell(name, [PLAIN], h)
 
 
@@ -263,7 +263,7 @@ def test_no_input():
 
 
 def test_init_of_what_is_no_parameter():
-    assert "which is no parameter" in complaint(PLAIN, init={b.f: 1.0})
+    assert "which is not a parameter" in complaint(PLAIN, init={b.f: 1.0})
 
 
 def test_a_size_is_a_name_or_positive():

@@ -23,6 +23,7 @@ from lstmgen import (
     constants,
     cumsum,
     derive,
+    expm1,
     inputs,
     layer_norm,
     masks,
@@ -406,6 +407,7 @@ H, Z = r"\mathbf{h}_{t-1}", r"\mathbf{z}_t"
         (exp(-h), rf"\exp\left(-{H}\right)"),
         (sympy.Abs(h), rf"\left|{H}\right|"),
         (softplus(h), rf"\operatorname{{softplus}}\left({H}\right)"),
+        (expm1(h), rf"\operatorname{{expm1}}\left({H}\right)"),
     ],
 )
 def test_expressions(expression, expected):

@@ -25,6 +25,7 @@ _CALLS = {
     "acosh": "torch.acosh", "atanh": "torch.atanh", "erf": "torch.erf", "Abs": "torch.abs",
     "sign": "torch.sign", "floor": "torch.floor", "ceiling": "torch.ceil",
     "sigmoid": "torch.sigmoid", "relu": "torch.relu", "rsqrt": "torch.rsqrt",
+    "expm1": "torch.expm1",
 }  # fmt: skip
 
 

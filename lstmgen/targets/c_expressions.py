@@ -18,7 +18,7 @@ from ..cell import C_KEYWORDS
 from ..errors import GenerateError
 from ..operations import B, K, T
 from ..printing import Order, binds, is_negative, literal
-from ..symbols import Size, Vector, equal, relu, sigmoid, softplus, step
+from ..symbols import Size, Vector, equal, expm1, relu, sigmoid, softplus, step
 from .naming import Names
 
 WIDTH = 100
@@ -28,7 +28,7 @@ LIBM = {
     sympy.asin: "asin", sympy.acos: "acos", sympy.atan: "atan", sympy.sinh: "sinh",
     sympy.cosh: "cosh", sympy.tanh: "tanh", sympy.asinh: "asinh", sympy.acosh: "acosh",
     sympy.atanh: "atanh", sympy.erf: "erf", sympy.Abs: "fabs", sympy.floor: "floor",
-    sympy.ceiling: "ceil",
+    sympy.ceiling: "ceil", expm1: "expm1",
 }  # fmt: skip
 # Static functions of the source that work on all lanes, each written only where it is used. What
 # the C library computes is called lane by lane, but for the few that have vector code of their own.

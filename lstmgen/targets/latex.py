@@ -35,6 +35,7 @@ from ..symbols import (
     Product,
     Vector,
     equal,
+    expm1,
     named,
     rcumsum,
     shift,
@@ -513,6 +514,10 @@ class _Page:
             remarks.append(
                 r"$\operatorname{sg}\left(\mathbf{v}\right)$ is $\mathbf{v}$, "
                 "but no gradient flows back through it."
+            )
+        if expm1 in functions:
+            remarks.append(
+                r"$\operatorname{expm1}\left(\mathbf{v}\right)$ is $e^{\mathbf{v}} - 1$."
             )
         if functions & {step, equal}:
             remarks.append(r"$\mathbf{1}\left[\cdot\right]$ is 1 where it holds, and 0 elsewhere.")

@@ -19,6 +19,7 @@ from ..symbols import (
     Vector,
     cumsum,
     equal,
+    expm1,
     max_,
     mean,
     rcumsum,
@@ -33,7 +34,8 @@ from ..symbols import (
 
 HELPERS: dict[type, str] = {softplus: "_softplus", sympy.erf: "_erf"}  # functions of the template
 _UNARY: dict[type, str] = {
-    sympy.exp: "np.exp", sympy.log: "np.log", sympy.sin: "np.sin", sympy.cos: "np.cos",
+    sympy.exp: "np.exp", expm1: "np.expm1",
+    sympy.log: "np.log", sympy.sin: "np.sin", sympy.cos: "np.cos",
     sympy.tan: "np.tan", sympy.asin: "np.arcsin", sympy.acos: "np.arccos",
     sympy.atan: "np.arctan", sympy.sinh: "np.sinh", sympy.cosh: "np.cosh", sympy.tanh: "np.tanh",
     sympy.asinh: "np.arcsinh", sympy.acosh: "np.arccosh", sympy.atanh: "np.arctanh",
