@@ -171,6 +171,17 @@ def _attribute(symbol: Any, name: str) -> str:
     return f"{text} has no .{name}" + (f": {why}" if why else "")
 
 
+class _NoAttribute(AttributeError):
+    """Words its message when it is read: SymPy asks symbols for many attributes, and only asks."""
+
+    def __init__(self, symbol: Any, attribute: str) -> None:
+        super().__init__(symbol, attribute)
+        self.symbol, self.attribute = symbol, attribute
+
+    def __str__(self) -> str:
+        return _attribute(self.symbol, self.attribute)
+
+
 def _comparison(relation: Any) -> Any:
     """``relation`` of SymPy, which says what to write where it is used as a truth value."""
 
@@ -229,7 +240,7 @@ class Explained:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name.startswith("is_"):
             raise AttributeError(name)
-        raise AttributeError(_attribute(self, name))
+        raise _NoAttribute(self, name)
 
     # ------------------------------------------------------------------ not a number
 
