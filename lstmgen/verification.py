@@ -21,22 +21,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from sympy import Expr
 
 from .cell import Cell
-from .errors import LstmgenError
+from .errors import LstmgenError, require_cell
 from .evaluation import Array, Dual, Entity, Evaluator, Number, Shake, Trace, Walk, number
+from .report import Finding, Report, Row, broken, worst_of_each
 from .rounding import Rounding, decisions, is_settled
+from .supervision import TIMEOUT, Progress, Task, supervise
 from .symbols import Matrix, Product, Reduction, Vector
 
 __all__ = ["Case", "Examination", "Finding", "Report", "Row", "check"]
-
-Progress: TypeAlias = Callable[[int, int, str], None]  # done, of how many, and what comes next
 
 # --------------------------------------------------------------------------- cases
 
@@ -483,151 +483,6 @@ def _slope(a: Number) -> Array:
     return a.slope if isinstance(a, Dual) else np.zeros((1, 1, 1))
 
 
-# --------------------------------------------------------------------------- the report
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One comparison of a module with one witness, at the entry that agrees least.
-
-    ``error`` is relative to the largest entry of the array that is compared.
-    """
-
-    witness: str
-    error: float
-    tolerance: float
-    index: tuple[int, ...] = ()
-    expected: float = math.nan
-    got: float = math.nan
-    note: str = ""
-
-    @property
-    def ratio(self) -> float:
-        """The error in units of its tolerance; infinite if it is no number."""
-        return self.error / self.tolerance if math.isfinite(self.error) else math.inf
-
-    @property
-    def passed(self) -> bool:
-        return self.ratio <= 1
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: an array that the module returns, against each witness.
-
-    Attributes
-    ----------
-    name : str
-        "forward", "step", or a gradient, such as "∂L/∂W_i".
-    size : int
-        How many entries it has.
-    findings : tuple of Finding
-        The worst for each witness, over all cases.
-    """
-
-    name: str
-    size: int
-    findings: tuple[Finding, ...]
-
-    @property
-    def worst(self) -> Finding:
-        """The finding with the largest error over its tolerance."""
-        return max(self.findings, key=lambda f: f.ratio)
-
-    @property
-    def passed(self) -> bool:
-        return self.worst.passed
-
-    @property
-    def is_gradient(self) -> bool:
-        return self.name.startswith("∂")
-
-    def error(self, witness: str) -> float:
-        """The error that a witness found; NaN if it was not asked."""
-        return next((f.error for f in self.findings if f.witness == witness), math.nan)
-
-
-@dataclass(frozen=True)
-class Report:
-    """What ``check`` found. ``str(report)`` is the table.
-
-    Attributes
-    ----------
-    title : str
-        Cell, target, precision and sizes.
-    rows : tuple of Row
-        The forward pass, the streaming step, and every gradient.
-    """
-
-    title: str
-    rows: tuple[Row, ...]
-
-    @property
-    def passed(self) -> bool:
-        return all(row.passed for row in self.rows)
-
-    @property
-    def worst(self) -> Row:
-        """The row with the largest error over its tolerance."""
-        return max(self.rows, key=lambda row: row.worst.ratio)
-
-    def __bool__(self) -> bool:
-        return self.passed
-
-    def as_json(self) -> dict[str, Any]:
-        """The report as plain lists, dicts, strings and numbers; NaN and infinity among them."""
-        return asdict(self)
-
-    @staticmethod
-    def from_json(made: Mapping[str, Any]) -> Report:
-        """The report that ``as_json`` made this of."""
-        rows = []
-        for row in made["rows"]:
-            found = (Finding(**{**f, "index": tuple(f["index"])}) for f in row["findings"])
-            rows.append(Row(row["name"], row["size"], tuple(found)))
-        return Report(made["title"], tuple(rows))
-
-    def __str__(self) -> str:
-        return "\n".join([self.title, *self._table(), *self._verdict()])
-
-    def _table(self) -> Iterator[str]:
-        wide = max(len(row.name) for row in self.rows)
-        for row in self.rows:
-            cells = [f"{f.witness} {_text(f.error):>7}" for f in row.findings]
-            index = row.worst.index
-            place = f"worst at {list(index)}" if index and row.is_gradient else ""
-            verdict = "" if row.passed else "DISAGREES"
-            parts = [row.name.ljust(wide), *cells, place, verdict]
-            yield "   ".join(part for part in parts if part)
-
-    def _verdict(self) -> Iterator[str]:
-        gradients = [row for row in self.rows if row.is_gradient]
-        bad = [row for row in gradients if not row.passed]
-        others = [row for row in self.rows if not row.is_gradient and not row.passed]
-        for row in others:
-            yield f"{row.name} DISAGREES with the equations"
-        if bad:
-            yield f"{len(bad)} of {len(gradients)} gradients DISAGREE"
-        else:
-            yield f"all {len(gradients)} gradients agree"
-        if not self.passed:
-            row, finding = self.worst, self.worst.worst
-            where = f"{row.name}{list(finding.index)}" if finding.index else row.name
-            if math.isnan(finding.expected) and finding.note:
-                yield f"  worst: {where} {finding.note}"
-                return
-            note = f", {finding.note}" if finding.note else ""
-            yield (
-                f"  worst: {where} is {finding.got:.15g}, expected {finding.expected:.15g} "
-                f"({finding.witness}{note})"
-            )
-            yield f"  error {_text(finding.error)} where {_text(finding.tolerance)} is allowed"
-
-
-def _text(error: float) -> str:
-    return "0" if error == 0 else f"{error:.1e}"
-
-
 # --------------------------------------------------------------------------- judging
 
 _TARGET_NAMES = {"numpy": "NumPy", "c": "C"}
@@ -864,8 +719,8 @@ class Examination:
         report(total, total, "")
         if failure:  # then nothing that it computes can be relied on
             for findings in found.values():
-                findings.append(_broken(f"cannot be had: {failure}"))
-        rows = tuple(Row(n, sizes[n], _worst_of_each(f)) for n, f in found.items())
+                findings.append(broken(f"cannot be had: {failure}"))
+        rows = tuple(Row(n, sizes[n], worst_of_each(f)) for n, f in found.items())
         numbers = " ".join(
             f"{n}={v}" for n, v in {"T": self.steps, "B": self.batch, **self.sizes}.items()
         )
@@ -895,7 +750,7 @@ class Examination:
         found["forward"] += self._judge_defaults(module, params, x, extra, dy)
         found["step"] += self._judge_steps(k, module, params, x, masks)
         if snapshot((params, x, state, masks, dy, dstate)) != before:
-            found["forward"].append(_broken("an argument was changed in place"))
+            found["forward"].append(broken("an argument was changed in place"))
         return full, partial
 
     def _cast(self, value: Array) -> Array:
@@ -920,12 +775,12 @@ class Examination:
     ) -> Finding:
         """The entry with the largest error over its tolerance; NaN in ``want`` is left out."""
         if got is None:
-            return _broken("is missing")
+            return broken("is missing")
         got = np.asarray(got)
         if got.shape != want.shape:
-            return _broken(f"has shape {got.shape} where {want.shape} is expected")
+            return broken(f"has shape {got.shape} where {want.shape} is expected")
         if got.dtype != self.dtype:
-            return _broken(f"is {got.dtype} where {self.dtype} is expected")
+            return broken(f"is {got.dtype} where {self.dtype} is expected")
         with np.errstate(all="ignore"):
             error = np.abs(got.astype(float) - want) / scale
         error = np.where(np.isfinite(got), error, np.inf)
@@ -1004,7 +859,7 @@ class Examination:
                 })  # fmt: skip
         for name, one in results[0].items():
             if not np.array_equal(one, results[1][name], equal_nan=True):
-                yield _broken(f"{name} differs between state=None, dstate=None and zeros")
+                yield broken(f"{name} differs between state=None, dstate=None and zeros")
 
     def _judge_steps(
         self, k: int, module: Any, params: Any, x: Any, masks: Mapping[str, Array]
@@ -1074,19 +929,6 @@ class _Guarded:
         return call
 
 
-def _broken(note: str) -> Finding:
-    return Finding(DIRECT, math.inf, 1.0, note=note)
-
-
-def _worst_of_each(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """For each witness the finding with the largest error over its tolerance."""
-    worst: dict[str, Finding] = {}
-    for finding in findings:
-        if finding.witness not in worst or finding.ratio > worst[finding.witness].ratio:
-            worst[finding.witness] = finding
-    return tuple(worst.values())
-
-
 def _gradient_name(entity: Entity) -> str:
     kind, name = entity
     return f"∂L/∂{name}[0]" if kind == "state" else f"∂L/∂{name}"
@@ -1110,10 +952,15 @@ def check(
     T: int = 7,
     B: int = 3,
     seed: int = 0,
+    seeds: int = 3,
     progress: Progress | None = None,
+    timeout: float = TIMEOUT,
     **options: Any,
 ) -> Report:
     """Compile a cell and hold what comes out against the cell's equations.
+
+    C is compiled and run in a process of its own: if it is so wrong that it crashes, that is an
+    error like another. NumPy code, and a ``module``, run in this one.
 
     Parameters
     ----------
@@ -1130,8 +977,12 @@ def check(
         Steps and rows of the main case.
     seed : int
         Of the random values.
+    seeds : int
+        How many random cases of T steps and B rows there are, from ``seed`` on.
     progress : callable, optional
         Called with (done, total, what comes next).
+    timeout : float
+        Seconds after which compiling and running C is given up.
     **options
         For the target, as in ``compile``.
 
@@ -1143,13 +994,42 @@ def check(
     Raises
     ------
     LstmgenError
-        If the equations have no finite value in any of the random cases tried.
+        If the equations have no finite value in any of the random cases tried, or rounding decides
+        their results; if C crashed, ended its process, or took too long.
+    ToolchainError
+        If C cannot be compiled.
     """
+    require_cell(cell)
+    arguments: dict[str, Any] = {"sizes": sizes, "T": T, "B": B, "seed": seed, "seeds": seeds}
+    if module is None and target == "c":
+        task = Task(cell, target, dtype, {**arguments, **options})
+        return supervise(task, timeout, progress)
+    return check_here(cell, target, dtype, module=module, progress=progress, **arguments, **options)
+
+
+def check_here(
+    cell: Cell,
+    target: str,
+    dtype: str,
+    *,
+    sizes: Mapping[str, int] | None,
+    T: int,
+    B: int,
+    seed: int,
+    seeds: int,
+    module: Any = None,
+    progress: Progress | None = None,
+    stage: Callable[[str], None] = lambda name: None,
+    **options: Any,
+) -> Report:
+    """``check`` in this process, whatever the target; ``stage`` is told what begins."""
     if module is None:
         from .toolchain import compile
 
+        stage("compiling")
         module = compile(cell, target, dtype=dtype, **options)
         fixed = {n.name: int(options[n.name]) for n in cell.sizes if n.name in options}
         sizes = {**(sizes or {}), **fixed}  # sizes that became compile-time constants
-    examination = Examination(cell, dtype, sizes=sizes, T=T, B=B, seed=seed)
+    stage("checking")
+    examination = Examination(cell, dtype, sizes=sizes, T=T, B=B, seed=seed, seeds=seeds)
     return examination.judge(module, _TARGET_NAMES.get(target, target), progress)
