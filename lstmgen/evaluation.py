@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import sympy
@@ -294,8 +294,14 @@ class Trace:
     frozen: dict[tuple[int, Expr], Array] = field(default_factory=dict)
 
 
-# What is done to the value of each node: (expression, value, operands) -> value.
-Shake: TypeAlias = "Callable[[Expr, Number, Sequence[Number]], Number]"
+class Shake(Protocol):
+    """What stands in for the rounding of other programs."""
+
+    def operand(self, a: Number) -> Number:
+        """What an operation makes of ``a`` before it combines it with others."""
+
+    def __call__(self, e: Expr, value: Number, operands: Sequence[Number]) -> Number:
+        """What is made of the value of the node ``e``."""
 
 
 class Evaluator:
@@ -332,8 +338,8 @@ class Evaluator:
         frozen : mapping, optional
             What another evaluation found under ``stop_gradient``. It is used in place of what the
             perturbed values would give, so that differences are those of the cut function.
-        shake : callable, optional
-            Stands in for the rounding of other programs: what it makes of a value is the value.
+        shake : Shake, optional
+            Moves the value of each node, and what goes into it.
         after : callable, optional
             Called with the walk of each step when the step is done.
         """
@@ -392,8 +398,8 @@ class Walk:
         if e.is_Number or e.is_NumberSymbol:
             return self._shaken(e, np.full((1, 1, 1), float(e)), ())
         if isinstance(e, Product):
-            operands = (self(e.operand), self._matrix(e))
-            return self._shaken(e, _product(*operands), operands)
+            operands = self._operands(self(e.operand), self._matrix(e))
+            return self._shaken(e, _product(operands[0], operands[1]), operands)
         if isinstance(e, named):
             return self(e.args[0])  # type: ignore[no-any-return]
         if isinstance(e, stop_gradient):
@@ -403,7 +409,7 @@ class Walk:
             return value
         if isinstance(e, sympy.Piecewise):
             return self._piecewise(e)
-        operands = tuple(map(self, e.args))
+        operands = self._operands(*map(self, e.args))
         return self._shaken(e, self._operate(e, operands), operands)
 
     def _operate(self, e: Expr, operands: Sequence[Number]) -> Number:
@@ -421,6 +427,9 @@ class Walk:
                 f"the evaluation of equations does not know {e.func.__name__}, in {e}"
             )
         return _apply(_FUNCTIONS[e.func], operands)
+
+    def _operands(self, *given: Number) -> Sequence[Number]:
+        return given if self.shake is None else [self.shake.operand(a) for a in given]
 
     def _shaken(self, e: Expr, value: Number, operands: Sequence[Number]) -> Number:
         return value if self.shake is None else self.shake(e, value, operands)

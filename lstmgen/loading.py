@@ -67,8 +67,9 @@ def _run(path: Path) -> ModuleType:
         raise LstmgenError(f"{path}: {error}") from error
     except SystemExit as error:
         raise LstmgenError(
-            f"{path}: {_last_line(error, path)}: the file exits\n  hint: a cell's file is imported, "
-            'and has to reach its end; what else it does goes under if __name__ == "__main__":'
+            f"{path}: {_last_line(error, path)}: the file exits\n"
+            "  hint: it is imported, and has to reach its end; what else it does goes under "
+            'if __name__ == "__main__":'
         ) from error
     except BaseException as error:  # whatever it raises, it defines no cell
         raise LstmgenError(f"{path}: {_last_line(error, path)}") from error

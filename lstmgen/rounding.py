@@ -33,6 +33,8 @@ _CHOOSING: tuple[type, ...] = (
     language.relu, language.step, language.equal, language.max_, sympy.Abs, sympy.sign, sympy.Max,
     sympy.Min, sympy.Heaviside, sympy.floor, sympy.ceiling,
 )  # fmt: skip
+# Bounded by 1, which they approach.
+_BOUNDED: tuple[type, ...] = (sympy.tanh, language.sigmoid)
 
 
 def _fine(a: Array) -> Array:
@@ -120,8 +122,18 @@ class Rounding:
         moved = plain + self.amount * signs * np.where(exact, 0, _magnitude(e, plain, given))
         if not isinstance(value, Dual):
             return np.asarray(moved)
-        slope = value.slope * (1 + self.amount * self._signs(value.slope.shape))
-        return Dual(np.asarray(moved), slope)
+        inner = operands[0]
+        if isinstance(e, _BOUNDED) and isinstance(inner, Dual):
+            # Programs have the slope from the value, as 1 - t² or s (1 - s): near 1 a difference.
+            part = self.amount * self._signs(value.slope.shape) * plain**2
+            return Dual(np.asarray(moved), value.slope + part * inner.slope)
+        return Dual(np.asarray(moved), value.slope)
+
+    def operand(self, a: Number) -> Number:
+        """Derivatives are off where they are read: what cancels in a sum of them comes out."""
+        if self.copies or not isinstance(a, Dual):
+            return a
+        return Dual(a.value, a.slope * (1 + self.amount * self._signs(a.slope.shape)))
 
     def _signs(self, shape: tuple[int, ...]) -> Array:
         return self.rng.integers(0, 2, shape) * 2.0 - 1.0

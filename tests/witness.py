@@ -25,7 +25,8 @@ _CALLS = {
     "sinh": "torch.sinh", "cosh": "torch.cosh", "tanh": "torch.tanh", "asinh": "torch.asinh",
     "acosh": "torch.acosh", "atanh": "torch.atanh", "erf": "torch.erf", "Abs": "torch.abs",
     "sign": "torch.sign", "floor": "torch.floor", "ceiling": "torch.ceil",
-    "expm1": "torch.expm1", "sigmoid": "torch.sigmoid", "relu": "torch.relu", "rsqrt": "torch.rsqrt",
+    "expm1": "torch.expm1", "sigmoid": "torch.sigmoid", "relu": "torch.relu",
+    "rsqrt": "torch.rsqrt",
 }  # fmt: skip
 
 

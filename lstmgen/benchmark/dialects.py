@@ -90,7 +90,9 @@ class Dialect:
         raise NotImplementedError
 
 
-_SAME = ("exp", "expm1", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "floor", "sign")  # fmt: skip
+_SAME = (
+    "exp", "expm1", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "floor", "sign",
+)  # fmt: skip
 
 
 class Torch(Dialect):
