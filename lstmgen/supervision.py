@@ -124,12 +124,12 @@ class _Talk:
         """The report, of a process that ended as it should."""
         if self.error:
             raise self.error
-        if self.report and status == 0:
+        if self.report is not None and status == 0:
             return self.report
         raise LstmgenError(f"{self.name}: {self._end(status)}: there is no verdict")
 
     def _end(self, status: int) -> str:
-        when = self.when("after" if self.report else "while")
+        when = self.when("while" if self.report is None else "after")
         if status >= 0:
             return f"the process exited with status {status} {when}"
         name = _signal_name(-status)
