@@ -15,6 +15,7 @@ import click.shell_completion
 
 from . import __version__
 from .errors import LstmgenError
+from .supervision import TIMEOUT, Task, supervise
 
 if TYPE_CHECKING:
     from .cell import Cell
@@ -242,7 +243,11 @@ def latex(cell: str, document: bool) -> None:
 @click.option("--steps", "T", default=7, show_default=True, help="Steps of the sequence, T.")
 @click.option("--batch", "B", default=3, show_default=True, help="Rows of the batch, B.")
 @_sizes
-@click.option("--seed", default=0, show_default=True, help="Seed of the random case.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the first random case.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True,
+              help="How many random cases there are.")  # fmt: skip
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=TIMEOUT,
+              show_default=True, metavar="SECONDS", help="When to give up.")  # fmt: skip
 @_reports
 def check(
     cell: str,
@@ -252,18 +257,17 @@ def check(
     B: int,
     sizes: tuple[tuple[str, int], ...],
     seed: int,
+    seeds: int,
+    timeout: float,
 ) -> None:
     """Check generated code: forward against the equations, gradients against differences.
 
-    Exits with 1 if anything disagrees.
+    All of it runs in a process of its own, the cell's file too. Exits with 1 if anything
+    disagrees, and also if that process ends in any other way than with a verdict.
     """
-    from .verification import check as run
-
-    found = _find(cell)
+    arguments = {"T": T, "B": B, "sizes": dict(sizes) or None, "seed": seed, "seeds": seeds}
     with _progress("checking") as progress:
-        report = run(
-            found, target, dtype, T=T, B=B, sizes=dict(sizes) or None, seed=seed, progress=progress
-        )
+        report = supervise(Task(cell, target, dtype, arguments), timeout, progress)
     click.echo(str(report))
     sys.exit(0 if report.passed else 1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import importlib.util
 import linecache
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -65,7 +66,13 @@ def _run(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except CellError as error:
         raise LstmgenError(f"{path}: {error}") from error
-    except Exception as error:
+    except SystemExit as error:
+        raise LstmgenError(
+            f"{path}: {_last_line(error, path)}: the file exits\n"
+            "  hint: it is imported, and has to reach its end; what else it does goes under "
+            'if __name__ == "__main__":'
+        ) from error
+    except BaseException as error:  # whatever it raises, it defines no cell
         raise LstmgenError(f"{path}: {_last_line(error, path)}") from error
     finally:
         sys.modules.pop(spec.name, None)
@@ -74,12 +81,13 @@ def _run(path: Path) -> ModuleType:
 
 def _last_line(error: BaseException, path: Path) -> str:
     """What went wrong, and on which line of the user's file."""
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    here = os.path.abspath(path)  # as the importer calls it
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == here]
     line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else None
     at = line or (lines[-1] if lines else None)
     hint = advice(error)
-    message = f"{type(error).__name__}: {error}" + (f"\n  hint: {hint}" if hint else "")
-    return (f"line {at}: " if at else "") + message
+    what = f"{type(error).__name__}: {error}".removesuffix(": ")
+    return (f"line {at}: " if at else "") + what + (f"\n  hint: {hint}" if hint else "")
 
 
 def load_python(text: str, name: str, filename: str) -> ModuleType:

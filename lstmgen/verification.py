@@ -2,34 +2,42 @@
 
 The forward pass is compared with a direct evaluation of the equations as their author wrote them:
 a walk over the SymPy trees, without normal form, plan, templates or generated text. The gradients
-are compared with two witnesses that know no calculus, both made of nothing but that evaluation:
-the complex step and the central difference. So nothing that leads from the equations to the
-module under test is used to judge it.
+are compared with two witnesses made of that evaluation alone: the complex step, which knows of
+calculus no more than the slope of each function, and the central difference, which knows nothing.
+So nothing that leads from the equations to the module under test is used to judge it.
 
 The cases are those in which a wrong backward pass shows: more than two steps, initial states that
 are not zero, cotangents on every output and on every final state, all sizes different, several
-rows, weights of order 1; and beside them a single step of a single row.
+rows, weights of order 1; the same from other seeds; and beside them a single step of a single row.
+
+Random values never meet a kink. So there are cases that do: states and inputs of zero, as at the
+start of a padded sequence, units and inputs that are equal, and values where the equations' own
+conditions change. There the complex step judges alone, by the slopes that ``evaluation`` promises,
+and only where arithmetic is exact: whether tanh(a) = tanh(b) may be different in another program
+that is as right (``rounding``).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from sympy import Eq, Expr
+from sympy import Expr
 
 from .cell import Cell
-from .errors import LstmgenError
-from .evaluation import Array, Entity, Evaluator, Trace, number
+from .errors import LstmgenError, require_cell
+from .evaluation import Array, Dual, Entity, Evaluator, Number, Shake, Trace, Walk, number
+from .report import Finding, Report, Row, broken, worst_of_each
+from .rounding import Rounding, decisions, is_settled
+from .supervision import TIMEOUT, Progress, Task, supervise
 from .symbols import Matrix, Product, Reduction, Vector
 
 __all__ = ["Case", "Examination", "Finding", "Report", "Row", "check"]
-
-Progress: TypeAlias = Callable[[int, int, str], None]  # done, of how many, and what comes next
 
 # --------------------------------------------------------------------------- cases
 
@@ -56,53 +64,145 @@ class Case:
 # values, and whether all are made positive (for a logarithm or a root).
 _ATTEMPTS = (
     (1.0, False), (1.0, False), (0.5, False), (0.25, False), (1.0, True), (0.5, True), (0.25, True),
+    (0.1, False), (0.1, True),
 )  # fmt: skip
 _TAME = 1e4  # values beyond this are taken only if no attempt stays below
 
 
 class _Maker:
-    """Draws the values of a case."""
+    """Draws the values of a case: random ones."""
 
     def __init__(
-        self, cell: Cell, sizes: Mapping[str, int], dtype: np.dtype[Any], seed: Sequence[int]
+        self,
+        cell: Cell,
+        sizes: Mapping[str, int],
+        dtype: np.dtype[Any],
+        seed: Sequence[int],
+        scale: float = 1.0,
+        positive: bool = False,
     ) -> None:
         self.cell, self.sizes, self.dtype = cell, sizes, dtype
+        self.scale, self.positive = scale, positive
         self.rng = np.random.default_rng(seed)
 
-    def make(self, name: str, steps: int, batch: int, scale: float, positive: bool) -> Case:
+    def make(self, name: str, steps: int, batch: int) -> Case:
         cell, shape = self.cell, self._shape
         values: dict[Entity, Array] = {}
         for p in cell.parameters:
-            drawn = self._normal(shape(p), scale, positive)
-            if isinstance(p, Matrix):
-                # Of order 1 for the handful of columns of a case; their sum does not saturate.
-                drawn = drawn * 1.2 / math.sqrt(drawn.shape[-1])
-            else:
-                start = cell.initial(p) or 0.0
-                drawn = start * (1 + 0.3 * drawn) if start else 0.5 * drawn
-            values["parameter", p.name] = drawn
+            values["parameter", p.name] = self._rounded(self.parameter(p, shape(p)))
         for x in cell.inputs:
-            values["input", x.name] = self._normal((steps, batch, *shape(x)), scale, positive)
+            values["input", x.name] = self._rounded(self.input((steps, batch, *shape(x))))
         for s in cell.states:
-            values["state", s.name] = self._normal((batch, *shape(s)), 0.7 * scale, positive)
+            values["state", s.name] = self._rounded(self.state((batch, *shape(s))))
         given: dict[str, Any] = {}
         for m in cell.masks:
             given[m.name] = self.rng.integers(0, 2, (steps, batch, *shape(m))).astype(float)
         for c in cell.constants:
             default = cell.initial(c)
             given[c.name] = self.rng.uniform(0.3, 0.9) if default is None else default
-        dy = self._normal((steps, batch, *shape(cell.output)), 1.0, False)
-        dstate = {s.name: self._normal((batch, *shape(s)), 1.0, False) for s in cell.states}
+        dy = self._rounded(self.rng.normal(size=(steps, batch, *shape(cell.output))))
+        dstate = {
+            s.name: self._rounded(self.rng.normal(size=(batch, *shape(s)))) for s in cell.states
+        }
         return Case(name, steps, batch, values, given, dy, dstate)
+
+    def parameter(self, p: Vector | Matrix, shape: tuple[int, ...]) -> Array:
+        drawn = self._drawn(shape)
+        if isinstance(p, Matrix):
+            # Of order 1 for the handful of columns of a case; their sum does not saturate.
+            return drawn * 1.2 / math.sqrt(shape[-1])
+        start = self.cell.initial(p) or 0.0
+        return np.asarray(start * (1 + 0.3 * drawn) if start else 0.5 * drawn)
+
+    def input(self, shape: tuple[int, ...]) -> Array:
+        return self._drawn(shape)
+
+    def state(self, shape: tuple[int, ...]) -> Array:
+        return 0.7 * self._drawn(shape)
 
     def _shape(self, symbol: Vector | Matrix) -> tuple[int, ...]:
         return tuple(number(n, self.sizes) for n in self.cell.shape(symbol))
 
-    def _normal(self, shape: tuple[int, ...], scale: float, positive: bool) -> Array:
-        drawn = self.rng.normal(0.0, scale, shape)
-        if positive:
-            drawn = np.abs(drawn) + 0.1 * scale
+    def _drawn(self, shape: tuple[int, ...]) -> Array:
+        drawn = self.rng.normal(0.0, self.scale, shape)
+        return np.abs(drawn) + 0.1 * self.scale if self.positive else drawn
+
+    def _rounded(self, drawn: Array) -> Array:
         return drawn.astype(self.dtype).astype(float)
+
+
+class _Zeros(_Maker):
+    """What a sequence begins with: states of zero, learned vectors as ``init`` gives them, and
+    inputs that are padded with zeros.
+    """
+
+    def parameter(self, p: Vector | Matrix, shape: tuple[int, ...]) -> Array:
+        if isinstance(p, Matrix):
+            return super().parameter(p, shape)
+        return np.full(shape, self.cell.initial(p) or 0.0)
+
+    def input(self, shape: tuple[int, ...]) -> Array:
+        kept = self.rng.integers(0, 2, (*shape[:-1], 1))
+        kept[0, 0] = 0
+        return np.asarray(self._drawn(shape) * kept)
+
+    def state(self, shape: tuple[int, ...]) -> Array:
+        return np.zeros(shape)
+
+
+class _Grid(_Maker):
+    """A handful of values: whole numbers, halves, and where the equations' conditions change."""
+
+    def _drawn(self, shape: tuple[int, ...]) -> Array:
+        return np.asarray(self.rng.choice(self._levels(), shape))
+
+    def parameter(self, p: Vector | Matrix, shape: tuple[int, ...]) -> Array:
+        # mostly 0, so that sums stay on the grid, and are 0 as well
+        return np.asarray(self._drawn(shape) * (self.rng.integers(0, 3, shape) == 0))
+
+    def state(self, shape: tuple[int, ...]) -> Array:
+        return self._drawn(shape)
+
+    def _levels(self) -> Array:
+        named = [
+            float(n)
+            for e in decisions(self.cell)
+            for n in e.atoms(Expr)
+            if n.is_number and n.is_finite and n.is_real
+        ]
+        levels = np.unique([-1.0, -0.5, 0.0, 0.5, 1.0, *named])
+        # what the module cannot hold exactly is no boundary to it
+        held = levels[levels.astype(self.dtype).astype(float) == levels]
+        return np.asarray(np.abs(held) if self.positive else held)
+
+
+class _Ties(_Grid):
+    """All units of a vector are equal, and all inputs and states of one shape are."""
+
+    def make(self, name: str, steps: int, batch: int) -> Case:
+        self.known: dict[tuple[int, ...], Array] = {}
+        return super().make(name, steps, batch)
+
+    def input(self, shape: tuple[int, ...]) -> Array:
+        return self._equal(shape)
+
+    def state(self, shape: tuple[int, ...]) -> Array:
+        return self._equal(shape)
+
+    def parameter(self, p: Vector | Matrix, shape: tuple[int, ...]) -> Array:
+        return np.broadcast_to(super().parameter(p, (1, *shape[1:])), shape)
+
+    def _equal(self, shape: tuple[int, ...]) -> Array:
+        if shape not in self.known:
+            self.known[shape] = np.broadcast_to(self._drawn((*shape[:-1], 1)), shape)
+        return self.known[shape]
+
+
+# Cases at kinks and ties. Sums of sums leave the grid soon, and exactness with it: few steps.
+_SPECIAL: dict[str, type[_Maker]] = {"zeros": _Zeros, "grid": _Grid, "ties": _Ties}
+_SPECIAL_ATTEMPTS = (
+    (2, 1.0, False), (2, 1.0, False), (1, 1.0, False), (1, 1.0, False), (1, 1.0, True),
+)  # fmt: skip
 
 
 # All different, different from T = 7 and B = 3, and mostly odd, so that nothing fits by accident
@@ -123,8 +223,8 @@ def _choose_sizes(cell: Cell, sizes: Mapping[str, int] | None, taken: set[int]) 
 
 # --------------------------------------------------------------------------- witnesses
 
-_TINY_STEP = 1e-30  # its square vanishes beside 1, so that the complex step has no truncation error
 _COPIES = 384  # perturbed copies evaluated at once: enough to amortise Python, and small in memory
+_NUMBERS = 2**22  # that all copies of a value may have
 
 
 class _Witness:
@@ -134,102 +234,201 @@ class _Witness:
     a module gives for ``dstate=None``.
     """
 
-    def __init__(self, cell: Cell, case: Case, sizes: Mapping[str, int]) -> None:
-        self.cell, self.case, self.sizes = cell, case, sizes
+    def __init__(
+        self,
+        cell: Cell,
+        case: Case,
+        sizes: Mapping[str, int],
+        dtype: np.dtype[Any],
+        shake: Shake | None = None,
+    ) -> None:
+        self.cell, self.case, self.sizes, self.dtype, self.shake = cell, case, sizes, dtype, shake
         self.evaluator = Evaluator(cell)
         self.given = {
             n: v[:, None] if isinstance(v, np.ndarray) else np.full((1, 1, 1), float(v))
             for n, v in case.given.items()
         }
-        self.base = self._run({e: _lift(e, v[None]) for e, v in case.values.items()})
+        self.start = {e: _lift(e, v[None]) for e, v in case.values.items()}
+        self.finite = np.full(len(cell.equations), True)  # whether each equation has values
+        self.extent = 0.0  # the largest finite value of any equation
+        self.base = self._run(self.start, shake, after=self._look)
         self.exact: dict[Entity, tuple[Array, Array]] = {}
 
-    def _run(self, values: Mapping[Entity, Array], frozen: bool = False) -> Trace:
+    def _look(self, walk: Walk) -> None:
+        values = [walk(e.lhs) for e in self.cell.equations]
+        self.finite &= [bool(np.isfinite(value).all()) for value in values]
+        self.extent = max(self.extent, *(_extent(value) for value in values))
+
+    def _run(
+        self,
+        values: Mapping[Entity, Number],
+        shake: Shake | None = None,
+        frozen: bool = False,
+        after: Callable[[Walk], None] | None = None,
+    ) -> Trace:
+        kept = self.base.frozen if frozen else None
         with np.errstate(all="ignore"):  # NaN and overflow are looked for, in the results
             return self.evaluator.run(
-                values, self.given, self.sizes, self.base.frozen if frozen else None
+                values, self.given, self.sizes, kept, shake=shake, after=after
             )
 
     @cached_property
     def largest(self) -> float:
-        """The largest output or state; NaN if the equations have no value."""
-        found = [*self.base.outputs, *(s for states in self.base.states for s in states.values())]
+        """The largest output or state; NaN if the equations have no value, or the precision of the
+        module has none.
+        """
+        found = _results(self.base)
+        if self.extent > 1e-6 * float(np.finfo(self.dtype).max):
+            return math.nan
         return float(np.max([np.max(np.abs(a)) if np.isfinite(a).all() else np.nan for a in found]))
 
+    @cached_property
+    def argument(self) -> float:
+        """The largest argument."""
+        return max(float(np.max(np.abs(v), initial=0.0)) for v in self.case.values.values())
+
+    @cached_property
     def has_derivative(self) -> bool:
         """Whether the derivative in a random direction is finite."""
+        limit = 1e-6 * float(np.finfo(self.dtype).max)
+        return all((np.abs(_slope(a)) < limit).all() for a in _results(self._along(None)))
+
+    def _along(self, shake: Shake | None) -> Trace:
         rng = np.random.default_rng(0)
-        values = {
-            e: _lift(e, v[None] + 1j * _TINY_STEP * rng.normal(size=v.shape))
-            for e, v in self.case.values.items()
-        }
-        return bool(np.isfinite(self._losses(values)).all())
+        return self._run(
+            {e: Dual(v, rng.normal(size=v.shape)) for e, v in self.start.items()}, shake
+        )
 
     def troubled(self) -> str:
         """The first equation that has no finite value, as text."""
-        memo_cell = self.cell
-        for k in range(1, len(memo_cell.equations) + 1):
-            equation = memo_cell.equations[k - 1]
-            probe = _values_of(self, equation)
-            if not np.isfinite(probe).all():
-                return f"equation {k}, {equation.lhs} = {equation.rhs}"
+        for k, equation in enumerate(self.cell.equations):
+            if not self.finite[k]:
+                return f"equation {k + 1}, {equation.lhs} = {equation.rhs}"
         return "the equations' derivatives"
 
-    def _losses(self, values: Mapping[Entity, Array]) -> Array:
+    # ------------------------------------------------------------------ rounding
+
+    @cached_property
+    def _rounded(self) -> tuple[bool, float, float]:
+        """What rounding does: whether all decisions stand, and how much more than the error of a
+        single operation the results and L are off, both as numbers.
+        """
+        amount = 32 * float(np.finfo(self.dtype).eps)  # beyond what a module's functions are off
+        nodes, settled = decisions(self.cell), []
+        moved = self._run(
+            self.start,
+            Rounding(amount, self.dtype, copies=5),
+            after=lambda walk: settled.append(is_settled(walk, nodes)),
+        )
+        pairs = zip(_results(moved), _results(self.base), strict=True)
+        with np.errstate(all="ignore"):
+            results = max(float(np.max(np.abs(a - b))) for a, b in pairs)
+            loss = float(np.max(np.abs(self._losses(moved).sum(axis=0))))
+        return all(settled), results / amount, loss / amount
+
+    @property
+    def settled(self) -> bool:
+        """Whether another program that is as right decides alike at all kinks and ties."""
+        return self._rounded[0]
+
+    @property
+    def spread(self) -> float:
+        """How far the results are off, for operations that are off by 1."""
+        return self._rounded[1]
+
+    @property
+    def noise(self) -> float:
+        """The rounding error of L, in the evaluation itself.
+
+        Operations are off by eps/2 at most. The largest of four samples may be a third of what
+        rounding does in the worst of some thousand evaluations.
+        """
+        return 4 * self._rounded[2] * float(np.finfo(float).eps) / 2
+
+    @cached_property
+    def amplified(self) -> float:
+        """How much more than one the relative error of results and derivatives is."""
+        amount = 32 * float(np.finfo(self.dtype).eps)
+        one, other = (_results(self._along(s)) for s in (None, Rounding(amount, self.dtype)))
+        slopes = max(float(np.max(np.abs(_slope(a)))) for a in one)
+        with np.errstate(all="ignore"):
+            distance = max(
+                float(np.max(np.abs(_slope(a) - _slope(b))))
+                for a, b in zip(one, other, strict=True)
+            )
+            derivatives = distance / slopes / amount if slopes else 0.0
+            found = max(derivatives, self.spread / max(self.largest, 1e-30))
+        return found if math.isfinite(found) else math.inf
+
+    # ------------------------------------------------------------------ witnesses
+
+    def _losses(self, trace: Trace) -> Array:
         """How far both parts of L are from their unperturbed values, (2, K).
 
         The unperturbed outputs are subtracted first: the large part of L, and with it most of the
         rounding of its sum, cancels exactly.
         """
-        trace = self._run(values, frozen=True)
         with np.errstate(all="ignore"):
-            terms = [
-                (dy * (y - y0)).sum(axis=(-2, -1))
-                for dy, y, y0 in zip(self.case.dy, trace.outputs, self.base.outputs, strict=True)
-            ]
-            finals = [
-                (d * (trace.states[-1][n] - self.base.states[-1][n])).sum(axis=(-2, -1))
-                for n, d in self.case.dstate.items()
-            ]
-        through_outputs, through_states = sum(terms), sum(finals, np.zeros(1))
+            outputs = [y - y0 for y, y0 in zip(trace.outputs, self.base.outputs, strict=True)]
+            final = {n: a - self.base.states[-1][n] for n, a in trace.states[-1].items()}
+            return self._weighted(outputs, final)
+
+    def _weighted(self, outputs: Sequence[Array], final: Mapping[str, Array]) -> Array:
+        """<dy, outputs> and <dstate, final>, (2, K)."""
+        pairs = zip(self.case.dy, outputs, strict=True)
+        through_outputs = sum((dy * y).sum(axis=(-2, -1)) for dy, y in pairs)
+        through_states = sum(
+            ((d * final[n]).sum(axis=(-2, -1)) for n, d in self.case.dstate.items()), np.zeros(1)
+        )
         return np.stack(np.broadcast_arrays(through_outputs, through_states))
+
+    def _chunks(self, entries: Array, copies: int, size: int) -> Iterator[Array]:
+        """``entries`` in pieces, where each takes so many copies of a value of ``size`` numbers."""
+        chunk = max(1, min(_COPIES, _NUMBERS // max(1, size)) // copies)
+        for start in range(0, len(entries), chunk):
+            yield entries[start : start + chunk]
 
     def _perturbed(self, entity: Entity, entries: Array, offsets: Array) -> Array:
         """Losses for each of ``entries``, flat indices, moved by each offset:
         (2, entries, offsets).
         """
-        base = {e: _lift(e, v[None]) for e, v in self.case.values.items()}
         value = self.case.values[entity]
-        chunk = max(1, _COPIES // len(offsets))
         found = []
-        for start in range(0, len(entries), chunk):
-            some = entries[start : start + chunk]
-            copies = np.repeat(
-                value.reshape(1, -1).astype(offsets.dtype), len(some) * len(offsets), axis=0
-            )
+        for some in self._chunks(entries, len(offsets), value.size):
+            copies = np.repeat(value.reshape(1, -1), len(some) * len(offsets), axis=0)
             rows = np.arange(len(copies))
             copies[rows, np.repeat(some, len(offsets))] += np.tile(offsets, len(some))
             moved = _lift(entity, copies.reshape(-1, *value.shape))
-            losses = self._losses({**base, entity: moved})
+            losses = self._losses(self._run({**self.start, entity: moved}, frozen=True))
             losses = np.broadcast_to(losses, (2, len(copies)))  # what nothing reads moves nothing
             found.append(losses.reshape(2, len(some), len(offsets)))
         return np.concatenate(found, axis=1) if found else np.zeros((2, 0, len(offsets)))
 
     def complex_step(self, entity: Entity) -> tuple[Array, Array]:
-        """∂L/∂entity through the outputs, and through the final states: Im L(v + ih) / h.
+        """∂L/∂entity through the outputs, and through the final states.
 
-        Nothing is subtracted, so it is exact to rounding. Where a function has branches it is the
-        derivative of the branch that the values are on.
+        Nothing is subtracted, so it is exact to rounding. At a kink or a tie it is the slope that
+        ``evaluation`` promises.
         """
         if entity not in self.exact:
             value = self.case.values[entity]
-            offsets = np.array([1j * _TINY_STEP])
-            losses = self._perturbed(entity, np.arange(value.size), offsets)
-            a, b = losses[..., 0].imag / _TINY_STEP
+            found = [np.zeros((2, 0))]
+            for some in self._chunks(np.arange(value.size), 1, value.size):
+                directions = np.zeros((len(some), value.size))
+                directions[np.arange(len(some)), some] = 1
+                slope = _lift(entity, directions.reshape(-1, *value.shape))
+                trace = self._run(
+                    {**self.start, entity: Dual(self.start[entity], slope)}, self.shake
+                )
+                with np.errstate(all="ignore"):
+                    final = {n: _slope(a) for n, a in trace.states[-1].items()}
+                    through = self._weighted([_slope(y) for y in trace.outputs], final)
+                found.append(np.broadcast_to(through, (2, len(some))))
+            a, b = np.concatenate(found, axis=1)
             self.exact[entity] = (a.reshape(value.shape), b.reshape(value.shape))
         return self.exact[entity]
 
-    def central_difference(self, entity: Entity, noise: float) -> tuple[Array, Array]:
+    def central_difference(self, entity: Entity) -> tuple[Array, Array]:
         """∂L/∂entity, and a bound on the error of each entry.
 
         Differences over ±h, ±h/2 and ±h/4 are extrapolated (Romberg), which leaves an error of
@@ -243,7 +442,7 @@ class _Witness:
         """
         shape = self.case.values[entity].shape
         size = int(np.prod(shape))
-        value, bound = np.zeros(size), np.full(size, np.inf)
+        value, bound, doubts = np.zeros(size), np.full(size, np.inf), np.full(size, np.inf)
         open_ = np.arange(size)
         for h in _STEPS_SMOOTH if self.cell.is_analytic else _STEPS_KINKED:
             if not len(open_):
@@ -260,10 +459,15 @@ class _Witness:
                 curving = (forward + backward) / steps  # h f″, halved with h
                 doubt = doubt + np.abs(curving[:-1] - 2 * curving[1:]).sum(axis=0)
             # The weights of the six values in the extrapolation add up to less than 14 / h.
-            rounding = 14 * noise / h
-            better = rounding + 4 * doubt < bound[open_]
+            rounding = 14 * self.noise / h
+            new = rounding + 4 * doubt
+            # Where a smaller h is no better, the larger one was not small enough for the orders to
+            # say anything, whatever they agreed on: L has poles in between, or is chaotic.
+            denied = ~(doubt <= np.maximum(doubts[open_] / 4, rounding))
+            better = (new < bound[open_]) | denied
             value[open_[better]] = sixth[better]
-            bound[open_[better]] = (rounding + 4 * doubt)[better]
+            bound[open_[better]] = new[better]
+            doubts[open_] = doubt
             open_ = open_[~(doubt <= rounding)]
         return value.reshape(shape), bound.reshape(shape)
 
@@ -271,7 +475,7 @@ class _Witness:
 # For smooth cells h balances truncation, h⁶ f⁽⁷⁾ / 3e5, and rounding, 1e-15 / h. For cells with
 # kinks a small h makes it unlikely to straddle one: with some hundred relu in a case, ±1e-4 meets a
 # kink for about 1 entry in 100.
-_STEPS_SMOOTH = (2.0**-6, 2.0**-9, 2.0**-12)
+_STEPS_SMOOTH = (2.0**-6, 2.0**-9, 2.0**-12, 2.0**-15, 2.0**-18, 2.0**-21, 2.0**-24)
 _STEPS_KINKED = (2.0**-13, 2.0**-17, 2.0**-21)
 _USELESS = 1e-4
 
@@ -284,154 +488,16 @@ def _lift(entity: Entity, copies: Array) -> Array:
     return copies[:, None, :] if copies.ndim == 2 else copies  # a learned vector is (K, 1, size)
 
 
-def _values_of(witness: _Witness, equation: Eq) -> Array:
-    """The values that an equation's left-hand side takes over the steps."""
-    probe = _Probe(witness.cell, equation.lhs)
-    with np.errstate(all="ignore"):
-        values = {e: _lift(e, v[None]) for e, v in witness.case.values.items()}
-        return np.stack(Evaluator(probe).run(values, witness.given, witness.sizes).outputs)  # type: ignore[arg-type]
+def _results(trace: Trace) -> list[Any]:
+    return [*trace.outputs, *(a for states in trace.states for a in states.values())]
 
 
-class _Probe:
-    """A cell that puts out another of its vectors."""
-
-    def __init__(self, cell: Cell, output: Vector) -> None:
-        self._cell, self.output = cell, output
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._cell, name)
+def _extent(a: Array) -> float:
+    return float(np.max(np.abs(a), initial=0.0, where=np.isfinite(a)))
 
 
-# --------------------------------------------------------------------------- the report
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One comparison of a module with one witness, at the entry that agrees least.
-
-    ``error`` is relative to the largest entry of the array that is compared.
-    """
-
-    witness: str
-    error: float
-    tolerance: float
-    index: tuple[int, ...] = ()
-    expected: float = math.nan
-    got: float = math.nan
-    note: str = ""
-
-    @property
-    def ratio(self) -> float:
-        """The error in units of its tolerance; infinite if it is no number."""
-        return self.error / self.tolerance if math.isfinite(self.error) else math.inf
-
-    @property
-    def passed(self) -> bool:
-        return self.ratio <= 1
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: an array that the module returns, against each witness.
-
-    Attributes
-    ----------
-    name : str
-        "forward", "step", or a gradient, such as "∂L/∂W_i".
-    size : int
-        How many entries it has.
-    findings : tuple of Finding
-        The worst for each witness, over all cases.
-    """
-
-    name: str
-    size: int
-    findings: tuple[Finding, ...]
-
-    @property
-    def worst(self) -> Finding:
-        """The finding with the largest error over its tolerance."""
-        return max(self.findings, key=lambda f: f.ratio)
-
-    @property
-    def passed(self) -> bool:
-        return self.worst.passed
-
-    @property
-    def is_gradient(self) -> bool:
-        return self.name.startswith("∂")
-
-    def error(self, witness: str) -> float:
-        """The error that a witness found; NaN if it was not asked."""
-        return next((f.error for f in self.findings if f.witness == witness), math.nan)
-
-
-@dataclass(frozen=True)
-class Report:
-    """What ``check`` found. ``str(report)`` is the table.
-
-    Attributes
-    ----------
-    title : str
-        Cell, target, precision and sizes.
-    rows : tuple of Row
-        The forward pass, the streaming step, and every gradient.
-    """
-
-    title: str
-    rows: tuple[Row, ...]
-
-    @property
-    def passed(self) -> bool:
-        return all(row.passed for row in self.rows)
-
-    @property
-    def worst(self) -> Row:
-        """The row with the largest error over its tolerance."""
-        return max(self.rows, key=lambda row: row.worst.ratio)
-
-    def __bool__(self) -> bool:
-        return self.passed
-
-    def __str__(self) -> str:
-        return "\n".join([self.title, *self._table(), *self._verdict()])
-
-    def _table(self) -> Iterator[str]:
-        wide = max(len(row.name) for row in self.rows)
-        for row in self.rows:
-            cells = [f"{f.witness} {_text(f.error):>7}" for f in row.findings]
-            index = row.worst.index
-            place = f"worst at {list(index)}" if index and row.is_gradient else ""
-            verdict = "" if row.passed else "DISAGREES"
-            parts = [row.name.ljust(wide), *cells, place, verdict]
-            yield "   ".join(part for part in parts if part)
-
-    def _verdict(self) -> Iterator[str]:
-        gradients = [row for row in self.rows if row.is_gradient]
-        bad = [row for row in gradients if not row.passed]
-        others = [row for row in self.rows if not row.is_gradient and not row.passed]
-        for row in others:
-            yield f"{row.name} DISAGREES with the equations"
-        if bad:
-            yield f"{len(bad)} of {len(gradients)} gradients DISAGREE"
-        else:
-            yield f"all {len(gradients)} gradients agree"
-        if not self.passed:
-            row, finding = self.worst, self.worst.worst
-            where = f"{row.name}{list(finding.index)}" if finding.index else row.name
-            if math.isnan(finding.expected) and finding.note:
-                yield f"  worst: {where} {finding.note}"
-                return
-            note = f", {finding.note}" if finding.note else ""
-            yield (
-                f"  worst: {where} is {finding.got:.15g}, expected {finding.expected:.15g} "
-                f"({finding.witness}{note})"
-            )
-            yield f"  error {_text(finding.error)} where {_text(finding.tolerance)} is allowed"
-
-
-def _text(error: float) -> str:
-    return "0" if error == 0 else f"{error:.1e}"
+def _slope(a: Number) -> Array:
+    return a.slope if isinstance(a, Dual) else np.zeros((1, 1, 1))
 
 
 # --------------------------------------------------------------------------- judging
@@ -444,6 +510,20 @@ class Examination:
     """The cases for one cell and precision, and what the witnesses say of them.
 
     Made once, it can judge any number of modules: the witnesses do not depend on the module.
+
+    Parameters
+    ----------
+    cell, dtype, sizes, T, B, seed
+        As for ``check``.
+    seeds : int
+        How many random cases of T steps and B rows there are, from ``seed`` on.
+    kinks : bool
+        Whether there are cases at kinks and ties as well.
+
+    Raises
+    ------
+    LstmgenError
+        If no random case is found that can be judged by.
     """
 
     def __init__(
@@ -455,12 +535,21 @@ class Examination:
         T: int = 7,
         B: int = 3,
         seed: int = 0,
+        seeds: int = 3,
+        kinks: bool = True,
     ) -> None:
         self.cell, self.dtype = cell, np.dtype(dtype)
         self.sizes = _choose_sizes(cell, sizes, {T, B})
-        self.steps, self.batch = T, B
-        shapes = {"": (T, B), "T=1 B=1": (1, 1)}
-        self.witnesses = [self._find(name, *shape, seed) for name, shape in shapes.items()]
+        self.batch = B
+        # The first is the one that central differences are taken of.
+        self.witnesses = [self._find_longest(T, B, seed), self._find("T=1 B=1", 1, 1, seed)]
+        self.steps = self.witnesses[0].case.steps
+        for other in range(seed + 1, seed + seeds):
+            with suppress(LstmgenError):  # there is a case already
+                self.witnesses.append(self._find(f"seed {other}", self.steps, B, other))
+        if kinks:
+            found = [self._find_special(name, seed) for name in _SPECIAL]
+            self.witnesses += [witness for witness in found if witness]
         self.entities: list[Entity] = [
             *(("parameter", p.name) for p in cell.parameters),
             *(("input", x.name) for x in cell.inputs),
@@ -468,27 +557,72 @@ class Examination:
         ]
         self._differences: dict[Entity, tuple[Array, Array]] = {}
         self._scales: dict[int, float] = {}
-        self._conditions: dict[int, dict[Entity | str, float]] = {}
+        self._conditions: dict[int, dict[Entity | None, float]] = {}
+
+    def _find_longest(self, steps: int, batch: int, seed: int) -> _Witness:
+        """The main case: of fewer steps, if all that are longer outgrow the numbers there are."""
+        shorter = [n for n in (3, 2) if n < steps]
+        try:
+            return self._find("", steps, batch, seed)
+        except LstmgenError as error:
+            for n in shorter:
+                with suppress(LstmgenError):
+                    return self._find("", n, batch, seed)
+            raise error
 
     def _find(self, name: str, steps: int, batch: int, seed: int) -> _Witness:
-        """A case in which the equations have finite values and derivatives."""
-        wild: _Witness | None = None
+        """A case in which the equations have finite values and derivatives.
+
+        If there is one, rounding decides nothing in it, and grows no more than can be told from an
+        error.
+        """
+        wild: list[tuple[bool, _Witness]] = []
         for attempt, (scale, positive) in enumerate(_ATTEMPTS):
-            maker = _Maker(self.cell, self.sizes, self.dtype, (seed, steps, attempt))
-            case = maker.make(name, steps, batch, scale, positive)
-            witness = _Witness(self.cell, case, self.sizes)
-            if math.isfinite(witness.largest) and witness.has_derivative():
-                if witness.largest < _TAME:
+            draw = (seed, steps, attempt)
+            maker = _Maker(self.cell, self.sizes, self.dtype, draw, scale, positive)
+            witness = _Witness(self.cell, maker.make(name, steps, batch), self.sizes, self.dtype)
+            if math.isfinite(witness.largest) and witness.has_derivative:
+                calm = witness.amplified < self._bearable
+                if witness.largest < _TAME and calm and witness.settled:
                     return witness
-                wild = wild or witness
-        if wild is None:
+                wild.append((calm, witness))
+        if not wild:
             raise LstmgenError(
                 f"{self.cell.name} cannot be checked: in {len(_ATTEMPTS)} random cases, also with "
                 f"small and with positive values, {witness.troubled()} was infinite or not a "
                 "number\n  hint: look for a logarithm, a root or a quotient whose argument leaves "
-                "its domain"
+                "its domain, and for a state that grows from step to step"
             )
-        return wild
+        if not any(calm for calm, _ in wild):
+            least = min(witness.amplified for _, witness in wild)
+            raise LstmgenError(
+                f"{self.cell.name} cannot be checked: in {len(wild)} random cases of {steps} steps "
+                f"rounding errors grow by a factor of {least:.0e} or more, so that the equations "
+                f"do not determine a result in {self.dtype}\n  hint: a sequence of fewer steps may "
+                "do (--steps 2, or T=2)" + (", or float64" if self.dtype.itemsize < 8 else "")
+            )
+        return max(wild, key=lambda found: (found[0], found[1].settled))[1]
+
+    def _find_special(self, name: str, seed: int) -> _Witness | None:
+        """A case at kinks and ties; none where any program is free to decide them otherwise."""
+        for attempt, (steps, scale, positive) in enumerate(_SPECIAL_ATTEMPTS):
+            draw = (seed, steps, attempt)
+            maker = _SPECIAL[name](self.cell, self.sizes, self.dtype, draw, scale, positive)
+            case = maker.make(f"{name}, T={steps} B=2", steps, 2)
+            witness = _Witness(self.cell, case, self.sizes, self.dtype)
+            if (
+                witness.finite.all()
+                and witness.has_derivative
+                and witness.settled
+                and witness.amplified < self._bearable
+            ):
+                return witness
+        return None
+
+    @property
+    def _bearable(self) -> float:
+        """How much rounding may grow: with half of all digits lost, there is little to verify."""
+        return 0.25 / math.sqrt(float(np.finfo(self.dtype).eps))
 
     # ------------------------------------------------------------------ tolerances
 
@@ -526,29 +660,34 @@ class Examination:
         forward = steps * self.chain * eps
         return 8 * forward + steps * batch * eps if gradient else forward
 
-    def _condition(self, k: int) -> dict[Entity | str, float]:
-        """How much more than one relative perturbations of all arguments move each result.
+    def _condition(self, k: int) -> dict[Entity | None, float]:
+        """How much more than one relative perturbations of arguments and operations move each
+        gradient, and (None) the results.
 
         Gates do not amplify, but a quotient or a root near 0 does, and rounding with it. Measured
         with the witness, and only when an error is larger than what rounding explains without it.
         """
         if k not in self._conditions:
             witness, relative = self.witnesses[k], 1e-8
-            worst: dict[Entity | str, float] = dict.fromkeys([*self.entities, DIRECT], 1.0)
+            worst: dict[Entity | None, float] = dict.fromkeys([*self.entities, None], 1.0)
             rng = np.random.default_rng(0)
-            for _ in range(2):
+            for draw in range(2):
+                # A case that hits kinks has to stay on them.
+                leaves = 0.0 if k in self._special else relative
                 moved = {
-                    e: v * (1 + relative * rng.choice([-1.0, 1.0], v.shape))
+                    e: v * (1 + leaves * rng.choice([-1.0, 1.0], v.shape))
                     for e, v in witness.case.values.items()
                 }
-                other = _Witness(self.cell, replace(witness.case, values=moved), self.sizes)
+                shake = Rounding(relative, self.dtype, seed=draw)
+                case = replace(witness.case, values=moved)
+                other = _Witness(self.cell, case, self.sizes, self.dtype, shake)
                 for e in self.entities:
                     distance = sum(other.complex_step(e)) - sum(witness.complex_step(e))
                     amplified = np.max(np.abs(distance)) / (relative * self._scale(k, e))
                     worst[e] = float(max(worst[e], amplified))
-                pairs = zip(other.base.outputs, witness.base.outputs, strict=True)
+                pairs = zip(_results(other.base), _results(witness.base), strict=True)
                 distance = max(float(np.max(np.abs(a - b))) for a, b in pairs)
-                worst[DIRECT] = max(worst[DIRECT], distance / (relative * witness.largest))
+                worst[None] = max(worst[None], distance / (relative * self._largest(k)))
             self._conditions[k] = worst
         return self._conditions[k]
 
@@ -567,16 +706,21 @@ class Examination:
         own = float(np.max(np.abs(sum(witness.complex_step(entity)))))
         return max(own, self._scales[k] / 20)
 
-    @cached_property
-    def _noise(self) -> float:
-        """The rounding error of L in the first case: each y has T · chain roundings of eps/2 at
-        most, which add up like independent ones over the entries of y and the final states.
+    def _largest(self, k: int) -> float:
+        """What results are compared with where they themselves are small.
+
+        At a kink all may be 0: their terms are as large as the arguments.
         """
-        witness = self.witnesses[0]
-        terms = [dy * y for dy, y in zip(witness.case.dy, witness.base.outputs, strict=True)]
-        terms += [d * witness.base.states[-1][n] for n, d in witness.case.dstate.items()]
-        spread = math.sqrt(sum(float((term**2).sum()) for term in terms))
-        return float(np.finfo(float).eps) / 2 * self.steps * self.chain * spread
+        witness = self.witnesses[k]
+        at_kinks = k in self._special
+        return max(witness.largest, witness.argument if at_kinks else 0.0, 1e-29)
+
+    @cached_property
+    def _special(self) -> frozenset[int]:
+        """The cases at kinks and ties."""
+        return frozenset(
+            k for k, w in enumerate(self.witnesses) if w.case.name.split(",")[0] in _SPECIAL
+        )
 
     # ------------------------------------------------------------------ judging
 
@@ -587,7 +731,13 @@ class Examination:
         report(0, total, "forward")
         found: dict[str, list[Finding]] = {"forward": [], "step": []}
         sizes = {"forward": self.witnesses[0].case.dy.size, "step": self.witnesses[0].case.dy.size}
-        runs = [self._run_module(k, module, found) for k in range(len(self.witnesses))]
+        runs, failure = [], ""
+        for k, witness in enumerate(self.witnesses):
+            try:
+                runs.append(self._run_module(k, _Guarded(module), found))
+            except _FailedError as error:
+                failure = ", ".join(filter(None, [str(error), witness.case.name]))
+                break
         for done, entity in enumerate(self.entities, 1):
             name = _gradient_name(entity)
             report(done, total, name)
@@ -596,7 +746,10 @@ class Examination:
                 f for k, run in enumerate(runs) for f in self._judge_gradient(k, entity, *run)
             ]
         report(total, total, "")
-        rows = tuple(Row(n, sizes[n], _worst_of_each(f)) for n, f in found.items())
+        if failure:  # then nothing that it computes can be relied on
+            for findings in found.values():
+                findings.append(broken(f"cannot be had: {failure}"))
+        rows = tuple(Row(n, sizes[n], worst_of_each(f)) for n, f in found.items())
         numbers = " ".join(
             f"{n}={v}" for n, v in {"T": self.steps, "B": self.batch, **self.sizes}.items()
         )
@@ -626,7 +779,7 @@ class Examination:
         found["forward"] += self._judge_defaults(module, params, x, extra, dy)
         found["step"] += self._judge_steps(k, module, params, x, masks)
         if snapshot((params, x, state, masks, dy, dstate)) != before:
-            found["forward"].append(_broken("an argument was changed in place"))
+            found["forward"].append(broken("an argument was changed in place"))
         return full, partial
 
     def _cast(self, value: Array) -> Array:
@@ -651,12 +804,12 @@ class Examination:
     ) -> Finding:
         """The entry with the largest error over its tolerance; NaN in ``want`` is left out."""
         if got is None:
-            return _broken("is missing")
+            return broken("is missing")
         got = np.asarray(got)
         if got.shape != want.shape:
-            return _broken(f"has shape {got.shape} where {want.shape} is expected")
+            return broken(f"has shape {got.shape} where {want.shape} is expected")
         if got.dtype != self.dtype:
-            return _broken(f"is {got.dtype} where {self.dtype} is expected")
+            return broken(f"is {got.dtype} where {self.dtype} is expected")
         with np.errstate(all="ignore"):
             error = np.abs(got.astype(float) - want) / scale
         error = np.where(np.isfinite(got), error, np.inf)
@@ -673,10 +826,10 @@ class Examination:
 
     def _judge_forward(self, k: int, y: Any, final: Any) -> Iterator[Finding]:
         witness = self.witnesses[k]
-        wanted = {"y": np.stack([self._whole(a, k) for a in witness.base.outputs])}
-        wanted.update({n: self._whole(a, k) for n, a in witness.base.states[-1].items()})
-        for name, want in wanted.items():
-            yield self._compare_values(k, want, y if name == "y" else final.get(name), name)
+        outputs = np.stack([self._whole(a, k) for a in witness.base.outputs])
+        yield self._compare_values(k, outputs, y, "y")
+        for name, a in witness.base.states[-1].items():
+            yield self._compare_values(k, self._whole(a, k), final.get(name), f"final {name}")
 
     def _whole(self, a: Array, k: int) -> Array:
         """The one copy of an unperturbed value, for all rows."""
@@ -688,15 +841,15 @@ class Examination:
         note = ", ".join(filter(None, [what, case.name]))
         # Relative to the array's largest entry, but a state that a step takes away is relative to
         # the others: it is a difference of theirs.
-        scale = max(float(np.max(np.abs(want), initial=0.0)), self.witnesses[k].largest / 20, 1e-30)
+        scale = max(float(np.max(np.abs(want), initial=0.0)), self._largest(k) / 20)
         return self._with_condition(
             k,
-            DIRECT,
+            None,
             lambda factor: self._compare(DIRECT, want, got, scale, tolerance * factor, note),
         )
 
     def _with_condition(
-        self, k: int, key: Entity | str, compare: Callable[[float], Finding]
+        self, k: int, key: Entity | None, compare: Callable[[float], Finding]
     ) -> Finding:
         """Compare; if rounding does not explain the error, allow for how the case amplifies it."""
         finding = compare(1.0)
@@ -728,12 +881,14 @@ class Examination:
             for state, dstate in ((None if tells else zeros, None), (zeros, zeros)):
                 y, final, tape = module.forward(params, x, state, **extra)
                 found = self._gradients(*module.backward(params, tape, dy, dstate))
-                results.append(
-                    {"y": y, **final, **{_gradient_name(e): g for e, g in found.items()}}
-                )
+                results.append({
+                    "y": y,
+                    **{f"final {name}": a for name, a in final.items()},
+                    **{_gradient_name(e): g for e, g in found.items()},
+                })  # fmt: skip
         for name, one in results[0].items():
             if not np.array_equal(one, results[1][name], equal_nan=True):
-                yield _broken(f"{name} differs between state=None, dstate=None and zeros")
+                yield broken(f"{name} differs between state=None, dstate=None and zeros")
 
     def _judge_steps(
         self, k: int, module: Any, params: Any, x: Any, masks: Mapping[str, Array]
@@ -773,7 +928,7 @@ class Examination:
         yield against(through_outputs, partial.get(entity), "dstate=None")
         if k == 0:
             if entity not in self._differences:
-                self._differences[entity] = witness.central_difference(entity, self._noise)
+                self._differences[entity] = witness.central_difference(entity)
             value, bound = self._differences[entity]
             # The difference's own error, beside the module's. An entry that is known to straddle a
             # kink at every h says nothing, and is left to the complex step.
@@ -782,17 +937,25 @@ class Examination:
             yield self._compare(DIFFERENCE, value, full.get(entity), scale, tolerance)
 
 
-def _broken(note: str) -> Finding:
-    return Finding(DIRECT, math.inf, 1.0, note=note)
+class _FailedError(Exception):
+    """A function of the module under test raised an error."""
 
 
-def _worst_of_each(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """For each witness the finding with the largest error over its tolerance."""
-    worst: dict[str, Finding] = {}
-    for finding in findings:
-        if finding.witness not in worst or finding.ratio > worst[finding.witness].ratio:
-            worst[finding.witness] = finding
-    return tuple(worst.values())
+class _Guarded:
+    """The module under test, whose errors are findings and not ours."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return getattr(self._module, name)(*args, **kwargs)
+            except Exception as error:
+                what = (str(error) or "no message").splitlines()[0]
+                raise _FailedError(f"{name} raised {type(error).__name__}: {what}") from error
+
+        return call
 
 
 def _gradient_name(entity: Entity) -> str:
@@ -818,10 +981,15 @@ def check(
     T: int = 7,
     B: int = 3,
     seed: int = 0,
+    seeds: int = 3,
     progress: Progress | None = None,
+    timeout: float = TIMEOUT,
     **options: Any,
 ) -> Report:
     """Compile a cell and hold what comes out against the cell's equations.
+
+    C is compiled and run in a process of its own: if it is so wrong that it crashes, that is an
+    error like another. NumPy code, and a ``module``, run in this one.
 
     Parameters
     ----------
@@ -838,8 +1006,12 @@ def check(
         Steps and rows of the main case.
     seed : int
         Of the random values.
+    seeds : int
+        How many random cases of T steps and B rows there are, from ``seed`` on.
     progress : callable, optional
         Called with (done, total, what comes next).
+    timeout : float
+        Seconds after which compiling and running C is given up.
     **options
         For the target, as in ``compile``.
 
@@ -851,13 +1023,42 @@ def check(
     Raises
     ------
     LstmgenError
-        If the equations have no finite value in any of the random cases tried.
+        If the equations have no finite value in any of the random cases tried, or rounding decides
+        their results; if C crashed, ended its process, or took too long.
+    ToolchainError
+        If C cannot be compiled.
     """
+    require_cell(cell)
+    arguments: dict[str, Any] = {"sizes": sizes, "T": T, "B": B, "seed": seed, "seeds": seeds}
+    if module is None and target == "c":
+        task = Task(cell, target, dtype, {**arguments, **options})
+        return supervise(task, timeout, progress)
+    return check_here(cell, target, dtype, module=module, progress=progress, **arguments, **options)
+
+
+def check_here(
+    cell: Cell,
+    target: str,
+    dtype: str,
+    *,
+    sizes: Mapping[str, int] | None,
+    T: int,
+    B: int,
+    seed: int,
+    seeds: int,
+    module: Any = None,
+    progress: Progress | None = None,
+    stage: Callable[[str], None] = lambda name: None,
+    **options: Any,
+) -> Report:
+    """``check`` in this process, whatever the target; ``stage`` is told what begins."""
     if module is None:
         from .toolchain import compile
 
+        stage("compiling")
         module = compile(cell, target, dtype=dtype, **options)
         fixed = {n.name: int(options[n.name]) for n in cell.sizes if n.name in options}
         sizes = {**(sizes or {}), **fixed}  # sizes that became compile-time constants
-    examination = Examination(cell, dtype, sizes=sizes, T=T, B=B, seed=seed)
+    stage("checking")
+    examination = Examination(cell, dtype, sizes=sizes, T=T, B=B, seed=seed, seeds=seeds)
     return examination.judge(module, _TARGET_NAMES.get(target, target), progress)

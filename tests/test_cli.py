@@ -119,28 +119,196 @@ def test_the_cell_file_itself_is_not_overwritten(run, mine):
     assert mine.read_text() == MINE
 
 
-def test_check_passes_and_fails(run, mine, monkeypatch):
-    assert "gradients agree" in run("check", mine)
-    from lstmgen import verification
+# At the end of a cell's file: all that lstmgen compiles from here on is wrong in one gradient.
+WRONG = """
+from lstmgen import toolchain
 
-    real = verification.check
+def spoiled(*args, real=toolchain.compile, **options):
+    module = real(*args, **options)
 
-    def broken(cell, target, dtype, **options):
-        from lstmgen import compile
+    class Wrong:
+        forward, step = module.forward, module.step
 
-        module = compile(cell, "numpy")
-        backward = module.backward
-
-        def wrong(params, tape, dy, dstate=None):
-            grads, dx, first = backward(params, tape, dy, dstate)
+        def backward(*args):
+            grads, dx, first = module.backward(*args)
             return {**grads, "U_z": grads["U_z"] * 1.001}, dx, first
 
-        module.backward = wrong
-        return real(cell, target, dtype, module=module, **options)
+    return Wrong
 
-    monkeypatch.setattr(verification, "check", broken)
+toolchain.compile = spoiled
+"""
+
+
+def test_check_passes_and_fails(run, mine):
+    assert "gradients agree" in run("check", mine)
+    mine.write_text(MINE + WRONG)
     text = run("check", mine, code=1)
     assert "DISAGREE" in text and "∂L/∂U_z" in text
+
+
+def test_check_has_seeds(run, mine):
+    """Another seed first, and as many as are asked for."""
+    one = run("check", mine, "--seeds", "1", "--seed", "3")
+    assert one != run("check", mine, "--seeds", "1", "--seed", "4")
+    assert "out of range" not in one
+    assert "0 is not in the range" in run("check", mine, "--seeds", "0", code=2)
+
+
+CRASH = """
+from lstmgen import native
+
+def crash(*args, **options):
+    import ctypes
+    ctypes.string_at(0)
+
+native.NativeModule.{method} = crash
+"""
+FOR_EVER = """
+from lstmgen import native
+
+def run_for_ever(*args, **options):
+    while True: pass
+
+native.NativeModule.step = run_for_ever
+"""
+ENDS = [
+    ("raise SystemExit(0)", [], "line 1: SystemExit: 0: the file exits"),
+    ("import sys\nsys.exit()", [], "line 2: SystemExit: the file exits"),
+    ("raise KeyboardInterrupt", [], "line 1: KeyboardInterrupt"),
+    ("class Mine(BaseException): pass\nraise Mine('own')", [], "line 2: Mine: own"),
+    ("import os\nos._exit(0)", [], "exited with status 0 while its file was run"),
+    ("import os\nos._exit(7)", [], "exited with status 7 while its file was run"),
+    ("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)", [], "ended by SIGTERM"),
+    ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", [], "SIGKILL"),
+    ("import ctypes\nctypes.string_at(0)", [], "ended by SIGSEGV while its file was run"),
+    ("while True: pass", ["--timeout", "5"], "no verdict after 5 s, while its file was run"),
+    ("import time\ntime.sleep(99)", ["--timeout", "5"], "no verdict after 5 s"),
+    ("import os\nos.closerange(3, 64)\n" + MINE, [], "there is no verdict"),
+    (MINE + "\nimport atexit, os\natexit.register(os._exit, 3)", [], "status 3 after its code"),
+    (MINE + "\nimport atexit, os\natexit.register(os.abort)", [], "SIGABRT after its code"),
+    (MINE + CRASH.format(method="forward"), ["--target", "c"], "compiled code crashed: SIGSEGV"),
+    (MINE + CRASH.format(method="backward"), ["--target", "c"], "compiled code crashed: SIGSEGV"),
+    (MINE + FOR_EVER, ["--target", "c", "--timeout", "8"],
+     "no verdict after 8 s, while its code was run"),
+]  # fmt: skip
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are told by name where there are any")
+@pytest.mark.parametrize(("text", "options", "said"), ENDS)
+def test_any_end_but_a_verdict_is_a_failure(run, tmp_path, text, options, said):
+    if "c" in options:
+        need("cffi")
+    path = tmp_path / "ends.py"
+    path.write_text(text)
+    shown = run("check", path, *options, code=1)
+    assert said in shown and "error:" in shown and "ends.py" in shown
+    assert "Traceback" not in shown and "agree" not in shown
+
+
+@pytest.mark.parametrize("text", [text for text, _, said in ENDS if "line " in said])
+@pytest.mark.parametrize(
+    "command",
+    [["show"], ["plan"], ["latex"], ["codegen", "--target", "numpy"], ["bench", "--rounds", "1"]],
+)
+def test_a_file_that_exits_is_an_error_everywhere(run, tmp_path, text, command):
+    path = tmp_path / "ends.py"
+    path.write_text(text)
+    shown = run(command[0], path, *command[1:], code=1)
+    assert "error:" in shown and "ends.py: line " in shown
+
+
+def test_what_a_file_prints_is_no_part_of_the_report(mine):
+    mine.write_text("import os\nprint('{}')\nos.system('echo []')\n" + MINE)
+    done = subprocess.run(
+        [sys.executable, "-m", "lstmgen", "check", mine], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("mine · NumPy") and "[]" not in done.stdout
+    assert done.stderr == "{}\n[]\n" or done.stderr == "[]\n{}\n"
+
+
+def test_a_file_beside_is_not_imported_for_a_library(mine):
+    (mine.parent / "numpy.py").write_text("raise SystemExit('the wrong numpy')")
+    program = Path(sys.executable).parent / "lstmgen"
+    done = subprocess.run(
+        [program, "check", mine.name], cwd=mine.parent, capture_output=True, text=True, check=False
+    )
+    assert "gradients agree" in done.stdout, done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+def test_nothing_outlives_who_asked(tmp_path):
+    """Killed, lstmgen leaves no process behind that runs a file for ever."""
+    path = tmp_path / "ends.py"
+    pid = tmp_path / "pid"
+    path.write_text(
+        f"import os, pathlib\npathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\n"
+        "while True: pass"
+    )
+    asking = subprocess.Popen([sys.executable, "-m", "lstmgen", "check", path])
+    deadline = time.monotonic() + 60
+    while not (pid.is_file() and pid.read_text()):
+        assert time.monotonic() < deadline and asking.poll() is None
+        time.sleep(0.05)
+    asking.kill()
+    asking.wait()
+    while time.monotonic() < deadline:
+        try:
+            os.kill(int(pid.read_text()), 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail("it still runs")
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"CC": "false"}, "the C compiler refused the code"),
+        ({"CC": "no-such-compiler"}, "there is no such program"),
+        ({"CFLAGS": "-fno-such-flag"}, "the C compiler refused the code"),
+        ({"CFLAGS": "'"}, "a shell could not read"),
+        ({"LSTMGEN_CACHE": "/dev/null/cache"}, "cannot be written"),
+    ],
+)
+def test_check_of_builds_that_fail(run, mine, monkeypatch, variables, said):
+    need("cffi")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    shown = run("check", mine, "--target", "c", code=1)
+    assert "error:" in shown and said in shown and "Traceback" not in shown
+
+
+# Compiled into the code, with -finstrument-functions: the first function that is called crashes.
+CRASHING = """
+#include <stdlib.h>
+#define QUIET __attribute__((no_instrument_function))
+QUIET void __cyg_profile_func_enter(void *function, void *caller);
+QUIET void __cyg_profile_func_exit(void *function, void *caller);
+QUIET void __cyg_profile_func_enter(void *function, void *caller) { abort(); }
+QUIET void __cyg_profile_func_exit(void *function, void *caller) { abort(); }
+"""
+
+
+def test_check_from_python_survives_crashes(mine, monkeypatch, tmp_path):
+    """C that crashes is an error of Python's, and the caller lives to see it."""
+    need("cffi")
+    import lstmgen
+
+    monkeypatch.setenv("LSTMGEN_CACHE", str(tmp_path / "cache"))
+    cell = lstmgen.load_cell(mine)
+    told = []
+    assert lstmgen.check(cell, "c", progress=lambda *a: told.append(a), H=8).title.endswith("H=8")
+    assert [what for _, _, what in told[:3]] == ["compiling", "checking", "forward"]
+    with pytest.raises(lstmgen.LstmgenError, match="no verdict after"):
+        lstmgen.check(cell, "c", timeout=0.01)
+    monkeypatch.setenv("CFLAGS", "-fno-such-flag")
+    with pytest.raises(lstmgen.ToolchainError, match="refused the code"):
+        lstmgen.check(cell, "c")
+    header = tmp_path / "crash.h"
+    header.write_text(CRASHING)
+    monkeypatch.setenv("CFLAGS", f"-finstrument-functions -include {header}")
+    with pytest.raises(lstmgen.LstmgenError, match="mine: the compiled code crashed: SIGABRT"):
+        lstmgen.check(cell, "c")
 
 
 @pytest.mark.parametrize(

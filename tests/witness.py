@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import sympy
 import torch
+from sympy.core.relational import Relational
 from sympy.printing.printer import Printer
 
 from lstmgen import Cell
@@ -24,8 +25,8 @@ _CALLS = {
     "sinh": "torch.sinh", "cosh": "torch.cosh", "tanh": "torch.tanh", "asinh": "torch.asinh",
     "acosh": "torch.acosh", "atanh": "torch.atanh", "erf": "torch.erf", "Abs": "torch.abs",
     "sign": "torch.sign", "floor": "torch.floor", "ceiling": "torch.ceil",
-    "sigmoid": "torch.sigmoid", "relu": "torch.relu", "rsqrt": "torch.rsqrt",
-    "expm1": "torch.expm1",
+    "expm1": "torch.expm1", "sigmoid": "torch.sigmoid", "relu": "torch.relu",
+    "rsqrt": "torch.rsqrt",
 }  # fmt: skip
 
 
@@ -101,16 +102,15 @@ class TorchPrinter(Printer):
         return f"torch.where({z} == 0, {at_zero}, ({z} > 0).double())"
 
     def _print_Max(self, e) -> str:
-        return self._folded("torch.maximum", e.args)
+        return self._extreme("amax", e.args)
 
     def _print_Min(self, e) -> str:
-        return self._folded("torch.minimum", e.args)
+        return self._extreme("amin", e.args)
 
-    def _folded(self, function: str, args) -> str:
-        first, *others = map(self._print, args)
-        for other in others:
-            first = f"{function}({first}, {other})"
-        return first
+    def _extreme(self, function: str, args) -> str:
+        """Of all at once: those that tie share the gradient equally, whatever their number."""
+        together = f"torch.broadcast_tensors({', '.join(map(self._print, args))})"
+        return f"torch.stack({together}).{function}(0)"
 
     def _print_Mod(self, e) -> str:
         a, b = map(self._print, e.args)
@@ -125,12 +125,25 @@ class TorchPrinter(Printer):
     def _condition(self, c) -> str:
         if c in (sympy.true, sympy.false):
             return f"torch.tensor({bool(c)})"
-        if isinstance(c, sympy.Not):
-            return f"(~{self._condition(c.args[0])})"
-        if isinstance(c, (sympy.And, sympy.Or)):
-            sign = " & " if isinstance(c, sympy.And) else " | "
-            return "(" + sign.join(map(self._condition, c.args)) + ")"
-        return f"({self._print(c.lhs)} {c.rel_op} {self._print(c.rhs)})"
+        if isinstance(c, Relational):
+            return f"({self._print(c.lhs)} {c.rel_op} {self._print(c.rhs)})"
+        parts = [self._condition(a) for a in c.args]
+        every, some = f"({' & '.join(parts)})", f"({' | '.join(parts)})"
+        if isinstance(c, sympy.ITE):
+            return f"torch.where({', '.join(parts)})"
+        texts = {
+            sympy.Not: f"(~{parts[0]})",
+            sympy.And: every,
+            sympy.Or: some,
+            sympy.Xor: f"({' ^ '.join(parts)})",
+            sympy.Nand: f"(~{every})",
+            sympy.Nor: f"(~{some})",
+            sympy.Implies: f"(~{parts[0]} | {parts[-1]})",
+            sympy.Equivalent: f"({every} | ~{some})",
+        }
+        if c.func not in texts:
+            raise TypeError(f"no PyTorch for the condition {type(c).__name__}: {c}")
+        return texts[c.func]
 
     def _print_Function(self, e) -> str:
         name = type(e).__name__

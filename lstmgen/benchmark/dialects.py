@@ -417,9 +417,14 @@ class Printer(SympyPrinter):
         return text
 
     def _condition(self, c: Any) -> str:
+        if type(c).__name__ in _SIGNS:
+            return f"{self._print(c.lhs)} {_SIGNS[type(c).__name__]} {self._print(c.rhs)}"
         if isinstance(c, sympy.Not):
             return f"~({self._condition(c.args[0])})"
         if isinstance(c, (sympy.And, sympy.Or)):
             sign = " & " if isinstance(c, sympy.And) else " | "
             return sign.join(f"({self._condition(a)})" for a in c.args)
-        return f"{self._print(c.lhs)} {_SIGNS[type(c).__name__]} {self._print(c.rhs)}"
+        plain = sympy.to_nnf(c) if isinstance(c, sympy.logic.boolalg.BooleanFunction) else c
+        if plain == c or plain in (sympy.true, sympy.false):
+            return self.emptyPrinter(c)
+        return self._condition(plain)  # Xor, Implies and the like as And, Or and Not
