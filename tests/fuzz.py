@@ -7,7 +7,7 @@
 Every seed is a cell of its own, and the same one on every machine. Each runs at a random point and
 at one where kinks are hit and values tie. All memory that the code has not written itself is NaN,
 and what C may use ends where the process may not go on reading. The derivative of the loss along a
-random direction of each argument is compared with the complex step of the evaluation.
+random direction of each argument is compared with the derivative that the evaluation carries along.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ import numpy as np
 import strategies
 
 from lstmgen import Cell, CellError, compile, generate, native
-from lstmgen.evaluation import Evaluator, number
+from lstmgen.evaluation import Dual, Evaluator, number, value_of
+from lstmgen.rounding import Rounding
 from lstmgen.symbols import Matrix
 
-STEP = 1e-30
 # Relative to the magnitudes that make up a derivative: some thousand roundings. What a point
 # amplifies is allowed for in addition.
 TOLERANCE = {"float64": 1e-10, "float32": 3e-3}
@@ -76,39 +76,33 @@ class Point:
         for arrays in (self.values, self.given, self.dstate):  # what the module will see
             arrays.update({k: np.asarray(v, self.dtype).astype(float) for k, v in arrays.items()})
         self.dy = self.dy.astype(self.dtype).astype(float)
-        self.y, self.final, self.slopes = self._evaluate(self.values)
+        self.y, self.final, self.slopes = self._evaluate()
 
-    def _evaluate(self, values: Mapping[tuple[str, str], Any]) -> tuple[Any, Any, dict[Any, float]]:
-        """The equations' results and slopes: a copy for each argument that is moved."""
+    def _evaluate(self, shake: Rounding | None = None) -> tuple[Any, Any, dict[Any, float]]:
+        """The equations' results, and their slopes in the direction of each argument."""
         keys = list(self.directions)
         given = {
             n: v[:, None] if v.ndim else np.full((1, 1, 1), float(v)) for n, v in self.given.items()
         }
-        evaluator = Evaluator(self.cell)
+        values = {}
+        for e, v in self.values.items():
+            along = np.zeros((len(keys), *v.shape))
+            along[keys.index(e)] = self.directions[e]
+            values[e] = Dual(_lift(e, v[None]), _lift(e, along))
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            plain = {e: _lift(e, v[None]) for e, v in values.items()}
-            base = evaluator.run(plain, given, self.sizes)
-            moved = {}
-            for e, v in values.items():
-                copies = np.repeat(v[None].astype(complex), len(keys), axis=0)
-                copies[keys.index(e)] += 1j * STEP * self.directions[e]
-                moved[e] = _lift(e, copies)
-            trace = evaluator.run(moved, given, self.sizes, base.frozen)
-            terms = [
-                (dy * y.imag).sum(axis=(-2, -1))
-                for dy, y in zip(self.dy, trace.outputs, strict=True)
-            ]
-            terms += [
-                (d * trace.states[-1][n].imag).sum(axis=(-2, -1)) for n, d in self.dstate.items()
-            ]
-        slopes = np.broadcast_to(sum(terms), (len(keys),)) / STEP
-        y = np.stack([self._rows(a) for a in base.outputs])
-        final = {n: self._rows(a) for n, a in base.states[-1].items()}
+            trace = Evaluator(self.cell).run(values, given, self.sizes, shake=shake)
+            pairs = list(zip(self.dy, trace.outputs, strict=True))
+            pairs += [(d, trace.states[-1][n]) for n, d in self.dstate.items()]
+            terms = [(d * a.slope).sum(axis=(-2, -1)) for d, a in pairs if isinstance(a, Dual)]
+        slopes = np.broadcast_to(sum(terms, np.zeros(1)), (len(keys),))
+        y = np.stack([self._rows(a) for a in trace.outputs])
+        final = {n: self._rows(a) for n, a in trace.states[-1].items()}
         return y, final, dict(zip(keys, map(float, slopes), strict=True))
 
     def _rows(self, a: Any) -> Any:
-        return np.broadcast_to(a[0], (self.batch, a.shape[-1]))
+        value = value_of(a)
+        return np.broadcast_to(value[0], (self.batch, value.shape[-1]))
 
     @property
     def is_finite(self) -> bool:
@@ -116,22 +110,23 @@ class Point:
         return all(np.isfinite(a).all() and np.abs(a).max(initial=0) < 1e6 for a in numbers)
 
     def amplifies(self) -> tuple[float, dict[Any, float]]:
-        """How far results and slopes move if all arguments do by a few units in the last place:
-        near a jump, or where a quotient is near 0 / 0, nothing can be right to more than that.
+        """How far results and slopes move if every operation is off by a few units in the last
+        place: near a jump, or where a quotient is near 0 / 0, nothing can be right to more than
+        that.
         """
-        rng = np.random.default_rng(1)
-        unit = 2 * float(np.finfo(self.dtype).eps)
+        amount = 4 * float(np.finfo(self.dtype).eps)
         values, slopes = 0.0, dict.fromkeys(self.slopes, 0.0)
-        for _ in range(6):
-            moved = {
-                e: v * (1 + unit * rng.integers(-2, 3, v.shape)) for e, v in self.values.items()
-            }
-            y, final, found = self._evaluate(moved)
+        for seed in range(6):
+            y, final, found = self._evaluate(Rounding(amount, np.dtype(self.dtype), seed=seed))
             distances = [np.abs(y - self.y), *(np.abs(final[n] - self.final[n]) for n in final)]
-            values = max(values, *(float(d.max(initial=0)) for d in distances))
+            values = max(values, *(_finite(d.max(initial=0)) for d in distances))
             for e, slope in found.items():
-                slopes[e] = max(slopes[e], abs(slope - self.slopes[e]))
+                slopes[e] = max(slopes[e], _finite(abs(slope - self.slopes[e])))
         return values, slopes
+
+
+def _finite(distance: Any) -> float:
+    return float(distance) if np.isfinite(distance) else np.inf
 
 
 def _lift(entity: tuple[str, str], copies: Any) -> Any:
