@@ -30,6 +30,7 @@ from .targets import generate
 # errno. No -ffast-math: NaN and infinity mean what they mean.
 _FLAGS = ("-std=c99", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared")
 _NATIVE = ("-march=native", "-mcpu=native")
+MOST_THREADS = 1024  # as the C code has it
 _LIBRARY, _CHECKSUM = "library.so", "library.so.sha256"
 
 
@@ -44,7 +45,9 @@ def compile(cell: Cell, target: str = "numpy", **options: Any) -> Any:
     **options
         As for ``generate``; for C: ``dtype`` ("float64" or "float32"), and sizes that become
         compile-time constants, ``D=24, H=32``. ``threads=2`` cuts the batch into so many slices,
-        each for a thread of its own (OpenMP). The environment has a say, too: ``CC`` is the
+        each for a thread of its own (OpenMP); there are at most 1024. A process that was forked runs
+        them one after the other, with the same bits, since it has none of the threads of its
+        parent. The environment has a say, too: ``CC`` is the
         compiler, ``CFLAGS`` goes to it, and ``LSTMGEN_CACHE`` is where libraries are kept. C is
         compiled for this very machine, with the widest vectors that it has.
 
@@ -72,8 +75,9 @@ def _compile_c(
 ) -> Any:
     from .native import NativeModule
 
-    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
-        raise GenerateError(f"threads is a positive whole number, not {threads!r}")
+    whole = isinstance(threads, int) and not isinstance(threads, bool)
+    if not whole or not 0 < threads <= MOST_THREADS:
+        raise GenerateError(f"threads is a whole number from 1 to {MOST_THREADS}, not {threads!r}")
 
     files = generate(cell, "c", dtype=dtype, source=source, **sizes)
     header = next(text for name, text in files.items() if name.endswith(".h"))

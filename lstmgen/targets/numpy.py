@@ -7,6 +7,7 @@ once. Each equation becomes calls that write with ``out=`` into arrays made befo
 
 from __future__ import annotations
 
+import json
 import re
 
 from ..cell import Cell
@@ -14,6 +15,7 @@ from ..errors import GenerateError
 from ..schedule import plan as make_plan
 from ..symbols import Vector
 from .comments import header
+from .identity import maker
 from .numpy_passes import RESERVED, Backward, Forward, Stacks
 from .numpy_places import Places
 from .numpy_step import Step
@@ -67,8 +69,7 @@ def face(cell: Cell) -> str:
 
 
 def _tables(cell: Cell) -> dict[str, object]:
-    sizes = [str(n) for n in cell.sizes]
-    hidden = "H" if "H" in sizes else next((str(cell.size(s)) for s in cell.states), "")
+    binds = _binds(cell)
     return {
         "cell": cell,
         "parameters": [(p.name, tuple(str(n) for n in cell.shape(p))) for p in cell.parameters],
@@ -81,8 +82,36 @@ def _tables(cell: Cell) -> dict[str, object]:
         "inputs": [(v.name, str(cell.size(v))) for v in cell.inputs],
         "masks": [(v.name, str(cell.size(v))) for v in cell.masks],
         "constants": [(v.name, repr(cell.initial(v))) for v in cell.constants],
-        "sizes": sizes,
+        "sizes": [str(n) for n in cell.sizes],
+        "numbers": _numbers(cell),
         "input_size": str(cell.size(cell.inputs[0])),
-        "hidden_size": hidden,
+        "init_binds": list(binds.items()),
+        "init_about": _about_binds(binds),
         "output_size": str(cell.size(cell.output)),
+        "maker": json.dumps(maker(cell)),
     }
+
+
+def _binds(cell: Cell) -> dict[str, str]:
+    """What the first two arguments of ``init`` mean: the size of an input, and that of a state.
+
+    D and H where the cell has them, since that is how people call them; else those that come first.
+    """
+    fed, held = ([str(cell.size(v)) for v in vectors] for vectors in (cell.inputs, cell.states))
+    hidden = ["H"] if "H" in map(str, cell.sizes) else held[:1]
+    binds = dict(zip(["hidden_size"], hidden, strict=False))
+    return {**binds, "input_size": "D" if "D" in fed else fed[0]}
+
+
+def _numbers(cell: Cell) -> dict[str, int]:
+    """Sizes that are numbers, under the names that the tables give them."""
+    symbols = (*cell.parameters, *cell.inputs, *cell.masks, *cell.states, cell.output)
+    shapes = {n for s in symbols for n in cell.shape(s)}
+    return {str(n): int(n) for n in sorted(shapes, key=str) if n.is_Integer}
+
+
+def _about_binds(binds: dict[str, str]) -> str:
+    listed = sorted(binds.items(), reverse=True)
+    if len(binds) > 1 and len(set(binds.values())) == 1:
+        return f"{' and '.join(what for what, _ in listed)} are both {binds['input_size']}."
+    return f"{' and '.join(f'{what} is {size}' for what, size in listed)}."
