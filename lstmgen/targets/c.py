@@ -19,6 +19,7 @@ from ..errors import GenerateError
 from ..operations import ZERO, B, K, T
 from ..printing import one_line
 from ..symbols import Matrix, Size, Vector
+from ..writing import GENERATION, PLACEHOLDER
 from .c_expressions import (
     HELPERS,
     LANEWISE,
@@ -71,11 +72,12 @@ def files(cell: Cell, *, dtype: str = "float64", source: str = "", **sizes: int)
     _refuse_members(cell)
     options = f" --dtype {dtype}" + "".join(f" --size {k}={v}" for k, v in sizes.items())
     about = [
-        line if line.startswith("Checksum") else line[: _indent(line)] + one_line(line)
+        line if PLACEHOLDER in line else line[: _indent(line)] + one_line(line)
         for line in header(cell, "c", source, options)
     ]
     stem = f"{cell.name}_cell" if cell.name in _STANDARD_HEADERS else cell.name
-    context = _Files(cell, dtype, sizes).context() | {"stem": stem, "about": top_comment(about)}
+    context = _Files(cell, dtype, sizes).context()
+    context |= {"stem": stem, "about": top_comment(about), "generation": GENERATION}
     templates = environment("c")
     templates.filters["paragraph"] = paragraph
     return {

@@ -16,6 +16,7 @@ from ..schedule import plan as make_plan
 from ..symbols import Vector
 from .comments import header
 from .identity import maker
+from .modules import MODULES
 from .numpy_passes import RESERVED, Backward, Forward, Stacks
 from .numpy_places import Places
 from .numpy_step import Step
@@ -30,6 +31,9 @@ _TRANSPOSED = r'packed\.(?:transposed\(|product\(\w+, )"(\w+)"'
 
 def files(cell: Cell, *, source: str = "") -> dict[str, str]:
     """The module for ``cell``: ``{"lstm.py": text}``.
+
+    A cell called as a module of Python's library, of any version, or as NumPy or lstmgen is in
+    ``math_cell.py`` or the like: scripts beside it would import it instead of the library.
 
     Raises
     ------
@@ -47,10 +51,11 @@ def files(cell: Cell, *, source: str = "") -> dict[str, str]:
     forward = Forward(plan, places, stacks).lines()
     backward = Backward(plan, places, stacks).lines()
     step = Step(plan, stacks).lines()
+    stem = f"{cell.name}_cell" if cell.name in MODULES else cell.name
     body = "\n".join([*forward, *backward, *step])
     module = environment("numpy").get_template("module.py.j2")
     return {
-        f"{cell.name}.py": module.render(
+        f"{stem}.py": module.render(
             **_tables(cell),
             header=header(cell, "numpy", source),
             forward=forward,
