@@ -228,8 +228,8 @@ class NativeModule:
     ) -> tuple[dict[str, Array], Any, dict[str, Array]]:
         """Backpropagate through time: (grads, dx, dstate); see the NumPy module.
 
-        ``params`` are those that ``forward`` had. They are read anew: where they have changed
-        since, their values are those of now, but what the tape holds is of then.
+        ``params`` are those that ``forward`` had. They are read anew: a change since then shows,
+        and the result is the gradient of neither. What ``pack`` gave is a copy, and cannot change.
         """
         bound = self._bind(params)
         tape = self._own(tape, bound)
@@ -291,7 +291,7 @@ class NativeModule:
         It is a copy. After a change of the parameters, pack them again.
         """
         copies: dict[str, Any] = {}
-        for name, value in zip(self._names, self._pick(params), strict=True):
+        for name, value in zip(self._names, self._picked(params), strict=True):
             if name in self.PARAMETERS:
                 copies[name] = np.array(value, self.dtype)
                 copies[name].flags.writeable = False
@@ -318,16 +318,7 @@ class NativeModule:
         """The struct of pointers to ``params``, and the sizes that they tell."""
         if isinstance(params, Packed) and params.module is self:
             return params.bound
-        try:
-            given = self._pick(params)
-        except (KeyError, TypeError, IndexError) as error:
-            if not hasattr(params, "keys"):
-                no_dict = self._face._no_dict("params", params, "as init makes it")
-                raise TypeError(no_dict) from None
-            if not isinstance(error, KeyError):
-                raise
-            needed = ", ".join(self._names)
-            raise KeyError(f"params has no {error.args[0]!r}; {self.CELL} needs {needed}") from None
+        given = self._picked(params)
         last = self._last
         if last is not None and all(map(is_, given, last.given)):
             return last
@@ -346,6 +337,19 @@ class NativeModule:
         if all(map(is_, arrays, given)) and all(isinstance(c, (int, float)) for c in constants):
             self._last = bound
         return bound
+
+    def _picked(self, params: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The parameters and constants, in order."""
+        try:
+            return self._pick(params)
+        except (KeyError, TypeError, IndexError) as error:
+            if not hasattr(params, "keys"):
+                no_dict = self._face._no_dict("params", params, "as init makes it")
+                raise TypeError(no_dict) from None
+            if not isinstance(error, KeyError):
+                raise
+            needed = ", ".join(self._names)
+            raise KeyError(f"params has no {error.args[0]!r}; {self.CELL} needs {needed}") from None
 
     def _take(
         self, bound: _Bound, x: Any, state: Any, masks: Mapping[str, Any] | None,
