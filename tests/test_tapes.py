@@ -234,7 +234,7 @@ def test_memory_of_a_tape_that_was_written_over():
     arguments = fresh(module)
     y, _, tape = module.forward(**arguments)
     module._ffi.memmove(tape.memory[1], b"\0" * 64, 64)
-    with pytest.raises(LstmgenError, match="lstm_backward: the tape is not one that lstm_forward"):
+    with pytest.raises(LstmgenError, match="lstm_backward: the tape was not written by lstm_f"):
         module.backward(arguments["params"], tape, y)
 
 
