@@ -62,6 +62,15 @@ class Packed(dict[str, Any]):
         super().__init__(params)
         self.module, self.bound = module, bound
 
+    def _refuse(self, *args: Any, **more: Any) -> NoReturn:
+        raise TypeError("packed parameters do not change: pack others instead")
+
+    _refused: Any = _refuse
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refused
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)  # copies are parameters like any others
+
 
 class Tape:
     """What ``forward`` keeps for ``backward``. ``x`` is not copied: leave it as it is.

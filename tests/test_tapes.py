@@ -336,6 +336,35 @@ def test_backward_reads_parameters_as_they_are(cell):
     assert_same(*results, 1e-12)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_packed_parameters_do_not_change(target):
+    """What was packed could not follow. Copies are parameters like any others."""
+    module = made("lstm", target)
+    arguments = fresh(module)
+    params, rest = arguments.pop("params"), arguments
+    packed = module.pack(params)
+    expected = module.forward(params, **rest)[0]
+    doubled = params["W_i"] * 2
+    for change in (
+        lambda p: p.update(W_i=doubled), lambda p: p.__setitem__("W_i", doubled),
+        lambda p: p.pop("W_i"), lambda p: p.clear(), lambda p: p.__delitem__("W_i"),
+        lambda p: p.setdefault("W_i", doubled), lambda p: p.__ior__({"W_i": doubled}),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match="packed parameters do not change: pack others"):
+            change(packed)
+    with pytest.raises(ValueError, match="read-only"):
+        packed["W_i"] *= 2
+    np.testing.assert_allclose(module.forward(packed, **rest)[0], expected, rtol=1e-13)
+    for again in (copy.copy(packed), copy.deepcopy(packed), pickle.loads(pickle.dumps(packed))):
+        assert type(again) is dict
+        np.testing.assert_allclose(module.forward(again, **rest)[0], expected, rtol=1e-13)
+        again["W_i"] = doubled
+        np.testing.assert_array_equal(
+            module.forward(again, **rest)[0],
+            module.forward({**params, "W_i": doubled}, **rest)[0],
+        )
+
+
 # --------------------------------------------------------------------------- no steps, no rows
 
 

@@ -76,7 +76,7 @@ WORDS = (
     )
     | {f"{p}_{w}" for p in _PASSES for w in "parts packed_parts share need rows sums".split()}
     | {f"arrange_{p}" for p in _PASSES}
-    | frozenset("tape_need label write_label has_label workers_of".split())
+    | frozenset("tape_need label write_label has_label workers_of memcmp".split())
 )
 
 # --------------------------------------------------------------------------- lines
