@@ -51,11 +51,10 @@ def files(cell: Cell, *, source: str = "") -> dict[str, str]:
     forward = Forward(plan, places, stacks).lines()
     backward = Backward(plan, places, stacks).lines()
     step = Step(plan, stacks).lines()
-    stem = f"{cell.name}_cell" if cell.name in MODULES else cell.name
     body = "\n".join([*forward, *backward, *step])
     module = environment("numpy").get_template("module.py.j2")
     return {
-        f"{stem}.py": module.render(
+        f"{_stem(cell)}.py": module.render(
             **_tables(cell),
             header=header(cell, "numpy", source),
             forward=forward,
@@ -66,6 +65,10 @@ def files(cell: Cell, *, source: str = "") -> dict[str, str]:
             helpers=[h for h in (*HELPERS.values(), "_blocks") if f"{h}(" in body],
         )
     }
+
+
+def _stem(cell: Cell) -> str:
+    return f"{cell.name}_cell" if cell.name in MODULES else cell.name
 
 
 def face(cell: Cell) -> str:
