@@ -4,17 +4,22 @@ Calls go through cffi in ABI mode: it parses the generated header, needs no Pyth
 releases the interpreter's lock while C runs. A module has no state that a call could disturb, so
 that threads may use it at once. What costs time around a call is kept from one to the next: the
 struct of parameters as long as the same arrays come in, and what follows from the sizes.
+
+A forked process has none of the threads that OpenMP keeps, and would wait for them for ever: there
+one thread does what several did before, with the same bits.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from operator import is_, itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +33,22 @@ Array = NDArray[Any]
 _Shapes = tuple[tuple[str, tuple[int, ...]], ...]  # names and shapes, quicker to walk than a dict
 _Memory = tuple[int, Any]  # how many numbers, and where
 _C_ORDER_AND_ALIGNED = 0x101  # the bits of ndarray.flags.num
+_BUFFERS = ("tape", "packed", "forward_work", "backward_work", "step_work")
+
+_is_forked = False
+_threaded: WeakSet[Any] = WeakSet()  # structs of sizes with several threads
+
+
+def _forget_threads() -> None:
+    """What a forked process does first: it has none of the threads that OpenMP had."""
+    global _is_forked
+    _is_forked = True
+    for struct in _threaded:
+        struct.serial = 1
+
+
+if hasattr(os, "register_at_fork"):  # where there is fork
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
 class Packed(dict[str, Any]):
@@ -41,29 +62,50 @@ class Packed(dict[str, Any]):
         super().__init__(params)
         self.module, self.bound = module, bound
 
+    def _refuse(self, *args: Any, **more: Any) -> NoReturn:
+        raise TypeError("packed parameters do not change: pack others instead")
+
+    _refused: Any = _refuse
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refused
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)  # copies are parameters like any others
+
 
 class Tape:
     """What ``forward`` keeps for ``backward``. ``x`` is not copied: leave it as it is.
 
     Its memory goes back to its module when the tape is gone: to touch fresh memory for the first
-    time can cost as much as a fifth of a forward pass over a large layer.
+    time can cost as much as a fifth of a forward pass over a large layer. A deep copy has an ``x``
+    of its own; a tape cannot be pickled.
     """
 
-    __slots__ = ("free", "inputs", "maker", "memory", "room")
+    __slots__ = ("inputs", "memory", "module", "room")
 
     def __init__(
-        self, memory: _Memory, inputs: tuple[Any, ...], room: _Room, maker: tuple[str, str],
-        free: list[_Memory],
-    ) -> None:  # fmt: skip
-        self.memory, self.inputs, self.room = memory, inputs, room
-        self.maker, self.free = maker, free
+        self, memory: _Memory | None, inputs: tuple[Any, ...], room: _Room, module: NativeModule
+    ) -> None:
+        self.memory, self.inputs, self.room, self.module = memory, inputs, room, module
 
     def __del__(self) -> None:
-        if len(self.free) < 2:  # one tape may live until the next one is there
-            self.free.append(self.memory)
+        try:
+            free = self.module._free
+            if self.memory is not None and len(free) < 2:  # one may live until the next is there
+                free.append(self.memory)
+        except Exception:  # half made, or at the end of the interpreter: nobody wants the memory
+            return
 
     def __copy__(self) -> Tape:
         return self  # memory of two tapes would go back twice
+
+    def __deepcopy__(self, memo: Any) -> Tape:
+        return self.module._copy_of(self)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a tape of {self.module!r} is memory of this process, and cannot be pickled: run "
+            "forward where backward is to run"
+        )
 
 
 class _Room(NamedTuple):
@@ -116,15 +158,12 @@ class NativeModule:
         self.__name__ = self.CELL = f.CELL
         self.OUTPUT, self.PARAMETERS, self.STATES = f.OUTPUT, f.PARAMETERS, f.STATES
         self.INPUTS, self.MASKS, self.CONSTANTS = f.INPUTS, f.MASKS, f.CONSTANTS
-        self._maker = (library.parent.name, dtype)
+        self._maker = {**f.MAKER, "dtype": dtype, **fixed, "threads": threads}
         self._fixed, self._threads = dict(fixed), threads
         self._output_size = str(cell.size(cell.output))
         self._output_is_state = cell.output.category == "state"
         self._sizes = ("T", "B", *(str(n) for n in cell.sizes))
-        shapes = [*self.PARAMETERS.values(), self.STATES.values(), self.INPUTS.values(),
-                  self.MASKS.values(), [self._output_size]]  # fmt: skip
-        # a size that is a number is its own name
-        self._numbers = {n: int(n) for shape in shapes for n in shape if n.isdigit()}
+        self._numbers: dict[str, int] = f.NUMBERS
         self._array = self._ffi.typeof({"float32": "float[]", "float64": "double[]"}[dtype])
         # A pointer to an array, which it keeps alive: what ffi.from_buffer calls in the end, where
         # cffi still has that. The Python before it would take as long again.
@@ -174,6 +213,9 @@ class NativeModule:
         """
         bound = self._bind(params)
         inputs, old, room = self._take(bound, x, state, masks, ("T", "B"))
+        if not room.tape:  # there are no steps, or no rows: the state stays as it is
+            nothing = Tape(None, inputs, room, self) if tape else None
+            return np.empty(room.output, self.dtype), self._kept("state", state, room), nothing
         y = np.empty(room.output, self.dtype)
         final, new = self._fresh(room.states)
         kept = self._tape_memory(room.tape) if tape else None
@@ -183,7 +225,7 @@ class NativeModule:
             kept[1] if kept else self._null, work[1],
         )  # fmt: skip
         self._done("forward", status, work)
-        made = Tape(kept, inputs, room, self._maker, self._free) if kept else None
+        made = Tape(kept, inputs, room, self) if kept else None
         return y, final, made
 
     def backward(
@@ -193,17 +235,22 @@ class NativeModule:
         dy: Any,
         dstate: Mapping[str, Any] | None = None,
     ) -> tuple[dict[str, Array], Any, dict[str, Array]]:
-        """Backpropagate through time: (grads, dx, dstate); see the NumPy module."""
+        """Backpropagate through time: (grads, dx, dstate); see the NumPy module.
+
+        ``params`` are those that ``forward`` had. They are read anew: a change since then shows,
+        and the result is the gradient of neither. What ``pack`` gave is a copy, and cannot change.
+        """
         bound = self._bind(params)
         tape = self._own(tape, bound)
         # a struct of another module, even of the same code, is of another type to cffi
-        mine = tape.maker is self._maker
-        room = tape.room if mine else self._room_of(tape.room.sizes)
+        room = tape.room if tape.module is self else self._room_of(tape.room.sizes)
         if not self._is_plain(dy) or dy.shape != room.output:
             dy = self._fit("dy", dy, ("T", "B", self._output_size), dict(room.sizes))
         final = self._null if dstate is None else self._plain_states(dstate, room)
         if final is None:
             final = self._struct(self._states("dstate", dstate, dict(room.sizes)))
+        if tape.memory is None:
+            return self._nothing(dstate, room)
         grads, to_grads = self._fresh(room.parameters)
         dx, to_dx = self._fresh(room.inputs)
         first, to_first = self._fresh(room.states)
@@ -230,6 +277,10 @@ class NativeModule:
         """
         bound = self._bind(params)
         inputs, old, room = self._take(bound, x_t, state, masks, ("B",))
+        if not room.tape:
+            final = self._kept("state", state, room)
+            none = np.empty(room.output[1:], self.dtype)
+            return final if self._output_is_state else {**final, self.OUTPUT: none}
         final, new = self._fresh(room.states)
         unasked = self._output_is_state and bound.packed
         y = None if unasked else np.empty(room.output[1:], self.dtype)
@@ -249,7 +300,7 @@ class NativeModule:
         It is a copy. After a change of the parameters, pack them again.
         """
         copies: dict[str, Any] = {}
-        for name, value in zip(self._names, self._pick(params), strict=True):
+        for name, value in zip(self._names, self._picked(params), strict=True):
             if name in self.PARAMETERS:
                 copies[name] = np.array(value, self.dtype)
                 copies[name].flags.writeable = False
@@ -276,11 +327,7 @@ class NativeModule:
         """The struct of pointers to ``params``, and the sizes that they tell."""
         if isinstance(params, Packed) and params.module is self:
             return params.bound
-        try:
-            given = self._pick(params)
-        except KeyError as error:
-            needed = ", ".join(self._names)
-            raise KeyError(f"params has no {error.args[0]!r}; {self.CELL} needs {needed}") from None
+        given = self._picked(params)
         last = self._last
         if last is not None and all(map(is_, given, last.given)):
             return last
@@ -300,6 +347,19 @@ class NativeModule:
             self._last = bound
         return bound
 
+    def _picked(self, params: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The parameters and constants, in order."""
+        try:
+            return self._pick(params)
+        except (KeyError, TypeError, IndexError) as error:
+            if not hasattr(params, "keys"):
+                no_dict = self._face._no_dict("params", params, "as init makes it")
+                raise TypeError(no_dict) from None
+            if not isinstance(error, KeyError):
+                raise
+            needed = ", ".join(self._names)
+            raise KeyError(f"params has no {error.args[0]!r}; {self.CELL} needs {needed}") from None
+
     def _take(
         self, bound: _Bound, x: Any, state: Any, masks: Mapping[str, Any] | None,
         lead: tuple[str, ...],
@@ -314,13 +374,14 @@ class NativeModule:
         sizes = dict(bound.sizes)
         if len(self.INPUTS) == 1:
             ((name, size),) = self.INPUTS.items()
+            if isinstance(x, dict):
+                raise TypeError(self._face._no_array(x, lead))
             xs = [self._fit(name, x, (*lead, size), sizes)]
         else:
-            if not isinstance(x, Mapping) or set(x) != set(self.INPUTS):
-                what = sorted(x) if isinstance(x, Mapping) else f"a {type(x).__name__}"
-                raise KeyError(f"x is a dict of the inputs {sorted(self.INPUTS)}, not {what}")
+            self._face._check_inputs(x)
             xs = [self._fit(k, x[k], (*lead, size), sizes) for k, size in self.INPUTS.items()]
-        filled = [self._mask(k, masks, (*lead, n), sizes) for k, n in self.MASKS.items()]
+        masks = self._face._masks(masks) if self.MASKS else {}
+        filled = [self._mask(k, masks[k], (*lead, n), sizes) for k, n in self.MASKS.items()]
         sizes.setdefault("T", 1)
         settled = len(self.INPUTS) == 1 and not filled and all(n in sizes for n in self._sizes)
         old = self._struct(self._states("state", state, sizes))
@@ -364,13 +425,10 @@ class NativeModule:
         return np.require(array, self.dtype, ["C", "A"])
 
     def _mask(
-        self, name: str, masks: Mapping[str, Any] | None, symbolic: tuple[str, ...],
-        sizes: dict[str, int],
-    ) -> Array:  # fmt: skip
+        self, name: str, given: Any, symbolic: tuple[str, ...], sizes: dict[str, int]
+    ) -> Array:
         """A mask in full: callers may leave out what broadcasts."""
-        if masks is None or name not in masks:
-            raise KeyError(f"{self.CELL} needs the mask {name!r}: masks={{{name!r}: array}}")
-        mask = np.asarray(masks[name])
+        mask = self._face._numbers(name, given)
         if mask.ndim:
             sizes.setdefault(symbolic[-1], mask.shape[-1])
         with suppress(KeyError, ValueError):  # what is wrong with a mask, _fit says
@@ -381,9 +439,7 @@ class NativeModule:
         """The states in order; None for zeros."""
         if state is None:
             return None
-        if not isinstance(state, Mapping):
-            raise TypeError(f"{what} is a dict from name to array, not a {type(state).__name__}")
-        if len(state) == len(self.STATES) and all(name in state for name in self.STATES):
+        if hasattr(state, "keys") and set(state) == set(self.STATES):
             return [
                 self._fit(f"{what}[{name!r}]", state[name], ("B", size), sizes)
                 for name, size in self.STATES.items()
@@ -395,17 +451,51 @@ class NativeModule:
         """``tape``, if it is one of ours and made with parameters of these sizes."""
         if tape is None:
             raise LstmgenError("there is no tape: run forward with tape=True")
-        if not isinstance(tape, Tape) or tape.maker != self._maker:
-            raise LstmgenError(
-                f"this tape does not come from forward of this module, {self!r}: each module "
-                "keeps its tape in its own way"
-            )
-        for name, n in bound.sizes.items():
-            if (made := tape.room.sizes[name]) != n:
-                raise ValueError(
-                    f"params have {name}={n}, but the tape was made with {name}={made}"
-                )
+        if not isinstance(tape, Tape):
+            kind = type(tape).__name__
+            raise LstmgenError(f"the tape is what forward of {self!r} returned, not a {kind}")
+        if tape.module is not self:
+            made, mine = tape.module._maker, self._maker
+            rows = tape.room.sizes["B"]
+            if min(made["threads"], rows) == min(mine["threads"], rows):  # the same slices
+                mine = {**mine, "threads": made["threads"]}
+            if wrong := self._face._differences(made, mine):
+                raise LstmgenError(wrong)
+        self._face._same_sizes(bound.sizes, tape.room.sizes)
         return tape
+
+    def _copy_of(self, tape: Tape) -> Tape:
+        """A tape with memory of its own, and with an x of its own."""
+
+        def copied(value: Any) -> Any:
+            if isinstance(value, (list, tuple)):
+                return type(value)(map(copied, value))
+            array = np.empty(len(value), self.dtype)
+            self._ffi.memmove(at := self._at(array), value, array.nbytes)
+            return at
+
+        memory = None
+        if tape.memory is not None:
+            memory = self._tape_memory(tape.room.tape)
+            used = tape.room.tape * self.dtype.itemsize
+            self._ffi.memmove(memory[1], tape.memory[1], used)
+        return Tape(memory, copied(tape.inputs), tape.room, self)
+
+    # ------------------------------------------------------------------ no steps, or no rows
+
+    def _kept(self, what: str, state: Any, room: _Room) -> dict[str, Array]:
+        """Copies of the states that were given; zeros for None."""
+        arrays = self._states(what, state, dict(room.sizes))
+        if arrays is None:
+            return {name: np.zeros(shape, self.dtype) for name, shape in room.states}
+        return {name: array.copy() for name, array in zip(self.STATES, arrays, strict=True)}
+
+    def _nothing(self, dstate: Any, room: _Room) -> tuple[dict[str, Array], Any, dict[str, Array]]:
+        """Gradients that are zeros, and that of the state as it came."""
+        grads = {name: np.zeros(shape, self.dtype) for name, shape in room.parameters}
+        dx = {name: np.zeros(shape, self.dtype) for name, shape in room.inputs}
+        first = self._kept("dstate", dstate, room)
+        return grads, (dx if len(dx) > 1 else next(iter(dx.values()))), first
 
     # ------------------------------------------------------------------ sizes and memory
 
@@ -422,12 +512,11 @@ class NativeModule:
         for name, n in self._fixed.items():
             if sizes[name] != n:
                 raise ValueError(f"this module was made for {name}={n}, not {name}={sizes[name]}")
-        struct = self._ffi.new(f"{self.CELL}_sizes *", [*numbers, self._threads])
-        counts = {
-            what: int(getattr(self._lib, f"{self.CELL}_{what}_size")(struct))
-            for what in ("tape", "packed", "forward_work", "backward_work", "step_work")
-        }
-        if not all(counts.values()):
+        struct = self._ffi.new(f"{self.CELL}_sizes *", [*numbers, self._threads, int(_is_forked)])
+        if self._threads > 1:
+            _threaded.add(struct)
+        counts = {what: self._count(what, struct) for what in _BUFFERS}
+        if not all(counts.values()) and sizes["T"] and sizes["B"]:
             raise LstmgenError(f"{self.CELL}: arrays of these sizes are too large: {sizes}")
         known = sizes | self._numbers
 
@@ -440,6 +529,10 @@ class NativeModule:
             struct, known, output, shapes(("T", "B"), self.INPUTS), shapes(("B",), self.STATES),
             shapes((), self.PARAMETERS), **counts,
         )  # fmt: skip
+
+    def _count(self, what: str, struct: Any) -> int:
+        """The numbers of a buffer; 0 where sizes are too large, or there is nothing to do."""
+        return int(getattr(self._lib, f"{self.CELL}_{what}_size")(struct))
 
     def _fresh(self, shapes: _Shapes) -> tuple[dict[str, Array], Any]:
         """Arrays for C to write, and what it takes for them."""

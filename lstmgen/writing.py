@@ -1,7 +1,9 @@
 """Writing generated files: all or nothing, and never over what a user has edited.
 
 Every generated file carries a checksum of itself in its header, so that a file that is still as it
-was generated may be replaced by a newer version, and one that was edited may not.
+was generated may be replaced by a newer version, and one that was edited may not. Files that only
+fit each other, as a header and its source, carry a generation as well, which follows from the text
+of all of them: the compiler refuses those that were not generated together.
 """
 
 from __future__ import annotations
@@ -9,37 +11,53 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .errors import LstmgenError
 
-PLACEHOLDER = "@checksum@"
-_LABEL = "Checksum "
+# What templates place. A user's text is printable, so that neither can occur in it.
+PLACEHOLDER = "\0checksum\0"
+GENERATION = "\0generation\0"
+
+_DIGITS = 12
+_CANONICAL = "@checksum@"  # what stands for a checksum while it is counted
+_CHECKSUM = re.compile(rf"Checksum ([0-9a-f]{{{_DIGITS}}}): ")
 
 
 def seal(text: str) -> str:
     """``text`` with its checksum in place of the placeholder."""
-    return text.replace(PLACEHOLDER, _digest(text), 1)
+    before, mark, after = text.partition(PLACEHOLDER)
+    return f"{before}{_digest(before + _CANONICAL + after)}{after}" if mark else text
+
+
+def seal_all(files: Mapping[str, str]) -> dict[str, str]:
+    """``files`` with their generation and their checksums in place of the placeholders."""
+    generation = _digest("\0\0".join(part for file in files.items() for part in file))
+    return {name: seal(text.replace(GENERATION, generation)) for name, text in files.items()}
 
 
 def is_untouched(text: str) -> bool:
-    """Whether ``text`` is as it was generated: its checksum is there, and right."""
-    start = text.find(_LABEL)
-    if start < 0:
-        return False
-    start += len(_LABEL)
-    found = text[start : start + len(_digest(""))]
-    return found == _digest(text.replace(found, PLACEHOLDER, 1))
+    """Whether ``text`` is as it was generated: its checksum is there, and right.
+
+    A cell's title may look like a checksum; only that of the text itself is right.
+    """
+    return any(
+        found[1] == _digest(text[: found.start(1)] + _CANONICAL + text[found.end(1) :])
+        for found in _CHECKSUM.finditer(text)
+    )
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
 
 
 def write_files(files: Mapping[str, str], folder: Path, *, force: bool = False) -> list[Path]:
-    """Write ``files`` into ``folder``, each atomically, and return their paths.
+    """Write ``files`` into ``folder``, all or none, and return their paths.
+
+    Nothing that is there changes before all of them are written beside it.
 
     Raises
     ------
@@ -48,15 +66,23 @@ def write_files(files: Mapping[str, str], folder: Path, *, force: bool = False) 
         nothing at all is written. Also if the folder cannot be written.
     """
     paths = {folder / name: text for name, text in files.items()}
-    if not force:
-        for path, text in paths.items():
+    for path, text in paths.items():
+        if path.is_dir():
+            raise LstmgenError(f"{path} is a folder\n  hint: --out writes elsewhere")
+        if not force:
             _refuse_to_lose(path, text)
+    written: dict[Path, str] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in paths.items():
-            _write(path, text)
+            written[path] = _write_beside(path, text)
+        for path in paths:
+            os.replace(written[path], path)
+            del written[path]
     except OSError as error:
         raise LstmgenError(f"{error.filename or folder}: {error.strerror or error}") from error
+    finally:
+        _remove(written.values())
     return list(paths)
 
 
@@ -74,8 +100,14 @@ def _refuse_to_lose(path: Path, text: str) -> None:
         )
 
 
-def _write(path: Path, text: str) -> None:
-    """Write beside the target and move into place: a reader sees the old file or the new one."""
+def _write_beside(path: Path, text: str) -> str:
+    """Write a file beside the target, to be moved into place: readers see the old one or the new.
+
+    Returns
+    -------
+    str
+        Its path.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
@@ -83,8 +115,13 @@ def _write(path: Path, text: str) -> None:
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)  # mkstemp's are private
-        os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        _remove([temporary])
         raise
+    return temporary
+
+
+def _remove(paths: Iterable[str]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            os.unlink(path)

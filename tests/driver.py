@@ -185,7 +185,7 @@ class Case:
         real, several = f"{n}_real", len(cell.inputs) > 1
         lines = [f"{n}_sizes n;"]
         lines += [f"n.{name} = {value};" for name, value in self.sizes.items()]
-        lines.append("n.threads = 0;")
+        lines.append("n.threads = n.serial = 0;")
 
         def count(*shape: object) -> str:
             return " * ".join(f"{self.number(size)}" for size in shape) + f" * sizeof({real})"

@@ -129,8 +129,10 @@ NAMES = """r j p row rows grads exp y0 T_ work x_stride tape kept tile scratch r
     backward_packed_layout H2p H3p H4p D2p""".split()
 # As members of structs and rows of callers' arrays, too
 MEMBERS = """threads y dy work none n B_ bits power factors kept tile batch start status at
+    label LABEL has_label serial
     vec memcpy tape_layout first_row x_rows dh_next h_rows W_packed""".split()
 SIZE_NAMES = """r j p row rows exp y0 work n k t steps memory tile take a w out count real vec mask
+    label LABEL tape_need
     LANES PAD vecs padded batch start slices share packed bits power factors column pad add
     status at each s own team row_ memcpy memset forward_parts backward_sums tape_layout Hp
     forward_layout forward_stage Dp""".split()
@@ -343,7 +345,7 @@ def test_no_allocation_and_no_globals(tmp_path):
         kinds = {fields[-2] for fields in symbols}
         assert kinds <= {"T", "t", "U", "r"}, f"writable data in {cell.name}: {kinds}"
         imported = {fields[-1] for fields in symbols if fields[-2] == "U"}
-        allowed = {"exp", "tanh", "sqrt", "memcpy", "memset", "_GLOBAL_OFFSET_TABLE_"}
+        allowed = {"exp", "tanh", "sqrt", "memcpy", "memset", "memcmp", "_GLOBAL_OFFSET_TABLE_"}
         assert imported <= allowed, cell.name
         public = {fields[-1] for fields in symbols if fields[-2] == "T"}
         assert public == {f"{cell.name}_{what}" for what in PUBLIC}
@@ -870,7 +872,7 @@ class Call:
         return self.ffi.new(f"{self.cell.name}_sizes *", {**self.sizes, **sizes})
 
 
-OK, NULL_ARGUMENT, BAD_SIZE, TOO_LARGE, NOT_PACKED = range(5)
+OK, NULL_ARGUMENT, BAD_SIZE, TOO_LARGE, NOT_PACKED, WRONG_TAPE = range(6)
 
 
 def test_right_arguments_are_accepted(library):
@@ -885,8 +887,10 @@ def test_right_arguments_are_accepted(library):
     assert call("step", n=call.resized(T=0)) == OK
     assert call("pack", n=call.resized(T=0, B=0)) == OK
     for threads in (1, 2, 3, 2**64 - 1):
-        assert call("forward", n=call.resized(threads=threads)) == OK
-        assert call("backward", n=call.resized(threads=threads)) == OK
+        for serial in (0, 1):
+            n = call.resized(threads=threads, serial=serial)
+            assert call("forward", n=n) == OK
+            assert call("backward", n=n) == OK
 
 
 def test_every_null_is_refused(library):
@@ -947,11 +951,62 @@ def test_wrong_sizes_are_refused(library):
 
 def test_messages(library):
     ffi, lib, cell, _ = library
-    said = [ffi.string(getattr(lib, f"{cell.name}_message")(k)).decode() for k in range(6)]
-    assert len(set(said)) == 6
+    said = [ffi.string(getattr(lib, f"{cell.name}_message")(k)).decode() for k in range(7)]
+    assert len(set(said)) == 7
     assert said[0] == "no error"
     assert f"{cell.name}_pack" in said[NOT_PACKED]
-    assert said[5] == "unknown status"
+    assert f"{cell.name}_forward" in said[WRONG_TAPE]
+    assert said[6] == "unknown status"
+
+
+def test_a_tape_of_others_is_refused(library):
+    """Backward reads nothing of a tape before it knows that it is for these sizes and slices."""
+    call = Call(library)
+    assert call("forward") == OK
+    assert call("backward") == OK
+    for name in call.sizes:
+        if name not in library[3]:
+            for n in (call.sizes[name] - 1, call.sizes[name] + 1):
+                assert call("backward", n=call.resized(**{name: n})) == WRONG_TAPE, (name, n)
+    assert call("backward", n=call.resized(threads=2)) == WRONG_TAPE
+    assert call("backward", n=call.resized(serial=1)) == OK
+    assert call("forward", n=call.resized(threads=3)) == OK
+    assert call("backward") == WRONG_TAPE
+    assert call("backward", n=call.resized(threads=2)) == OK, "there are two rows, so two slices"
+    assert call("backward", tape=call.numbers()) == WRONG_TAPE
+    (tape,) = call.alive[-1:]
+    call.ffi.memmove(tape, call.given["tape"], 8 * 30000)
+    n = call.resized(threads=2)
+    assert call("backward", n=n, tape=tape) == OK
+    for k in range(64):  # a byte of a label that is another
+        as_bytes = call.ffi.cast("unsigned char *", tape)
+        as_bytes[k] ^= 1
+        assert call("backward", n=n, tape=tape) == WRONG_TAPE, k
+        as_bytes[k] ^= 1
+    assert call("forward", tape=call.ffi.NULL) == OK
+
+
+def test_tapes_of_cells_whose_equations_differ(tmp_path):
+    """The same name, sizes and layout: the equations tell."""
+    need("gcc")
+    need("cffi")
+    from cffi import FFI
+
+    made = []
+    for k, value in enumerate((tanh, sigmoid)):
+        folder = tmp_path / str(k)
+        folder.mkdir()
+        cell = Cell("twin", [Eq(h.next, value(W.h @ x + U.h @ h))], output=h)
+        for name, text in lstmgen.generate(cell, "c").items():
+            (folder / name).write_text(text, encoding="utf-8")
+        run(folder, "gcc", "-std=c99", "-O0", "-fPIC", "-shared", "twin.c", "-o", "it.so", "-lm")
+        ffi = FFI()
+        ffi.cdef(declarations((folder / "twin.h").read_text(encoding="utf-8")))
+        made.append(Call((ffi, ffi.dlopen(str(folder / "it.so")), cell, {})))
+    one, other = made
+    assert one("forward") == OK
+    assert other("backward", tape=other.ffi.cast("double *", one.given["tape"])) == WRONG_TAPE
+    assert one("backward") == OK
 
 
 def test_huge_sizes_are_too_large_and_nothing_wraps(library):
@@ -1139,10 +1194,11 @@ def test_names_of_members_are_refused():
         cell = Cell("member", [Eq(h.next, tanh(W.a @ x + U.a @ h + made))], h)
         with pytest.raises(GenerateError, match="packed is a member"):
             lstmgen.generate(cell, "c")
-    s = states("s", size="threads")
-    cell = Cell("member", [Eq(s.next, tanh(W.a @ x + U.a @ s))], s)
-    with pytest.raises(GenerateError, match="threads is a member"):
-        lstmgen.generate(cell, "c")
+    for name in ("threads", "serial"):
+        s = states("s", size=name)
+        cell = Cell("member", [Eq(s.next, tanh(W.a @ x + U.a @ s))], s)
+        with pytest.raises(GenerateError, match=f"{name} is a member"):
+            lstmgen.generate(cell, "c")
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,15 @@ import copy
 import multiprocessing
 import os
 import shutil
+import signal
 import stat
+import subprocess
+import sys
 import threading
+import time
 import timeit
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +152,107 @@ def test_processes_that_compile_at_once(tmp_path):
     assert len(found) == 1
     assert len(libraries(tmp_path)) == 1
     assert [p.name.startswith("contended-") for p in tmp_path.iterdir()] == [True]
+
+
+SLOW_COMPILER = """#!/bin/sh
+case "$*" in
+*library.so*) echo $$ > "$0.running"; sleep 60 ;;
+*) exec cc "$@" ;;
+esac
+"""
+
+
+def test_what_killed_builds_have_left_is_removed(tmp_path, monkeypatch):
+    """But nothing of those that still run, and no library of a cell called build."""
+    need("cc")
+    need("cffi")
+    cache, compiler = tmp_path / "cache", tmp_path / "slow"
+    compiler.write_text(SLOW_COMPILER)
+    compiler.chmod(0o755)
+    monkeypatch.setenv("LSTMGEN_CACHE", str(cache))
+    build_small("build")
+    (library,) = libraries(cache)
+    killed = [_slow_build(cache, compiler) for _ in range(2)]
+    alive = _slow_build(cache, compiler)
+    try:
+        left = set(cache.glob("build-*")) - {library.parent}
+        assert len(left) == 3
+        for process in killed:
+            process.kill()
+            process.wait()
+        assert set(cache.glob("build-*")) - {library.parent} == left
+        build_small()
+        (working,) = set(cache.glob("build-*")) - {library.parent}
+        assert (working / "made" / "small.c").is_file()
+        build_small()  # it is there: nobody looks for rubbish
+        assert library.is_file() and len(libraries(cache)) == 2
+    finally:
+        alive.kill()
+        alive.wait()
+        for pid in (tmp_path / "pids").iterdir():
+            with suppress(ProcessLookupError):
+                os.killpg(int(pid.name), signal.SIGKILL)
+    toolchain.build(lstmgen.generate(small("last"), "c"))
+    assert set(cache.glob("build-*")) == {library.parent}
+
+
+def _slow_build(cache: Path, compiler: Path) -> subprocess.Popen[bytes]:
+    """A process that has begun to build, and will take its time."""
+    script = (
+        "import sys; sys.path.insert(0, 'tests'); import lstmgen, test_toolchain as t\n"
+        "lstmgen.toolchain.build(lstmgen.generate(t.small(), 'c'))"
+    )
+    root = Path(__file__).resolve().parents[1]
+    environment = {
+        **os.environ, "LSTMGEN_CACHE": str(cache), "CC": str(compiler), "PYTHONPATH": str(root),
+    }  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=root, env=environment, start_new_session=True
+    )
+    (compiler.parent / "pids").mkdir(exist_ok=True)
+    (compiler.parent / "pids" / str(process.pid)).touch()
+    running = compiler.with_name("slow.running")
+    for _ in range(600):
+        if running.exists():
+            running.unlink()
+            return process
+        time.sleep(0.1)
+    process.kill()
+    pytest.fail("the build does not begin")
+
+
+def test_where_folders_cannot_be_locked(tmp_path, monkeypatch):
+    """There what a day has passed over is taken for abandoned."""
+    need("cc")
+    monkeypatch.setenv("LSTMGEN_CACHE", str(tmp_path))
+    monkeypatch.setattr(toolchain, "_lock", lambda folder, wait: None)
+    old, new = tmp_path / "build-old", tmp_path / "build-new"
+    for folder in (old, new):
+        (folder / "made").mkdir(parents=True)
+    os.utime(old, (time.time() - 2 * 24 * 3600,) * 2)
+    toolchain.build(lstmgen.generate(small(), "c"))
+    assert new.is_dir() and not old.exists()
+    assert len(list(tmp_path.glob("build-*"))) == 1
+
+
+def test_a_folder_that_is_taken_for_abandoned_before_it_is_locked(tmp_path, monkeypatch):
+    """The build takes another one."""
+    need("cc")
+    monkeypatch.setenv("LSTMGEN_CACHE", str(tmp_path))
+    lock, taken = toolchain._lock, []
+
+    def too_late(folder: Path, *, wait: bool) -> int | None:
+        if wait and len(taken) < 3:
+            taken.append(folder)
+            handle = lock(folder, wait=True) if len(taken) == 2 else None
+            shutil.rmtree(folder)
+            return handle if handle is not None else lock(folder, wait=wait)
+        return lock(folder, wait=wait)
+
+    monkeypatch.setattr(toolchain, "_lock", too_late)
+    toolchain.build(lstmgen.generate(small(), "c"))
+    assert len(taken) == 3
+    assert [p.name.startswith("small-") for p in tmp_path.iterdir()] == [True]
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
@@ -502,11 +608,13 @@ def test_step_is_forward(lstm, given):
 WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "x of another width": (lambda g: {"x": g["x"][..., :-1]}, ValueError, r"x has shape .*D=4"),
     "x without time": (lambda g: {"x": g["x"][0]}, ValueError, r"x has shape \(3, 4\); expected"),
-    "no steps": (lambda g: {"x": g["x"][:0]}, ValueError, "T is zero"),
-    "no rows": (lambda g: {"x": g["x"][:, :0], "state": None}, ValueError, "B is zero"),
+    "no units": (lambda g: {"x": g["x"][..., :0]}, ValueError, r"x has shape .*D=4"),
+    "x in a dict": (lambda g: {"x": {"x": g["x"]}}, TypeError, "x is one array"),
+    "params in order": (lambda g: {"params": list(g["params"].values())}, TypeError,
+                        "params is a dict from name to array, as init makes it, not a list"),
     "complex x": (lambda g: {"x": g["x"] + 0j}, TypeError, "complex"),
     "words": (lambda g: {"x": g["x"].astype(str)}, TypeError, "has to be numbers"),
-    "a ragged list": (lambda g: {"x": [[1], [2, 3]]}, ValueError, "."),
+    "a ragged list": (lambda g: {"x": [[1], [2, 3]]}, ValueError, "x is no array"),
     "None": (lambda g: {"x": None}, TypeError, "has to be numbers"),
     "no b_f": (lambda g: {"params": {k: v for k, v in g["params"].items() if k != "b_f"}},
                KeyError, "params has no 'b_f'; lstm needs"),
@@ -519,6 +627,8 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "state for other rows": (lambda g: {"state": {k: v[:-1] for k, v in g["state"].items()}},
                              ValueError, r"state\['h'\] has shape \(2, 6\)"),
     "state as an array": (lambda g: {"state": g["state"]["h"]}, TypeError, "state is a dict"),
+    "state as a tuple": (lambda g: {"state": tuple(g["state"].values())}, TypeError,
+                         'state is a dict from name to array, {"h": h, "c": c}, not a tuple'),
 }  # fmt: skip
 
 
@@ -532,7 +642,7 @@ def test_wrong_arguments(lstm, given, what):
     for _ in range(2):
         with pytest.raises(error, match=said):
             lstm.forward(bad["params"], bad["x"], bad["state"])
-        if what not in ("x without time", "no steps", "a ragged list") and bad["x"] is not None:
+        if isinstance(bad["x"], np.ndarray) and what != "x without time":
             with pytest.raises(error, match=said):
                 lstm.step(bad["params"], bad["x"][0], bad["state"])
         assert lstm.forward(**good)[0].shape == (T, B, H)
@@ -549,14 +659,15 @@ def test_wrong_derivatives_and_tapes(lstm, given):
         lstm.backward(params, None, dy)
     other = lstmgen.compile(cells.get("lstm_peephole"), "c")
     wide = lstm.init(D, H + 1)
+    single = lstmgen.compile(cells.get("lstm"), "c", dtype="float32")
     foreign = [
-        other.forward(other.init(D, H), x)[2],
-        lstmgen.compile(cells.get("lstm"), "c", dtype="float32").forward(params, x)[2],
-        lstmgen.compile(cells.get("lstm"), "numpy").forward(params, x)[2],
-        {},
+        (other.forward(other.init(D, H), x)[2], r"made by lstm_peephole \(eq.*\), this is lstm \("),
+        (single.forward(params, x)[2], r"\(dtype=float32\), this is lstm \(dtype=float64\)"),
+        (lstmgen.compile(cells.get("lstm"), "numpy").forward(params, x)[2], "not a dict"),
+        ({}, "the tape is what forward of <lstmgen C module lstm .* returned, not a dict"),
     ]
-    for some in foreign:
-        with pytest.raises(LstmgenError, match="does not come from forward of this module"):
+    for some, said in foreign:
+        with pytest.raises(LstmgenError, match=said):
             lstm.backward(params, some, dy)
     with pytest.raises(ValueError, match="params have H=7, but the tape was made with H=6"):
         lstm.backward(wide, tape, dy)
@@ -590,7 +701,7 @@ def test_several_inputs_masks_and_an_output_that_is_no_state():
     )
     native, numpy = lstmgen.compile(cell, "c"), lstmgen.compile(cell, "numpy")
     rng = np.random.default_rng(0)
-    params = native.init(2, H, D=D)
+    params = native.init(D, H, E=2)
     xs = {"x": rng.normal(size=(T, B, D)), "u": rng.normal(size=(T, B, 2))}
     first = {k: v[0] for k, v in xs.items()}
     dy = rng.normal(size=(T, B, H))
@@ -607,9 +718,12 @@ def test_several_inputs_masks_and_an_output_that_is_no_state():
     assert set(out) == {"h", "o"}
     again = native.step(params, first, out, masks={"m": 1})  # its own answer is a state
     assert again["o"].shape == (B, H)
-    for bad in (xs["x"], {"x": xs["x"]}):
-        with pytest.raises(KeyError, match="x is a dict of the inputs"):
-            native.forward(params, bad, masks={"m": 1})
+    for module in (native, numpy):
+        for bad, error in ((xs["x"], TypeError), ([xs["x"]] * 2, TypeError), ({"x": 1}, KeyError)):
+            with pytest.raises(error, match="x is a dict"):
+                module.forward(params, bad, masks={"m": 1})
+        with pytest.raises(TypeError, match="masks is a dict from name to array"):
+            module.forward(params, xs, masks=np.ones((T, B, H)))
     with pytest.raises(KeyError, match="needs the mask 'm'"):
         native.forward(params, xs)
     with pytest.raises(ValueError, match=r"masks\['m'\] has shape"):

@@ -19,6 +19,7 @@ from ..errors import GenerateError
 from ..operations import ZERO, B, K, T
 from ..printing import one_line
 from ..symbols import Matrix, Size, Vector
+from ..writing import GENERATION, PLACEHOLDER
 from .c_expressions import (
     HELPERS,
     LANEWISE,
@@ -40,6 +41,7 @@ from .c_expressions import (
 )
 from .c_statements import Direction, Row, Source
 from .comments import header
+from .identity import fingerprint, maker
 from .rendering import environment
 
 OPTIONS = frozenset({"dtype"})
@@ -70,11 +72,12 @@ def files(cell: Cell, *, dtype: str = "float64", source: str = "", **sizes: int)
     _refuse_members(cell)
     options = f" --dtype {dtype}" + "".join(f" --size {k}={v}" for k, v in sizes.items())
     about = [
-        line if line.startswith("Checksum") else line[: _indent(line)] + one_line(line)
+        line if PLACEHOLDER in line else line[: _indent(line)] + one_line(line)
         for line in header(cell, "c", source, options)
     ]
     stem = f"{cell.name}_cell" if cell.name in _STANDARD_HEADERS else cell.name
-    context = _Files(cell, dtype, sizes).context() | {"stem": stem, "about": top_comment(about)}
+    context = _Files(cell, dtype, sizes).context()
+    context |= {"stem": stem, "about": top_comment(about), "generation": GENERATION}
     templates = environment("c")
     templates.filters["paragraph"] = paragraph
     return {
@@ -98,6 +101,7 @@ def _refuse_members(cell: Cell) -> None:
     params = {v.name for v in (*cell.parameters, *cell.constants)}
     for name, taken, struct in (
         ("packed", params, "params"), ("threads", {n.name for n in cell.sizes}, "sizes"),
+        ("serial", {n.name for n in cell.sizes}, "sizes"),
     ):  # fmt: skip
         if name in taken:
             raise GenerateError(
@@ -169,6 +173,7 @@ class _Files:
                 self._work(self.backward),
             ],
             "tape": tape,
+            "label": self._label(tape),
             "pack": {what: self._packing(what, calls[what]) for what in packs},
             "gradients": self._summing(gradients, calls["gradients"]),
             "lines": lines,
@@ -321,7 +326,7 @@ class _Files:
     def _declared(self, calls: list[str], code: list[str]) -> list[str]:
         """The sizes that occur in code, and the threads if calls share their work."""
         threads = mentions("threads", "\n".join(calls))
-        own = ["const size_t threads = threads_of(n);"] if threads else []
+        own = ["const size_t threads = workers_of(n);"] if threads else []
         return self.source.declared_sizes(code) + own
 
     def _heads(self) -> dict[str, list[str]]:
@@ -429,7 +434,7 @@ class _Files:
         """The sizes of buffers as constant expressions."""
         source = self.source
         needs = [
-            ("TAPE_SIZE(T, B", self._tape_count(T)),
+            ("TAPE_SIZE(T, B", self._tape_count(T) + self._label_count),
             ("PACKED_SIZE(", self.forward.packed),
             ("FORWARD_WORK_SIZE(T, B", self._work_count(self.forward, K) + self.forward.packed),
             ("STEP_WORK_SIZE(B", self._work_count(self.forward, Integer(1))),
@@ -590,6 +595,20 @@ class _Files:
             members.append(_member(pointer, f"{shape}initial state first", count))
         members += self._rows(self.kept, "times(steps, B)", "steps, B")
         return self._memory("tape", about, members)
+
+    def _label(self, tape: dict[str, Any]) -> dict[str, Any]:
+        """What a tape begins with, for backward to know it again."""
+        layout = [f"{m['name']} {m['value']}" for m in tape["members"]]
+        made = fingerprint(*maker(self.cell).values(), self.dtype, str(self.fixed), *layout)
+        values = [f"UINT64_C(0x{made})", "n->T", "n->B", "slices(n)"]
+        values += [f"n->{n.name}" for n in self.cell.sizes]
+        return {"count": self._label_count, "lines": broken("", values, ",", WIDTH - 8)}
+
+    @property
+    def _label_count(self) -> int:
+        """The numbers that a label takes: whole lines of the cache, to leave vectors aligned."""
+        words = 4 + len(self.cell.sizes)
+        return -(-words // 8) * self.source.pad
 
     def _packs(self, direction: Direction) -> dict[str, Any]:
         """The layout of packed parameters."""

@@ -44,7 +44,7 @@ SINGLE = {f: f"one_{f}" for f in (*LANEWISE, "rsqrt")}
 _FUNCTIONS = {
     *HELPERS.values(), *POWERS.values(), *ON_VECTORS.values(), *LANEWISE.values(), *SINGLE.values(),
     *"vec mask LANES PAD ROWS VECS PANEL padded vecs splat choose within across across_max".split(),
-    *"running running_back opposite to_the_e r_coth".split(),
+    *"running running_back opposite to_the_e r_coth LABEL".split(),
 }  # fmt: skip
 _LIBM_NAMES = {*LIBM.values(), "sqrt", "pow", "log1p", "fmax", "fmin"}
 
@@ -76,6 +76,7 @@ WORDS = (
     )
     | {f"{p}_{w}" for p in _PASSES for w in "parts packed_parts share need rows sums".split()}
     | {f"arrange_{p}" for p in _PASSES}
+    | frozenset("tape_need label write_label has_label workers_of memcmp".split())
 )
 
 # --------------------------------------------------------------------------- lines

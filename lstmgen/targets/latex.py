@@ -42,7 +42,7 @@ from ..symbols import (
     step,
     stop_gradient,
 )
-from ..writing import seal
+from ..writing import PLACEHOLDER, seal
 from .comments import header
 from .rendering import environment
 from .typesetting import LINE, STAR, Braced, Names, Typesetter, escape, filled, joined, width
@@ -112,7 +112,10 @@ class _Page:
         self.derivation: Derivation = derive(cell)
         self.order = Order(cell, self.derivation.forward)
         self.names = Names(self._symbol_names())
-        self.header = [one_line(line) for line in header(cell, "latex", source)]
+        self.header = [
+            line if PLACEHOLDER in line else one_line(line)
+            for line in header(cell, "latex", source)
+        ]
         self.name = escape(cell.name)
         self.title = escape(cell.title[:1].upper() + cell.title[1:]) or self.name
         name = [rf"\texttt{{{self.name}}}"] if cell.title else []

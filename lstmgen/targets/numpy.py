@@ -7,6 +7,7 @@ once. Each equation becomes calls that write with ``out=`` into arrays made befo
 
 from __future__ import annotations
 
+import json
 import re
 
 from ..cell import Cell
@@ -14,6 +15,8 @@ from ..errors import GenerateError
 from ..schedule import plan as make_plan
 from ..symbols import Vector
 from .comments import header
+from .identity import maker
+from .modules import MODULES
 from .numpy_passes import RESERVED, Backward, Forward, Stacks
 from .numpy_places import Places
 from .numpy_step import Step
@@ -28,6 +31,9 @@ _TRANSPOSED = r'packed\.(?:transposed\(|product\(\w+, )"(\w+)"'
 
 def files(cell: Cell, *, source: str = "") -> dict[str, str]:
     """The module for ``cell``: ``{"lstm.py": text}``.
+
+    A cell called as a module of Python's library, of any version, or as NumPy or lstmgen is in
+    ``math_cell.py`` or the like: scripts beside it would import it instead of the library.
 
     Raises
     ------
@@ -50,7 +56,7 @@ def files(cell: Cell, *, source: str = "") -> dict[str, str]:
     body = "\n".join(line for part in lines.values() for line in part)
     module = environment("numpy").get_template("module.py.j2")
     return {
-        f"{cell.name}.py": module.render(
+        f"{_stem(cell)}.py": module.render(
             **_tables(cell),
             header=header(cell, "numpy", source),
             **lines,
@@ -62,14 +68,17 @@ def files(cell: Cell, *, source: str = "") -> dict[str, str]:
     }
 
 
+def _stem(cell: Cell) -> str:
+    return f"{cell.name}_cell" if cell.name in MODULES else cell.name
+
+
 def face(cell: Cell) -> str:
     """The part of the module that computes nothing: tables, ``init``, and the checks of arrays."""
     return environment("numpy").get_template("face.py.j2").render(**_tables(cell))
 
 
 def _tables(cell: Cell) -> dict[str, object]:
-    sizes = [str(n) for n in cell.sizes]
-    hidden = "H" if "H" in sizes else next((str(cell.size(s)) for s in cell.states), "")
+    binds = _binds(cell)
     return {
         "cell": cell,
         "parameters": [(p.name, tuple(str(n) for n in cell.shape(p))) for p in cell.parameters],
@@ -82,8 +91,36 @@ def _tables(cell: Cell) -> dict[str, object]:
         "inputs": [(v.name, str(cell.size(v))) for v in cell.inputs],
         "masks": [(v.name, str(cell.size(v))) for v in cell.masks],
         "constants": [(v.name, repr(cell.initial(v))) for v in cell.constants],
-        "sizes": sizes,
+        "sizes": [str(n) for n in cell.sizes],
+        "numbers": _numbers(cell),
         "input_size": str(cell.size(cell.inputs[0])),
-        "hidden_size": hidden,
+        "init_binds": list(binds.items()),
+        "init_about": _about_binds(binds),
         "output_size": str(cell.size(cell.output)),
+        "maker": json.dumps(maker(cell)),
     }
+
+
+def _binds(cell: Cell) -> dict[str, str]:
+    """What the first two arguments of ``init`` mean: the size of an input, and that of a state.
+
+    D and H where the cell has them, since that is how people call them; else those that come first.
+    """
+    fed, held = ([str(cell.size(v)) for v in vectors] for vectors in (cell.inputs, cell.states))
+    hidden = ["H"] if "H" in map(str, cell.sizes) else held[:1]
+    binds = dict(zip(["hidden_size"], hidden, strict=False))
+    return {**binds, "input_size": "D" if "D" in fed else fed[0]}
+
+
+def _numbers(cell: Cell) -> dict[str, int]:
+    """Sizes that are numbers, under the names that the tables give them."""
+    symbols = (*cell.parameters, *cell.inputs, *cell.masks, *cell.states, cell.output)
+    shapes = {n for s in symbols for n in cell.shape(s)}
+    return {str(n): int(n) for n in sorted(shapes, key=str) if n.is_Integer}
+
+
+def _about_binds(binds: dict[str, str]) -> str:
+    listed = sorted(binds.items(), reverse=True)
+    if len(binds) > 1 and len(set(binds.values())) == 1:
+        return f"{' and '.join(what for what, _ in listed)} are both {binds['input_size']}."
+    return f"{' and '.join(f'{what} is {size}' for what, size in listed)}."

@@ -45,8 +45,8 @@ from .ufuncs import Calls, count, scalar
 RESERVED = frozenset(
     """np math params packed x x_t state masks dtype tape y dy dx dstate grads T B sizes name T init
     forward backward step pack block room count at start stop steps kept ends first ones times
-    new ROWS STACKS PARAMETERS STATES INPUTS MASKS CONSTANTS OUTPUT CELL INITIAL zip
-    range min slice dict float""".split()
+    new ROWS STACKS PARAMETERS STATES INPUTS MASKS CONSTANTS OUTPUT CELL MAKER
+    SIZES NUMBERS INITIAL maker zip range min slice dict float""".split()
 )
 _NUMBERS = {"0.0": "zero", "0.5": "half", "1.0": "one", "2.0": "two", "3.0": "three"}
 
@@ -841,7 +841,7 @@ class Forward(Writer):
                 for v in buffer.blocks:
                     kept.append(f'"{v.name}": {array}[{self._at([v], ":, ")}]')
             kept.append(f'"{tape_key(buffer)}": {array}')
-        return ", ".join([*kept, '" params": packed'])
+        return ", ".join([*kept, '" made by": maker'])
 
 
 # --------------------------------------------------------------------------- backward
