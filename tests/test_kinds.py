@@ -196,7 +196,7 @@ TIES = {
 @pytest.mark.parametrize("kind", TIES)
 def test_arguments_that_tie_share_the_slope(kind: str) -> None:
     made = cell(Eq(a, W.a @ x), Eq(b, W.b @ x + h / 2), Eq(c.next, a / 2),
-                Eq(h.next, TIES[kind] / 2 + W.c @ x))  # fmt: skip
+                Eq(h.next, TIES[kind] / 2 + W.c @ x + c / 3))  # fmt: skip
     assert_right(made)
 
 
