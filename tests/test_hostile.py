@@ -24,7 +24,8 @@ PIECES = [
     "\u2028", "\u2029", "\x00", "\x1b[31m", "\ud800", "\u202e", "\ufeff", "??/", "??/\n", "\\N{X}",
     "@checksum@", "Checksum ", "Checksum 000000000000", "{{", "}}", "{%", "#}", "\\VAR{",
     "\\BLOCK{", "#", "#include <x>", "%", "%s", "$", "&", "_", "^", "~", "{", "}",
-    "\\end{document}", "\\input{x}", "--", "é", "漢", "😀", "α", "a", " ", "x" * 5000, "import os", "int x;",
+    "\\end{document}", "\\input{x}", "--", "é", "漢", "😀", "α", "a", " ", "x" * 5000,
+    "import os", "int x;",
 ]  # fmt: skip
 HOSTILE = st.lists(st.sampled_from(PIECES), min_size=1, max_size=8).map("".join)
 
