@@ -39,7 +39,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def require_cell(found: object) -> None:
-    """Refuse what is no cell, but may be the name or the module of one.
+    """Refuse what is not a cell, but may be the name or the module of one.
 
     Raises
     ------

@@ -59,7 +59,7 @@ def find_cell(name: str) -> Cell:
 def _run(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"_lstmgen_cell_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise LstmgenError(f"{path}: it is no Python file; a cell's file ends in .py")
+        raise LstmgenError(f"{path}: it is not a Python file; a cell's file ends in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # so that dataclasses and the like find their module
     try:

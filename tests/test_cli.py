@@ -306,7 +306,7 @@ def test_check_from_python_survives_crashes(mine, monkeypatch, tmp_path):
         lstmgen.check(cell, "c")
     header = tmp_path / "crash.h"
     header.write_text(CRASHING)
-    monkeypatch.setenv("CFLAGS", f"-finstrument-functions -include {header}")
+    monkeypatch.setenv("CFLAGS", f"-finstrument-functions -Wl,-Bsymbolic -include {header}")
     with pytest.raises(lstmgen.LstmgenError, match="mine: the compiled code crashed: SIGABRT"):
         lstmgen.check(cell, "c")
 
