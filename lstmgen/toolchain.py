@@ -3,8 +3,8 @@
 Libraries are cached by content, in the user's cache folder or in ``LSTMGEN_CACHE``. Each has a
 folder of its own, with its source and a checksum, which is made elsewhere and moved into place in
 one step: processes that compile the same thing at once do not disturb each other, and what was cut
-short is built again. What a killed process has left of a build, the next build removes. ``CC``
-names the compiler, and ``CFLAGS`` has flags for it.
+short is built again. What a killed process has left of a build, a build an hour later removes.
+``CC`` names the compiler, and ``CFLAGS`` has flags for it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ _FLAGS = ("-std=c99", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "
 _NATIVE = ("-march=native", "-mcpu=native")
 MOST_THREADS = 1024  # as the C code has it
 _LIBRARY, _CHECKSUM = "library.so", "library.so.sha256"
-_BUILD, _DAY = "build-", 24 * 3600.0
+_BUILD, _HOUR = "build-", 3600.0
 _HOME = re.compile(r"\w+-[0-9a-f]{32}")
 
 
@@ -121,8 +121,8 @@ def build(files: Mapping[str, str], extra: Sequence[str] = ()) -> Path:
         try:
             home.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(home.parent)
-            with _scratch(home.parent) as scratch:
-                made = scratch / "made"
+            with tempfile.TemporaryDirectory(dir=home.parent, prefix=_BUILD) as scratch:
+                made = Path(scratch) / "made"
                 made.mkdir()
                 for name, text in files.items():
                     (made / name).write_text(text, encoding="utf-8")
@@ -182,71 +182,14 @@ def _checksum(library: Path) -> str:
     return hashlib.sha256(library.read_bytes()).hexdigest()
 
 
-# --------------------------------------------------------------------------- folders of builds
-# A process holds a lock on the folder that it builds in, which the system lets go when the process
-# ends, in whatever way.
-
-
-@contextmanager
-def _scratch(parent: Path) -> Iterator[Path]:
-    """A folder to build in, which is removed in the end."""
-    while True:
-        folder = Path(tempfile.mkdtemp(dir=parent, prefix=_BUILD))
-        lock = None
-        with suppress(FileNotFoundError):
-            lock = _lock(folder, wait=True)
-        if folder.is_dir():  # else it was taken for abandoned before it was locked
-            break
-        _unlock(lock)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        _unlock(lock)
-
-
 def _remove_abandoned(parent: Path) -> None:
-    """Remove what builds have left that were killed."""
+    """Remove what builds have left that were killed: none runs for an hour."""
     for folder in parent.glob(f"{_BUILD}*"):
         if _HOME.fullmatch(folder.name):  # a library of a cell called build
             continue
-        try:
-            lock = _lock(folder, wait=False)
-            if lock is None and time.time() - folder.stat().st_mtime < _DAY:
-                continue  # it cannot be locked here: then by its age
-        except OSError:  # somebody builds in it, or it is gone
-            continue
-        shutil.rmtree(folder, ignore_errors=True)
-        _unlock(lock)
-
-
-def _lock(folder: Path, *, wait: bool) -> int | None:
-    """A lock on a folder; None where there are no locks.
-
-    Raises
-    ------
-    BlockingIOError
-        If another process has it, and we are not to wait.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        os.close(handle)
-        raise
-    except OSError:  # not on this file system
-        os.close(handle)
-        return None
-    return handle
-
-
-def _unlock(lock: int | None) -> None:
-    if lock is not None:
-        os.close(lock)
+        with suppress(FileNotFoundError):
+            if time.time() - folder.stat().st_mtime > _HOUR:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 # --------------------------------------------------------------------------- what is installed

@@ -7,15 +7,11 @@ import copy
 import multiprocessing
 import os
 import shutil
-import signal
 import stat
-import subprocess
-import sys
 import threading
 import time
 import timeit
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -154,105 +150,18 @@ def test_processes_that_compile_at_once(tmp_path):
     assert [p.name.startswith("contended-") for p in tmp_path.iterdir()] == [True]
 
 
-SLOW_COMPILER = """#!/bin/sh
-case "$*" in
-*library.so*) echo $$ > "$0.running"; sleep 60 ;;
-*) exec cc "$@" ;;
-esac
-"""
-
-
 def test_what_killed_builds_have_left_is_removed(tmp_path, monkeypatch):
-    """But nothing of those that still run, and no library of a cell called build."""
-    need("cc")
-    need("cffi")
-    cache, compiler = tmp_path / "cache", tmp_path / "slow"
-    compiler.write_text(SLOW_COMPILER)
-    compiler.chmod(0o755)
-    monkeypatch.setenv("LSTMGEN_CACHE", str(cache))
-    build_small("build")
-    (library,) = libraries(cache)
-    killed = [_slow_build(cache, compiler) for _ in range(2)]
-    alive = _slow_build(cache, compiler)
-    try:
-        left = set(cache.glob("build-*")) - {library.parent}
-        assert len(left) == 3
-        for process in killed:
-            process.kill()
-            process.wait()
-        assert set(cache.glob("build-*")) - {library.parent} == left
-        build_small()
-        (working,) = set(cache.glob("build-*")) - {library.parent}
-        assert (working / "made" / "small.c").is_file()
-        build_small()  # it is there: nobody looks for rubbish
-        assert library.is_file() and len(libraries(cache)) == 2
-    finally:
-        alive.kill()
-        alive.wait()
-        for pid in (tmp_path / "pids").iterdir():
-            with suppress(ProcessLookupError):
-                os.killpg(int(pid.name), signal.SIGKILL)
-    toolchain.build(lstmgen.generate(small("last"), "c"))
-    assert set(cache.glob("build-*")) == {library.parent}
-
-
-def _slow_build(cache: Path, compiler: Path) -> subprocess.Popen[bytes]:
-    """A process that has begun to build, and will take its time."""
-    script = (
-        "import sys; sys.path.insert(0, 'tests'); import lstmgen, test_toolchain as t\n"
-        "lstmgen.toolchain.build(lstmgen.generate(t.small(), 'c'))"
-    )
-    root = Path(__file__).resolve().parents[1]
-    environment = {
-        **os.environ, "LSTMGEN_CACHE": str(cache), "CC": str(compiler), "PYTHONPATH": str(root),
-    }  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=root, env=environment, start_new_session=True
-    )
-    (compiler.parent / "pids").mkdir(exist_ok=True)
-    (compiler.parent / "pids" / str(process.pid)).touch()
-    running = compiler.with_name("slow.running")
-    for _ in range(600):
-        if running.exists():
-            running.unlink()
-            return process
-        time.sleep(0.1)
-    process.kill()
-    pytest.fail("the build does not begin")
-
-
-def test_where_folders_cannot_be_locked(tmp_path, monkeypatch):
-    """There what a day has passed over is taken for abandoned."""
+    """But nothing of those that may still run, and no library of a cell called build."""
     need("cc")
     monkeypatch.setenv("LSTMGEN_CACHE", str(tmp_path))
-    monkeypatch.setattr(toolchain, "_lock", lambda folder, wait: None)
+    library = toolchain.build(lstmgen.generate(small("build"), "c"))
     old, new = tmp_path / "build-old", tmp_path / "build-new"
     for folder in (old, new):
         (folder / "made").mkdir(parents=True)
-    os.utime(old, (time.time() - 2 * 24 * 3600,) * 2)
+    for folder in (old, library.parent):
+        os.utime(folder, (time.time() - 2 * 3600,) * 2)
     toolchain.build(lstmgen.generate(small(), "c"))
-    assert new.is_dir() and not old.exists()
-    assert len(list(tmp_path.glob("build-*"))) == 1
-
-
-def test_a_folder_that_is_taken_for_abandoned_before_it_is_locked(tmp_path, monkeypatch):
-    """The build takes another one."""
-    need("cc")
-    monkeypatch.setenv("LSTMGEN_CACHE", str(tmp_path))
-    lock, taken = toolchain._lock, []
-
-    def too_late(folder: Path, *, wait: bool) -> int | None:
-        if wait and len(taken) < 3:
-            taken.append(folder)
-            handle = lock(folder, wait=True) if len(taken) == 2 else None
-            shutil.rmtree(folder)
-            return handle if handle is not None else lock(folder, wait=wait)
-        return lock(folder, wait=wait)
-
-    monkeypatch.setattr(toolchain, "_lock", too_late)
-    toolchain.build(lstmgen.generate(small(), "c"))
-    assert len(taken) == 3
-    assert [p.name.startswith("small-") for p in tmp_path.iterdir()] == [True]
+    assert new.is_dir() and not old.exists() and library.is_file()
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
