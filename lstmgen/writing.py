@@ -1,9 +1,7 @@
 """Writing generated files: all or nothing, and never over what a user has edited.
 
 Every generated file carries a checksum of itself in its header, so that a file that is still as it
-was generated may be replaced by a newer version, and one that was edited may not. Files that only
-fit each other, as a header and its source, carry a generation as well, which follows from the text
-of all of them: the compiler refuses those that were not generated together.
+was generated may be replaced by a newer version, and one that was edited may not.
 """
 
 from __future__ import annotations
@@ -18,9 +16,8 @@ from pathlib import Path
 
 from .errors import LstmgenError
 
-# What templates place. A user's text is printable, so that neither can occur in it.
+# What headers place. A user's text is printable, so that it cannot occur there.
 PLACEHOLDER = "\0checksum\0"
-GENERATION = "\0generation\0"
 
 _DIGITS = 12
 _CANONICAL = "@checksum@"  # what stands for a checksum while it is counted
@@ -31,12 +28,6 @@ def seal(text: str) -> str:
     """``text`` with its checksum in place of the placeholder."""
     before, mark, after = text.partition(PLACEHOLDER)
     return f"{before}{_digest(before + _CANONICAL + after)}{after}" if mark else text
-
-
-def seal_all(files: Mapping[str, str]) -> dict[str, str]:
-    """``files`` with their generation and their checksums in place of the placeholders."""
-    generation = _digest("\0\0".join(part for file in files.items() for part in file))
-    return {name: seal(text.replace(GENERATION, generation)) for name, text in files.items()}
 
 
 def is_untouched(text: str) -> bool:

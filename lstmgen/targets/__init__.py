@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GenerateError, did_you_mean, require_cell
-from ..writing import seal_all
+from ..writing import seal
 
 if TYPE_CHECKING:
     from ..cell import Cell
@@ -39,7 +39,7 @@ def generate(cell: Cell, target: str, **options: Any) -> dict[str, str]:
         )
     module = importlib.import_module(f".{target}", __name__)
     files: dict[str, str] = module.files(cell, **_checked(cell, target, module, options))
-    return seal_all(files)
+    return {name: seal(text) for name, text in files.items()}
 
 
 def _checked(cell: Cell, target: str, module: Any, options: dict[str, Any]) -> dict[str, Any]:

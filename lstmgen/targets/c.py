@@ -19,7 +19,7 @@ from ..errors import GenerateError
 from ..operations import ZERO, B, K, T
 from ..printing import one_line
 from ..symbols import Matrix, Size, Vector
-from ..writing import GENERATION, PLACEHOLDER
+from ..writing import PLACEHOLDER
 from .c_expressions import (
     HELPERS,
     LANEWISE,
@@ -53,6 +53,7 @@ _STANDARD_HEADERS = frozenset(
     stdalign stdarg stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string tgmath threads
     time uchar wchar wctype""".split()
 )
+_GENERATION = "\0generation\0"  # what a header and a source have in common; no text of a user
 # Macros of the headers that we or our callers include: no variable can have one of these names.
 _MACRO = re.compile(
     r"LSTMGEN_\w+|(M|FP)_[A-Z0-9_]+|HUGE(_VAL\w*)?|SNAN\w*|MAXFLOAT|DOMAIN|SING|OVERFLOW|UNDERFLOW|PLOSS|TLOSS"
@@ -77,13 +78,16 @@ def files(cell: Cell, *, dtype: str = "float64", source: str = "", **sizes: int)
     ]
     stem = f"{cell.name}_cell" if cell.name in _STANDARD_HEADERS else cell.name
     context = _Files(cell, dtype, sizes).context()
-    context |= {"stem": stem, "about": top_comment(about), "generation": GENERATION}
+    context |= {"stem": stem, "about": top_comment(about), "generation": _GENERATION}
     templates = environment("c")
     templates.filters["paragraph"] = paragraph
-    return {
+    made = {
         f"{stem}.h": templates.get_template("header.h.j2").render(context),
         f"{stem}.c": templates.get_template("source.c.j2").render(context),
     }
+    # a header and a source fit whatever their comments say
+    generation = fingerprint(*(without_comments([text]) for text in made.values()))
+    return {name: text.replace(_GENERATION, generation) for name, text in made.items()}
 
 
 def _refuse_macros(cell: Cell) -> None:
