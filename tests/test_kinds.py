@@ -335,6 +335,18 @@ def test_a_block_after_blocks_that_touch(H: int) -> None:
         assert fuzz.judge_module(module, fuzz.points(made, seed, H=H)) == "right"
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_single_numbers_beside_blocks_of_any_width(dtype: str) -> None:
+    """They lie a row apart in memory, which NumPy's functions have to get right in place."""
+    two = vectors("two", size=1)
+    made = cell(Eq(one, sigmoid(W.a @ x + B.a)), Eq(two, sigmoid(-tanh(W.b @ x))),
+                Eq(g, tanh(W.g @ x)), Eq(h.next, one * h - two * g))  # fmt: skip
+    module = compile(made, "numpy")
+    for H in range(1, 20):
+        found = fuzz.points(made, H, dtype, H=H)
+        assert fuzz.judge_module(module, found) == "right"
+
+
 # --------------------------------------------------------------------------- fuzzing, for a minute
 
 

@@ -48,7 +48,14 @@ RESERVED = frozenset(
     new ROWS STACKS PARAMETERS STATES INPUTS MASKS CONSTANTS OUTPUT CELL MAKER
     SIZES NUMBERS INITIAL maker zip range min slice dict float""".split()
 )
-_NUMBERS = {"0.0": "zero", "0.5": "half", "1.0": "one", "2.0": "two", "3.0": "three"}
+_NUMBERS = {
+    "-1.0": "minus",
+    "0.0": "zero",
+    "0.5": "half",
+    "1.0": "one",
+    "2.0": "two",
+    "3.0": "three",
+}
 
 
 class Stacks:

@@ -181,11 +181,17 @@ class Calls:
             self._unary(e, self._start(e.args[0], out, self._extent(e)), out)
         self.busy = busy
 
+    def _negate(self, inner: str, out: str) -> None:
+        """Not by np.negative: in place, that of NumPy 2.4 is wrong where numbers are 64 bytes apart,
+        in single precision 16.
+        """
+        self._emit("np.multiply", inner, self.number("-1.0"), out=out)
+
     def _unary(self, e: Expr, inner: str, out: str) -> None:
         kind = type(e)
         if isinstance(e, sigmoid):
             one = self.number("1.0")
-            self._emit("np.negative", inner, out=out)
+            self._negate(inner, out)
             self.lines[-1] += "  # σ(a) = 1 / (1 + exp(-a))"
             self._emit("np.exp", out, out=out)
             self._emit("np.add", out, one, out=out)
@@ -232,7 +238,7 @@ class Calls:
                 self._chain("np.multiply", held, f, out)
                 held = out
             if number == -1:
-                self._emit("np.negative", held, out=out)
+                self._negate(held, out)
                 held = out
             elif number != 1:
                 self._emit("np.multiply", held, self.number(scalar(number)), out=out)
