@@ -2,6 +2,24 @@
 
 A C program reads the numbers from a file, has buffers of exactly their size, and runs under
 whatever watches it; it is valid C99 and C++. A shared library serves many cases, once compiled.
+
+One program takes any number of cells and cases::
+
+    sources = write(cases, folder)  # the cells, main.c and in.bin
+    build(folder, sources, "clang", "-O1", *UNINITIALISED)
+    execute(folder)  # fails with what a sanitizer says
+    compare(cases, folder, 1e-12)
+
+How it gets its memory is for flags to say, of which these are the usual ones:
+
+``POISONED``
+    AddressSanitizer and UBSan; every buffer is full of NaN before anything is written to it.
+``UNINITIALISED``
+    MemorySanitizer (clang alone): every buffer is as ``malloc`` leaves it, and nothing may be
+    decided by, or come out as, what nobody has written.
+``AT_THE_END``, ``AT_THE_START``
+    Every buffer ends where a page begins that cannot be touched, or begins where one ends, to the
+    byte (POSIX): what a sanitizer cannot see, such as what ``memcpy`` does in a library, crashes.
 """
 
 from __future__ import annotations
@@ -21,7 +39,19 @@ from lstmgen import Cell
 from lstmgen.native import declarations
 from lstmgen.symbols import Vector
 
+_WATCHED = ("-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")
+POISONED = ("-DPOISON", "-fsanitize=address,undefined", *_WATCHED)
+UNINITIALISED = ("-fsanitize=memory", *_WATCHED)
+AT_THE_END = ("-DPOISON", "-DGUARD_END")
+AT_THE_START = ("-DPOISON", "-DGUARD_START")
+
 _TOP = """\
+#if defined(GUARD_END) || defined(GUARD_START)
+#define _DEFAULT_SOURCE
+#define _DARWIN_C_SOURCE
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +59,27 @@ _TOP = """\
 static void *owned[65536];
 static size_t count = 0;
 
+#if defined(GUARD_END) || defined(GUARD_START)
+/* Pages between two that nobody can touch. They are never given back. */
+static void *fresh(size_t bytes)
+{{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), size = (bytes + page - 1) / page * page;
+    char *const made = (char *)mmap(NULL, size + 2 * page, PROT_READ | PROT_WRITE,
+        MAP_PRIVATE | MAP_ANON, -1, 0);
+    if (made == (char *)MAP_FAILED || mprotect(made, page, PROT_NONE) != 0
+        || mprotect(made + page + size, page, PROT_NONE) != 0) {{
+        abort();
+    }}
+#ifdef POISON
+    memset(made + page, 0xff, size);
+#endif
+#ifdef GUARD_END
+    return made + page + (size - bytes);
+#else
+    return made + page;
+#endif
+}}
+#else
 /* What malloc gives begins at a multiple of 16; callers need not be so kind. */
 static void *fresh(size_t bytes)
 {{
@@ -42,6 +93,7 @@ static void *fresh(size_t bytes)
     owned[count++] = made;
     return made + sizeof(double);
 }}
+#endif
 
 static void *given(FILE *in, size_t bytes)
 {{
@@ -347,6 +399,16 @@ def write(cases: Sequence[Case], folder: Path, **sizes: int) -> list[str]:
     return [name for name in files if name.endswith(".c")]
 
 
+def build(folder: Path, sources: Sequence[str], *command: str) -> None:
+    """Compile what ``write`` wrote."""
+    run(folder, *command, *sources, "main.c", "-o", "run", "-lm")
+
+
+def execute(folder: Path) -> None:
+    """Run what ``build`` built."""
+    run(folder, "./run", "in.bin", "out.bin")
+
+
 def compare(cases: Sequence[Case], folder: Path, tolerance: float) -> None:
     """Hold what the program wrote against the NumPy modules."""
     written = (folder / "out.bin").read_bytes()
@@ -362,12 +424,24 @@ def compare(cases: Sequence[Case], folder: Path, tolerance: float) -> None:
 
 
 def errors(case: Case, found: Mapping[str, Any]) -> dict[str, float]:
-    """How far each array is from what NumPy computes, as a part of its largest number."""
+    """How far each array is from what NumPy computes, as a part of its largest number.
+
+    Infinities and NaN have to be in the same places: else it is NaN or infinitely far.
+    """
     return {
-        what: float(np.max(np.abs(found[what].reshape(expected.shape) - expected)))
-        / (1 + float(np.max(np.abs(expected))))
+        what: _distance(found[what].reshape(expected.shape), expected)
         for what, expected in case.expected.items()
     }
+
+
+def _distance(found: Any, expected: Any) -> float:
+    with np.errstate(over="ignore", invalid="ignore"):
+        narrow = expected.astype(found.dtype)  # where it is infinite, single precision may be, too
+        expected = np.where(np.isfinite(narrow), expected, narrow)
+        same = (found == expected) | (np.isnan(found) & np.isnan(expected))
+        apart = np.where(same, 0, np.abs(found - expected))
+    largest = np.max(np.abs(expected), initial=0, where=np.isfinite(expected))
+    return float(np.max(apart, initial=0) / (1 + largest))
 
 
 def check(case: Case, found: Mapping[str, Any], tolerance: float) -> None:

@@ -6,8 +6,9 @@ import re
 import struct
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from math import isinf
-from typing import Any
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any, Literal
 
 import sympy
 from sympy import Expr, Function
@@ -38,7 +39,7 @@ HELPERS = {
     sympy.Min: "smaller",
 }  # fmt: skip
 POWERS = {2: "square", 3: "cube"}
-ON_VECTORS = {"exp": "vec_exp", "tanh": "vec_tanh"}
+ON_VECTORS = {"exp": "vec_exp", "expm1": "vec_expm1", "tanh": "vec_tanh"}
 LANEWISE = {f: f"each_{f}" for f in (*LIBM.values(), "sqrt", "pow") if f not in ON_VECTORS}
 SINGLE = {f: f"one_{f}" for f in (*LANEWISE, "rsqrt")}
 _FUNCTIONS = {
@@ -216,8 +217,29 @@ def _place(f: Expr) -> tuple[int, str]:
 # --------------------------------------------------------------------------- expressions
 
 
+@dataclass(frozen=True)
+class Code:
+    """An expression in C and its type: a ``number`` (a real), a ``vec`` or a ``mask``.
+
+    C takes a number beside a vec, but not where a function asks for one.
+    """
+
+    text: str
+    type: Literal["number", "vec", "mask"]
+
+    @property
+    def vec(self) -> str:
+        return f"splat({self.text})" if self.type == "number" else self.text
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class ExpressionPrinter(Printer):
-    """Elementwise expressions, in a person's order of terms and factors."""
+    """Elementwise expressions, in a person's order of terms and factors.
+
+    Each method gives a ``Code``: what it wrote knows its own type.
+    """
 
     printmethod = "_c_of_lstmgen"  # not SymPy's: our symbols have a _sympystr of their own
 
@@ -228,169 +250,179 @@ class ExpressionPrinter(Printer):
         self.reference: Callable[[Vector], str] = str
         self.single = False
 
-    def text(self, e: Expr, reference: Callable[[Vector], str]) -> str:
-        """``e``, where a vector is what ``reference`` says."""
-        self.reference = reference
-        return str(self.doprint(e))
-
     def vector(self, e: Expr, reference: Callable[[Vector], str], single: bool = False) -> str:
         """``e`` as a vec, also where it is a ``single`` number for all units."""
         self.reference, self.single = reference, single
         return self._vector(e)
 
     def _vector(self, e: Expr) -> str:
-        text: str = self._print(e)
-        return f"splat({text})" if _is_number(e) else text
+        return self._code(e).vec
 
-    def emptyPrinter(self, e: Any) -> str:
+    def _code(self, e: Any) -> Code:
+        code: Code = self._print(e)
+        return code
+
+    def emptyPrinter(self, e: Any) -> Code:
         raise GenerateError(f"the C target cannot print {type(e).__name__}: {e}")
 
-    def _bound(self, e: Expr, level: int) -> str:
-        """``e``, in parentheses unless it binds more tightly than ``level``."""
-        text: str = self._print(e)
+    def _bound(self, e: Expr, level: int) -> Code:
+        """``e``, in parentheses unless it binds more tightly than ``level``, and after any sign."""
+        code = self._code(e)
         is_product = isinstance(e, sympy.Pow) and (_is_square(e) or is_negative(e.exp))
         tightness = PRECEDENCE["Mul"] if is_product else binds(e)
-        return f"({text})" if tightness <= level else text
+        if tightness <= level or code.text.startswith("-"):
+            return Code(f"({code})", code.type)
+        return code
 
-    def _print_Vector(self, v: Vector) -> str:
-        return self.reference(v)
+    def _print_Vector(self, v: Vector) -> Code:
+        return Code(self.reference(v), "number" if v.category == "constant" else "vec")
 
-    def _print_Size(self, n: Size) -> str:
-        return f"(real){self.names(n, n.name)}"
+    def _print_Size(self, n: Size) -> Code:
+        return Code(f"(real){self.names(n, n.name)}", "number")
 
     # ------------------------------------------------------------------ numbers
 
-    def _number(self, e: Expr) -> str:
+    def _number(self, e: Expr) -> Code:
+        try:
+            value = float(e)
+        except TypeError as error:
+            raise GenerateError(f"{e} is not a real number") from error
         if self.suffix:
-            return f"{_shortest_float(float(e), e)}f"
-        if isinf(float(e)):
+            return Code(f"{_shortest_float(value, e)}f", "number")
+        if not isfinite(value):
             raise GenerateError(f"{e} is too large for a double")
-        return literal(e)
+        return Code(literal(e), "number")
 
-    def _print_Integer(self, e: Expr) -> str:
+    def _print_Integer(self, e: Expr) -> Code:
         return self._number(e)
 
     _print_Rational = _print_Half = _print_Zero = _print_One = _print_NegativeOne = _print_Integer
     _print_Float = _print_Pi = _print_Exp1 = _print_NumberSymbol = _print_Integer
+    _print_Infinity = _print_NegativeInfinity = _print_NaN = _print_Integer
 
     # ------------------------------------------------------------------ arithmetic
 
-    def _print_Add(self, e: Expr, order: object = None) -> str:
+    def _print_Add(self, e: Expr, order: object = None) -> Code:
+        if e.is_number:
+            return self._number(e)
         text = ""
+        bodies = []
         for term in self.person.terms(e):
             negative = is_negative(term)
             body = self._bound(-term if negative else term, PRECEDENCE["Add"])
+            bodies.append(body)
             if not text:
-                text = f"-{body}" if negative else body
+                text = f"-{body}" if negative else str(body)
             else:
                 text += f" {'-' if negative else '+'} {body}"
-        return text
+        return Code(text, _mixed(bodies))
 
-    def _print_Mul(self, e: Expr) -> str:
+    def _print_Mul(self, e: Expr) -> Code:
         if e.is_number:
             return self._number(e)
         if is_negative(e):
-            return f"-{self._bound(-e, PRECEDENCE['Add'])}"
-        above, below = self.person.fraction(e)
-        text = " * ".join(self._bound(f, PRECEDENCE["Mul"] - 1) for f in above)
-        text = text or self._number(sympy.S.One)
-        for f in below:
-            text += f" / {self._bound(f, PRECEDENCE['Mul'])}"
-        return text
+            body = self._bound(-e, PRECEDENCE["Add"])
+            return Code(f"-{body}", body.type)
+        over, under = self.person.fraction(e)
+        above = [self._bound(f, PRECEDENCE["Mul"] - 1) for f in over]
+        below = [self._bound(f, PRECEDENCE["Mul"]) for f in under]
+        above = above or [self._number(sympy.S.One)]
+        text = " * ".join(map(str, above)) + "".join(f" / {f}" for f in below)
+        return Code(text, _mixed([*above, *below]))
 
-    def _print_Pow(self, e: Expr) -> str:
+    def _print_Pow(self, e: Expr) -> Code:
         if e.is_number:
             return self._number(e)
         base, exponent = e.args
         if exponent == sympy.Rational(1, 2):
             return self._call("sqrt", base)
         if exponent.is_number and exponent.is_negative:
-            return f"{self._number(sympy.S.One)} / {self._bound(1 / e, PRECEDENCE['Mul'])}"
+            below = self._bound(1 / e, PRECEDENCE["Mul"])
+            return Code(f"{self._number(sympy.S.One)} / {below}", below.type)
         if _is_square(e):
-            return f"{self._print(base)} * {self._print(base)}"
+            code = self._code(base)
+            return Code(f"{code} * {code}", code.type)
         if exponent in POWERS:
-            return f"{POWERS[int(exponent)]}({self._vector(base)})"
+            return Code(f"{POWERS[int(exponent)]}({self._vector(base)})", "vec")
         return self._call("pow", base, exponent)
 
     # ------------------------------------------------------------------ functions
 
-    def _call(self, name: str, *args: Expr) -> str:
+    def _call(self, name: str, *args: Expr) -> Code:
         name = ON_VECTORS.get(name) or (SINGLE if self.single else LANEWISE)[name]
-        return f"{name}({', '.join(map(self._vector, args))})"
+        return self._calls(name, args)
 
-    def _print_Function(self, e: Function) -> str:
+    def _calls(self, name: str, args: Sequence[Expr]) -> Code:
+        return Code(f"{name}({', '.join(map(self._vector, args))})", "vec")
+
+    def _print_Function(self, e: Function) -> Code:
         if e.is_number:
             return self._number(e)
         if type(e) in HELPERS:
-            return f"{HELPERS[type(e)]}({', '.join(map(self._vector, e.args))})"
+            return self._calls(HELPERS[type(e)], e.args)
         if type(e) in LIBM:
             return self._call(LIBM[type(e)], *e.args)
         return self.emptyPrinter(e)
 
-    def _print_rsqrt(self, e: Expr) -> str:
+    def _print_rsqrt(self, e: Expr) -> Code:
         if self.single:
-            return f"{SINGLE['rsqrt']}({self._vector(e.args[0])})"
-        return f"{self._number(sympy.S.One)} / {self._call('sqrt', e.args[0])}"
+            return self._calls(SINGLE["rsqrt"], e.args)
+        return Code(f"{self._number(sympy.S.One)} / {self._call('sqrt', e.args[0])}", "vec")
 
-    def _print_stop_gradient(self, e: Expr) -> str:
+    def _print_stop_gradient(self, e: Expr) -> Code:
         return self._bound(e.args[0], PRECEDENCE["Atom"] - 1)
 
-    def _print_Max(self, e: Expr) -> str:
+    def _print_Max(self, e: Expr) -> Code:
         first, *others = map(self._vector, e.args)
         for other in others:
             first = f"{HELPERS[type(e)]}({first}, {other})"
-        return first
+        return Code(first, "vec")
 
     _print_Min = _print_Max
 
     # ------------------------------------------------------------------ conditions
 
-    def _print_Piecewise(self, e: Expr) -> str:
+    def _print_Piecewise(self, e: Expr) -> Code:
         values, last = [], "splat((real)NAN)"
         for value, condition in e.args:
             if condition == sympy.true:
                 last = self._vector(value)
                 break
-            values.append((self._print(condition), self._vector(value)))
+            values.append((self._code(condition), self._vector(value)))
         for condition, value in reversed(values):
             last = f"choose({condition}, {value}, {last})"
-        return last
+        return Code(last, "vec")
 
-    def _print_Relational(self, e: Expr) -> str:
-        return f"(mask)({self._vector(e.lhs)} {e.rel_op} {self._vector(e.rhs)})"
+    def _print_Relational(self, e: Expr) -> Code:
+        return Code(f"(mask)({self._vector(e.lhs)} {e.rel_op} {self._vector(e.rhs)})", "mask")
 
-    def _connected(self, operator: str, e: Expr) -> str:
-        return f"({f' {operator} '.join(sorted(self._print(a) for a in e.args))})"
+    def _connected(self, operator: str, e: Expr) -> Code:
+        parts = sorted(str(self._code(a)) for a in e.args)
+        return Code(f"({f' {operator} '.join(parts)})", "mask")
 
-    def _print_And(self, e: Expr) -> str:
+    def _print_And(self, e: Expr) -> Code:
         return self._connected("&", e)
 
-    def _print_Or(self, e: Expr) -> str:
+    def _print_Or(self, e: Expr) -> Code:
         return self._connected("|", e)
 
-    def _print_Xor(self, e: Expr) -> str:
+    def _print_Xor(self, e: Expr) -> Code:
         return self._connected("^", e)
 
-    def _print_Not(self, e: Expr) -> str:
-        return f"(mask)({self._print(e.args[0])} == 0)"
+    def _print_Not(self, e: Expr) -> Code:
+        return Code(f"(mask)({self._code(e.args[0])} == 0)", "mask")
 
-    def _print_BooleanAtom(self, e: Expr) -> str:
-        return f"(mask)(splat(0) {'==' if e else '!='} splat(0))"
+    def _print_BooleanAtom(self, e: Expr) -> Code:
+        return Code(f"(mask)(splat(0) {'==' if e else '!='} splat(0))", "mask")
 
-    def _print_ITE(self, e: Expr) -> str:
+    def _print_ITE(self, e: Expr) -> Code:
         condition, then, otherwise = e.args
-        return self._print(sympy.Or(condition & then, sympy.Not(condition) & otherwise))  # type: ignore[no-any-return]
+        return self._code(sympy.Or(condition & then, sympy.Not(condition) & otherwise))
 
 
-def _is_number(e: Expr) -> bool:
-    """Whether ``e`` is printed as a single number: of numbers, sizes and constants alone."""
-    if isinstance(e, Vector):
-        return bool(e.category == "constant")
-    if e.is_number or isinstance(e, Size):
-        return True
-    if isinstance(e, sympy.Pow):
-        return _is_number(e.base) and (_is_square(e) or e.exp == -1)
-    return isinstance(e, (sympy.Add, sympy.Mul)) and all(map(_is_number, e.args))
+def _mixed(codes: Sequence[Code]) -> Literal["number", "vec"]:
+    """The type of arithmetic on these: a vec, if there is one."""
+    return "number" if all(code.type == "number" for code in codes) else "vec"
 
 
 def _is_square(e: Expr) -> bool:
@@ -404,6 +436,8 @@ def _shortest_float(x: float, e: Expr) -> str:
         single = _rounded(x)
     except OverflowError as error:
         raise GenerateError(f"{e} is too large for a float") from error
+    if not isfinite(single):
+        raise GenerateError(f"{e} is too large for a float")
     if single == 0:
         return "0.0"  # too small for a float: what the compiler makes of it, without its warning
     shorter = (float(f"{x:.{digits}g}") for digits in range(1, 10))
