@@ -182,8 +182,8 @@ class Calls:
         self.busy = busy
 
     def _negate(self, inner: str, out: str) -> None:
-        """Not by np.negative: in place, that of NumPy 2.4 is wrong where numbers are 64 bytes apart,
-        in single precision 16.
+        """Not by np.negative: in NumPy 2.4, in place, that is wrong for numbers 64 bytes apart (in
+        single precision 16).
         """
         self._emit("np.multiply", inner, self.number("-1.0"), out=out)
 
