@@ -2,6 +2,7 @@
 
     python tests/fuzz.py --minutes 60             # NumPy
     python tests/fuzz.py --target c --cells 500   # C, several cells a compilation
+    python tests/fuzz.py --target msan            # C, under MemorySanitizer; or asan, or guards
     python tests/fuzz.py --seed 1234 --cells 1 --show
 
 Every seed is a cell of its own, and the same one on every machine. Each runs at a random point and
@@ -25,9 +26,11 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import driver
 import numpy as np
 import strategies
 
@@ -404,6 +407,55 @@ def _refused(
             del files[seed]
 
 
+# --------------------------------------------------------------------------- sanitizers
+
+_SANITIZERS = {
+    "asan": ("gcc", "-O0", *driver.POISONED),
+    "msan": ("clang", "-O1", *driver.UNINITIALISED),
+    "guards": ("gcc", "-O2", *driver.AT_THE_END),
+}
+
+
+def fuzz_watched(watch: str, seeds: Sequence[int]) -> Iterator[tuple[int, str]]:
+    """All seeds in one program that calls every function in every way, under a sanitizer."""
+    rng = random.Random(f"{watch} {seeds[0]}")
+    command = [*_SANITIZERS[watch], *rng.choice(((), ("-march=native",)))]
+    dtype = rng.choice(("float64", "float32"))
+    cases = {}
+    for seed in seeds:
+        try:
+            cell = cell_of(seed)
+        except CellError:
+            yield seed, "refused"
+            continue
+        sizes = {n.name: rng.choice(_SIZES) for n in cell.sizes}
+        sizes |= {"T": rng.randrange(1, 6), "B": rng.randrange(1, 5)}
+        cases[seed] = driver.Case(cell, sizes, dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        for seed, said in _each(list(cases), cases, Path(folder), command):
+            yield seed, said if said == "right" else f"WRONG [{' '.join(command)}] {said[:600]}"
+
+
+def _each(
+    seeds: Sequence[int], cases: Mapping[int, driver.Case], folder: Path, command: Sequence[str]
+) -> Iterator[tuple[int, str]]:
+    """What a program of these cases comes to; if it fails, what those of single cases do."""
+    if not seeds:
+        return
+    try:
+        sources = driver.write([cases[seed] for seed in seeds], folder)
+        driver.build(folder, sources, *command)
+        driver.execute(folder)
+    except Exception as error:
+        if len(seeds) == 1:
+            yield seeds[0], str(error)
+            return
+        for seed in seeds:
+            yield from _each([seed], cases, folder, command)
+    else:
+        yield from ((seed, "right") for seed in seeds)
+
+
 def _apart(function: Callable[[int], str], seed: int) -> str:
     """The result of a function, called in a process of its own."""
     reading, writing = os.pipe()
@@ -431,14 +483,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--target", choices=("numpy", "c"), default="numpy")
+    parser.add_argument("--target", choices=("numpy", "c", *_SANITIZERS), default="numpy")
     parser.add_argument("--seed", type=int, default=0, help="the first one")
     parser.add_argument("--cells", type=int, default=10**9, help="how many")
     parser.add_argument("--minutes", type=float, default=10**6, help="for how long")
     parser.add_argument("--together", type=int, default=6, help="cells a compilation, for C")
     parser.add_argument("--show", action="store_true", help="print each cell")
     args = parser.parse_args()
-    function, group = (fuzz_numpy, 1) if args.target == "numpy" else (fuzz_c, args.together)
+    function, group = {"numpy": (fuzz_numpy, 1), "c": (fuzz_c, args.together)}.get(
+        args.target, (partial(fuzz_watched, args.target), args.together)
+    )
     counts: Counter[str] = Counter()
     start = last = time.monotonic()
     for first in range(args.seed, args.seed + args.cells, group):
