@@ -17,6 +17,7 @@ from .symbols import Matrix, Product, Reduction, Scan, Size, Vector, named
 
 Term = tuple[str, ...]  # ("=", "H") is fixed; ("?", "W_i", "rows") is a variable
 SCALAR: Term = ("=", "1")
+ONE = Integer(1)
 
 
 class Shapes:
@@ -24,6 +25,7 @@ class Shapes:
 
     def __init__(self, equations: Sequence[Eq]) -> None:
         self._bound: dict[Term, Term] = {}
+        self._known: dict[Expr, Expr] = {}  # what was asked for before, once all is solved
         self._declared: dict[str, str] = {}  # a fixed size's name -> a declaration that named it
         for number, equation in enumerate(equations, 1):
             self._equation(number, equation)
@@ -49,7 +51,19 @@ class Shapes:
 
     def of(self, expr: Expr) -> Expr:
         """The number of units of an expression over the cell's symbols."""
-        return _expr(self._infer(expr, ""))
+        if expr not in self._known:
+            self._known[expr] = self._of(expr)
+        return self._known[expr]
+
+    def _of(self, expr: Expr) -> Expr:
+        if isinstance(expr, (Vector, Product)):
+            return _expr(self._infer(expr, ""))
+        if isinstance(expr, named):
+            return self.of(expr.args[0])
+        if isinstance(expr, Reduction) and not isinstance(expr, Scan):
+            return ONE
+        sizes = {self.of(arg) for arg in expr.args} - {ONE}
+        return sizes.pop() if len(sizes) == 1 else _expr(self._infer(expr, "")) if sizes else ONE
 
     # ------------------------------------------------------------------ terms
 
