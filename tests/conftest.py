@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import subprocess
+from functools import cache
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -30,3 +32,25 @@ def need(what: str) -> None:
     if CI:
         pytest.fail(f"{what} is missing, and CI installs it")
     pytest.skip(f"needs {what}")
+
+
+def need_build(compiler: str, *flags: str) -> None:
+    """Skip where a compiler is missing or lacks the libraries for its flags; in CI, fail."""
+    need(compiler)
+    complaint = _complaint(compiler, *flags)
+    if complaint:
+        about = f"{compiler} {' '.join(flags)} builds no program here: {complaint}"
+        if CI:
+            pytest.fail(f"{about}\nCI installs what it needs")
+        pytest.skip(about)
+
+
+@cache
+def _complaint(*command: str) -> str:
+    """What a compiler says of a program that uses the C library; nothing if it is fine."""
+    program = '#include <math.h>\n#include <stdio.h>\nint main(void) { return puts("") == EOF; }'
+    done = subprocess.run(
+        [*command, "-x", "c", "-", "-o", os.devnull],
+        input=program, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.stderr.strip() if done.returncode else ""
