@@ -311,13 +311,16 @@ def _said(error: Exception) -> str:
 
 # --------------------------------------------------------------------------- C
 
-# Every kind of vector; without fused operations and with them; as a compiler without vectors.
+# Every kind of vector; without fused operations and with them; as a compiler without vectors. Most
+# take no time to optimise: what is wrong is wrong without that.
 BUILDS = (
+    *(("gcc", "-O0", "-march=native"),) * 3,
+    ("gcc", "-O0"),
+    ("gcc", "-O0", "-mavx2", "-mfma"),
+    ("gcc", "-O0", "-DLSTMGEN_SCALAR"),
+    ("clang", "-O0", "-march=native"),
     ("gcc", "-O1", "-march=native"),
-    ("gcc", "-O1"),
     ("gcc", "-O2", "-mavx2", "-mfma"),
-    ("gcc", "-O1", "-DLSTMGEN_SCALAR"),
-    ("clang", "-O1", "-march=native"),
     ("gcc", "-O3", "-march=native", "-fno-math-errno"),
 )
 _PAGE = mmap.PAGESIZE
