@@ -21,7 +21,17 @@ import sympy
 from sympy import Eq, Expr, Function, Symbol
 
 from .cell import Cell
-from .symbols import Product, Reduction, Scan, Vector, max_, named, sigmoid, softplus
+from .symbols import (
+    Product,
+    Reduction,
+    Scan,
+    Vector,
+    max_,
+    named,
+    plain_conditions,
+    sigmoid,
+    softplus,
+)
 
 _SHORT = {"mean": "mu", "sum_": "sum", "max_": "max", "cumsum": "cum", "rcumsum": "rcum"}
 
@@ -63,7 +73,7 @@ class _Normaliser:
     def run(self) -> tuple[Eq, ...]:
         for equation in self.cell.equations:
             self.target, lhs = equation.lhs.name, equation.lhs
-            rhs = self._right(_without_mod(_plain_conditions(equation.rhs)))
+            rhs = self._right(_without_mod(plain_conditions(equation.rhs)))
             alike = self._size(rhs) == self.cell.size(lhs)
             if not alike and rhs.has(Product, Reduction):
                 rhs = self._name(rhs, f"{lhs.name}_one")
@@ -202,14 +212,6 @@ def _product_name(product: Expr) -> str:
 def _without_mod(e: Expr) -> Expr:
     """Mod(a, b) as a - b floor(a / b), which can be differentiated in both arguments."""
     return e.replace(sympy.Mod, lambda a, b: a - b * sympy.floor(a / b))
-
-
-def _plain_conditions(e: Expr) -> Expr:
-    """Conditions of relations, And, Or and Not alone: what every target has."""
-    return e.replace(
-        lambda n: isinstance(n, (sympy.Xor, sympy.Implies, sympy.Equivalent, sympy.ITE)),
-        lambda n: sympy.to_nnf(n, simplify=False),
-    )
 
 
 def products(e: Expr) -> list[Product]:

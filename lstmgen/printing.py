@@ -28,6 +28,7 @@ from .symbols import (
     max_,
     mean,
     named,
+    plain_conditions,
     rsqrt,
     softmax,
     sum_,
@@ -38,6 +39,25 @@ _PLACE = {"parameter": 2, "constant": 2, "mask": 3, "state": 6, "input": 7} | di
     ADJOINT, 4
 )
 _COMPLEMENT, _COMPUTED, _FUNCTION, _SUM, _PAIR = 4.5, 5, 8, 9, 10
+
+
+class _Spelled:
+    """The last part of a key: sorts by what an expression is spelled like, which takes its time,
+    and is found out only where all that comes before is equal.
+    """
+
+    __slots__ = ("e",)
+
+    def __init__(self, e: Expr) -> None:
+        self.e = e
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Spelled) and bool(self.e == other.e)
+
+    def __lt__(self, other: _Spelled) -> bool:
+        return str(self.e) < str(other.e)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Order:
@@ -90,7 +110,7 @@ class Order:
     def _term(self, t: Expr) -> tuple[Any, ...]:
         vectors = t.atoms(Vector)
         if not vectors:
-            return (8, *self._monomial(t), str(t))
+            return (8, *self._monomial(t), _Spelled(t))
         adjoints = sorted(self.rank(v) for v in vectors if v.category in ADJOINT)
         when = 1
         if any(v.category == "cotangent" for v in vectors):
@@ -102,8 +122,8 @@ class Order:
         ranks = tuple(k for f in factors for k in self._ranks(f)), sum(map(_power, factors))
         if adjoints and when == 1 and kind == 3:
             # as backpropagation comes by them, the latest first: δh o (1 - tanh² c) + p_o δa_o
-            return (when, kind, -adjoints[0], ranks, str(t))
-        return (when, kind, *adjoints[:1], ranks, str(t))
+            return (when, kind, -adjoints[0], ranks, _Spelled(t))
+        return (when, kind, *adjoints[:1], ranks, _Spelled(t))
 
     def _kind(self, t: Expr, vectors: Iterable[Vector], is_adjoint: bool) -> int:
         moving = {v.category for v in vectors} - STATIC
@@ -133,7 +153,7 @@ class Order:
         for s in factors:
             if s.is_Add:
                 alike = (f for f in factors if not f.is_Add and f.free_symbols == s.free_symbols)
-                for f in sorted(alike, key=str):
+                for f in sorted(alike, key=_Spelled):
                     if s.has(f):
                         companion.setdefault(f, s)
         paired = set(companion.values())
@@ -151,14 +171,14 @@ class Order:
     def _factor(self, f: Expr) -> tuple[Any, ...]:
         base = f.base if isinstance(f, Pow) else f
         if base.is_number:
-            return (0, str(f))
+            return (0, _Spelled(f))
         if isinstance(base, Size):
             return (1, self._size(base))
         if isinstance(base, Vector):
             place = _PLACE.get(base.category, _COMPUTED)
         else:
             place = _SUM if unnamed(base).is_Add else _FUNCTION
-        return (2, not self.scalar(f), place, self._ranks(f), str(f))
+        return (2, not self.scalar(f), place, self._ranks(f), _Spelled(f))
 
     def fraction(self, mul: Expr) -> tuple[list[Expr], list[Expr]]:
         """The factors above and below the bar; a sign stays above, with its number."""
@@ -240,8 +260,8 @@ def exact(e: Expr) -> Expr:
 
 
 def tidy(e: Expr) -> Expr:
-    """``e`` for people: exact, and with signs outside of means and sums."""
-    return exact(e).replace(
+    """``e`` for people: exact, conditions of and, or and not, and signs outside of means and sums."""
+    return exact(plain_conditions(e)).replace(
         lambda n: isinstance(n, (mean, sum_)) and is_negative(n.args[0]),
         lambda n: -n.func(-n.args[0]),
     )

@@ -584,6 +584,14 @@ def shift(expr: _S, steps: int) -> _S:
     return expr.xreplace({v: v.at(v.time + steps) for v in atoms})  # type: ignore[attr-defined,no-any-return]
 
 
+def plain_conditions(e: Expr) -> Expr:
+    """Conditions of relations, And, Or and Not alone: what every target has."""
+    return e.replace(
+        lambda n: isinstance(n, (sympy.Xor, sympy.Implies, sympy.Equivalent, sympy.ITE)),
+        lambda n: sympy.to_nnf(n, simplify=False),
+    )
+
+
 # --------------------------------------------------------------------------- what mixes units
 
 

@@ -94,5 +94,6 @@ def _trials(program: str, flags: list[str]) -> list[tuple[list[str], str]]:
     if program == "valgrind":  # without the symbols of the C library it starts nothing
         return [([program, "-q", "--error-exitcode=9", shutil.which("true") or sys.executable], "")]
     if program == "pdflatex":  # packages come apart from it
-        return [([program, "-interaction=nonstopmode", "-halt-on-error"], _DOCUMENT)]
+        document = " ".join(_DOCUMENT.split())
+        return [([program, "-interaction=nonstopmode", "-halt-on-error", document], "")]
     return []

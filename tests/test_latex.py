@@ -503,7 +503,9 @@ def test_an_undefined_name_in_a_template_is_an_error():
         rendering.environment("latex").from_string("{{ nothing }}").render()
 
 
-def test_missing_templates_are_said_to_be_missing(monkeypatch, tmp_path):
+def test_missing_templates_are_said_to_be_missing(monkeypatch, tmp_path, request):
+    rendering.environment.cache_clear()
+    request.addfinalizer(rendering.environment.cache_clear)
     monkeypatch.setattr(rendering, "files", lambda package: tmp_path)
     monkeypatch.setattr(rendering, "__file__", str(tmp_path / "a" / "b" / "c.py"))
     with pytest.raises(LstmgenError, match="install lstmgen again"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from ..errors import LstmgenError
 _PACKAGE = __name__.partition(".")[0]
 
 
+@cache
 def environment(folder: str, **options: Any) -> Environment:
-    """The Jinja environment of ``templates/<folder>``.
+    """The Jinja environment of ``templates/<folder>``, whose templates are compiled once.
 
     An undefined name is an error, and a line that holds only a tag leaves nothing behind. Further
     ``options`` go to Jinja, such as delimiters that suit the language.
