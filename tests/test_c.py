@@ -19,7 +19,18 @@ import numpy as np
 import pytest
 import sympy
 from conftest import need
-from driver import Case, Library, check, compare, emitted, run, write
+from driver import (
+    POISONED,
+    Case,
+    Library,
+    build,
+    check,
+    compare,
+    emitted,
+    execute,
+    run,
+    write,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import sampled_from
 from strategies import cells as made_up_cells
@@ -429,11 +440,9 @@ def test_sanitizers_find_nothing(tmp_path, compiler, flags, made):
     need_processor(flags)
     some = made()
     sources = write(some, tmp_path)
-    flags = [*flags, "-std=c99", "-O0", "-DPOISON", "-fsanitize=address,undefined",
-             "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]  # fmt: skip
-    run(tmp_path, compiler, *flags, "-Wall", "-Wextra", "-Werror", *sources, "main.c", "-o", "run",
-        "-lm")  # fmt: skip
-    run(tmp_path, "./run", "in.bin", "out.bin")
+    build(tmp_path, sources, compiler, "-std=c99", "-O0", "-Wall", "-Wextra", "-Werror", *flags,
+          *POISONED)  # fmt: skip
+    execute(tmp_path)
     compare(some, tmp_path, 1e-12)
 
 

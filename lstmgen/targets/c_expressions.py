@@ -283,15 +283,19 @@ class ExpressionPrinter(Printer):
     # ------------------------------------------------------------------ numbers
 
     def _number(self, e: Expr) -> Code:
-        try:
-            value = float(e)
-        except TypeError as error:
-            raise GenerateError(f"{e} is not a real number") from error
         if self.suffix:
-            return Code(f"{_shortest_float(value, e)}f", "number")
-        if not isfinite(value):
+            return Code(f"{_shortest_float(float(e), e)}f", "number")
+        if not isfinite(float(e)):
             raise GenerateError(f"{e} is too large for a double")
         return Code(literal(e), "number")
+
+    def _folded(self, e: Expr) -> Code | None:
+        """``e`` as one number, if it is one that SymPy knows: it does not know sigmoid(2)."""
+        if not e.is_number:
+            return None
+        if e.has(sympy.I) or e.is_real is False:
+            raise GenerateError(f"{e} is not a real number")
+        return self._number(e) if e.evalf().is_Number else None
 
     def _print_Integer(self, e: Expr) -> Code:
         return self._number(e)
@@ -303,8 +307,8 @@ class ExpressionPrinter(Printer):
     # ------------------------------------------------------------------ arithmetic
 
     def _print_Add(self, e: Expr, order: object = None) -> Code:
-        if e.is_number:
-            return self._number(e)
+        if folded := self._folded(e):
+            return folded
         text = ""
         bodies = []
         for term in self.person.terms(e):
@@ -318,8 +322,8 @@ class ExpressionPrinter(Printer):
         return Code(text, _mixed(bodies))
 
     def _print_Mul(self, e: Expr) -> Code:
-        if e.is_number:
-            return self._number(e)
+        if folded := self._folded(e):
+            return folded
         if is_negative(e):
             body = self._bound(-e, PRECEDENCE["Add"])
             return Code(f"-{body}", body.type)
@@ -331,8 +335,8 @@ class ExpressionPrinter(Printer):
         return Code(text, _mixed([*above, *below]))
 
     def _print_Pow(self, e: Expr) -> Code:
-        if e.is_number:
-            return self._number(e)
+        if folded := self._folded(e):
+            return folded
         base, exponent = e.args
         if exponent == sympy.Rational(1, 2):
             return self._call("sqrt", base)
@@ -356,8 +360,8 @@ class ExpressionPrinter(Printer):
         return Code(f"{name}({', '.join(map(self._vector, args))})", "vec")
 
     def _print_Function(self, e: Function) -> Code:
-        if e.is_number:
-            return self._number(e)
+        if folded := self._folded(e):
+            return folded
         if type(e) in HELPERS:
             return self._calls(HELPERS[type(e)], e.args)
         if type(e) in LIBM:
