@@ -121,6 +121,8 @@ def slope(e: Expr, v: Vector) -> Expr:
 def _replaced(e: Expr) -> Expr:
     if isinstance(e, ExprCondPair):  # a condition has no slope
         return ExprCondPair(_replaced(e.expr), e.cond)
+    if e.is_number:  # nor has a number, and SymPy has to compare it with others
+        return e
     made = _rebuilt(e, _replaced)
     smooth = isinstance(e, sympy.Pow) and e.exp.is_Integer
     return made if smooth or e.func not in _STAND_INS else _STAND_INS[e.func](*made.args)

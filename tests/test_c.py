@@ -1240,13 +1240,11 @@ def test_names_of_members_are_refused():
             lstmgen.generate(cell, "c")
 
 
-@pytest.mark.parametrize(
-    ("dtype", "number"), [("float32", 1e39), ("float64", sympy.Float("1e400"))]
-)
-def test_numbers_too_large_for_the_type_are_refused(dtype, number):
-    cell = Cell("large", [Eq(h.next, tanh(number * (W.a @ x) + h))], output=h)
-    with pytest.raises(GenerateError, match="too large for a"):
-        lstmgen.generate(cell, "c", dtype=dtype)
+def test_numbers_too_large_for_the_type_are_refused():
+    cell = Cell("large", [Eq(h.next, tanh(1e39 * (W.a @ x) + h))], output=h)
+    lstmgen.generate(cell, "c")
+    with pytest.raises(GenerateError, match="too large for a float"):
+        lstmgen.generate(cell, "c", dtype="float32")
 
 
 def test_numbers_are_as_short_as_they_can_be():

@@ -99,7 +99,7 @@ class Torch(Dialect):
     name = "PyTorch"
     prefix, power = "torch", "pow"
     transposed = False
-    reserved = frozenset({"torch", "step", "sequence", "ys", "y"})
+    reserved = frozenset({"torch", "step", "sequence", "ys", "y", "y_"})
     functions: ClassVar[dict[str, str]] = {
         **{f: f"torch.{f}({{}})" for f in (*_SAME, "asin", "acos", "atan", "asinh", "acosh")},
         **{f: f"torch.{f}({{}})" for f in ("atanh", "erf", "sigmoid", "relu", "rsqrt")},
@@ -161,8 +161,10 @@ class Torch(Dialect):
         now = [one for _, one in parts.wanted]
         given = ", ".join([*parts.closed, *now, *parts.states])
         made = [*parts.new, *([] if parts.y in parts.new else [parts.y])]
-        y = parts.states[parts.new.index(parts.y)] if parts.y in parts.new else "y"
-        kept = ", ".join([*parts.states, *([] if y != "y" else ["y"])])
+        own = "y_" if "y" in parts.states else "y"
+        is_state = parts.y in parts.new
+        y = parts.states[parts.new.index(parts.y)] if is_state else own
+        kept = ", ".join([*parts.states, *([] if is_state else [own])])
         unbound = [f"{whole}.unbind(0)" for whole, _ in parts.wanted]
         over = unbound[0] if len(now) == 1 else f"zip({', '.join(unbound)})"
         lines = [
