@@ -20,7 +20,7 @@ import sympy
 from sympy import Eq, Expr, Function, Piecewise
 from sympy.functions.elementary.piecewise import ExprCondPair
 
-from .symbols import Vector, equal
+from .symbols import Vector, equal, plain_conditions
 
 ONE, ZERO = sympy.S.One, sympy.S.Zero
 
@@ -115,7 +115,8 @@ def slope(e: Expr, v: Vector) -> Expr:
     """
     if e == v:
         return ONE
-    return _restored(sympy.diff(_replaced(e), v))
+    # of pieces SymPy makes conditions of its own
+    return plain_conditions(_restored(sympy.diff(_replaced(e), v)))
 
 
 def _replaced(e: Expr) -> Expr:
