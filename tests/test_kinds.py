@@ -268,11 +268,12 @@ def test_conditions(first: Any, second: Any) -> None:
 
 def test_a_power_of_pieces() -> None:
     """Whose slope by the exponent asks whether the base is zero."""
-    base = Piecewise((h**2, h > 0), (h**2 / 3, True))
-    exponent = 1 + vector("p", init=0.5) ** 2
-    assert_right(cell(Eq(h.next, base**exponent / (1 + base**exponent) + W.a @ x)), range(2))
-    power = base ** (1 + sigmoid(a))
-    assert_right(cell(Eq(a, W.a @ x), Eq(h.next, sigmoid(a) * power / (1 + power))), range(2))
+    for piece in (
+        Piecewise((dt, dt > Rational(1, 2)), (dt**2, True)),
+        Piecewise((a, h > 0), (h, True)),
+    ):
+        power = (1 + sigmoid(h - piece)) ** tanh(h - piece)
+        assert_right(cell(Eq(a, W.a @ x), Eq(h.next, a * power / 3 + h / 2)), range(2))
 
 
 def test_a_function_of_pieces_in_pieces() -> None:
