@@ -27,7 +27,7 @@ def require_sound(plan: Plan) -> None:
         That is a fault of lstmgen, not of the cell: the message asks to report it.
     """
     for name, part in (("forward", plan.forward), ("backward", plan.backward)):
-        for problem in (*_sizes(part, plan.cell), *_places(part, plan)):
+        for problem in (*_sizes(part, plan.cell), *_places(part, plan), *_rows(part, plan)):
             raise LstmgenError(
                 f"the plan of {plan.cell.name} is not sound: {name}, {problem}\n"
                 "  hint: this is a fault of lstmgen; please report it, with the cell"
@@ -116,3 +116,11 @@ def _places(part: Pass, plan: Plan) -> Iterator[str]:
             elif written[v] is not op and v not in plan.home and v.category != "carry":
                 yield f"{v} is read by another stage than the one that computes it, and not stored"
         written.update(dict.fromkeys(op.writes, op))
+
+
+def _rows(part: Pass, plan: Plan) -> Iterator[str]:
+    """What is made for all steps of a tile, and has the room of one step only."""
+    for op in (*part.before, *part.after):
+        for v in op.writes:
+            if v in plan.home and plan.home[v].scope == "step":
+                yield f"{v} is written for many steps where there is room for one"

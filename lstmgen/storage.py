@@ -155,8 +155,12 @@ class Housing:
         self.cell, self.layouts = cell, layouts
         self.grouped = grouped  # what needs a home to lie beside others
         self.scope: dict[Vector, str] = {}
+        self.outside: set[Vector] = set()  # what is made outside the loop over steps
         self._visit(forward)
         self._visit(backward)
+        for v, scope in self.scope.items():
+            if scope == "step" and v in self.outside:  # one pass makes it in the loop, one does not
+                self.scope[v] = "tile"
         for s in cell.states:
             self.scope[s.at(0)] = "state"
         for v in sorted(tape, key=str):
@@ -175,6 +179,8 @@ class Housing:
                             self._read(v, made[v], here)
                     for v in writes:
                         made.setdefault(v, here)
+                        if region != STEP:
+                            self.outside.add(v)
                         if v.category == "carry":
                             self.scope[v] = "carry"
                         elif v in ends and v.category != "state":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import fuzz
@@ -32,6 +33,7 @@ from lstmgen import (
     matrix,
     max_,
     mean,
+    named,
     plan,
     relu,
     sigmoid,
@@ -366,6 +368,24 @@ def test_single_numbers_beside_blocks_of_any_width(dtype: str) -> None:
         assert fuzz.judge_module(module, found) == "right"
 
 
+@pytest.mark.parametrize("target", ["numpy", "c"])
+def test_what_one_pass_makes_in_the_loop_and_the_other_before_it(target: str) -> None:
+    """Backward computes p + r again, in the loop, where forward has it before the loop."""
+    p, r = vector("p", size=3), vector("r", size=1)
+    q = vectors("q", size=3)
+    whole = named(p + r)
+    made = cell(
+        Eq(q, log(tanh(leak + whole / (whole**2 + 1)) + 2)),
+        Eq(h.next, sigmoid(sum_(q**2 * p) / 4)),
+        Eq(c.next, tanh(c * mean(q**2) + W.c @ h.next)),
+        Eq(one, row @ h.next + mean(tanh(W.x @ x) * c.next)),
+        output=one,
+    )
+    module = compile(made, target)
+    for seed in range(4):
+        assert fuzz.judge_module(module, fuzz.points(made, seed)) == "right"
+
+
 # --------------------------------------------------------------------------- fuzzing, for a minute
 
 
@@ -404,9 +424,11 @@ def test_the_fuzzer_finds_what_is_wrong() -> None:
 # --------------------------------------------------------------------------- the plan's invariants
 
 
-def _with_step(made: Any, *operations: Any) -> Any:
-    from dataclasses import replace
+def _in_step(made: Any) -> Any:
+    return next(v for v, home in made.home.items() if home.scope == "step")
 
+
+def _with_step(made: Any, *operations: Any) -> Any:
     part = made.forward
     return replace(made, forward=Pass(part.before, operations, part.after))
 
@@ -425,6 +447,10 @@ def test_a_plan_that_is_not_sound_is_refused() -> None:
             made, *(Fused((Loop(made.size(h), (e,)),)) for e in (Eq(b, h), Eq(h1, tanh(b))))
         ),
         "in a loop over 1 units": _with_step(made, Fused((Loop(sympy.S.One, (Eq(h1, h),)),))),
+        "for many steps where there is room for one": replace(
+            kept := plan(cell(Eq(a, U.a @ h), Eq(h.next, tanh(a)), Eq(c.next, c + W.a @ x + a))),
+            forward=Pass((Fused((Loop(made.size(h), (Eq(_in_step(kept), h),)),)),), (), ()),
+        ),
         "h.next has another size": _with_step(
             made, Fused((Loop(made.size(h), (Eq(h1, mean(h)),)),))
         ),
