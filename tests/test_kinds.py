@@ -10,8 +10,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import driver
 import fuzz
 import numpy as np
 import pytest
@@ -384,6 +386,17 @@ def test_what_one_pass_makes_in_the_loop_and_the_other_before_it(target: str) ->
     module = compile(made, target)
     for seed in range(4):
         assert fuzz.judge_module(module, fuzz.points(made, seed)) == "right"
+
+
+@pytest.mark.parametrize("H", [3, 7, 11])
+def test_an_input_of_a_transposed_matrix_is_read_within_its_bounds(H: int, tmp_path: Path) -> None:
+    """Its gradient has x on the left, of which panels are made by whole vectors."""
+    need("gcc -fsanitize=address,undefined")
+    made = cell(Eq(a, W.a.T @ x), Eq(h.next, tanh(a + U.a @ h)))
+    cases = [driver.Case(made, {"T": 3, "B": 2, "D": 5, "H": H}, dtype) for dtype in ("float64",)]
+    driver.build(tmp_path, driver.write(cases, tmp_path), "gcc", "-O0", *driver.POISONED)
+    driver.execute(tmp_path)
+    driver.compare(cases, tmp_path, 1e-12)
 
 
 # --------------------------------------------------------------------------- fuzzing, for a minute

@@ -278,6 +278,8 @@ class Direction:
         self.scratch = source.row("scratch", "step", self.used, self.writes)
         self.row_of = {v: row for row in (kept, self.tile, self.scratch) for v in row.blocks}
         by_unit = {v for op in part.operations if isinstance(op, (Fused, Sums)) for v in op.reads}
+        # panels are copied by whole vecs, as where a matrix is used transposed
+        by_unit |= {v for op in part.operations if isinstance(op, Outers) for v in op.lefts}
         self.only_factors = {v for v in self.given if not self.is_written(v)} - by_unit
         self.packs: dict[tuple[str, ...], dict[str, Any]] = {}
         self.packed: Expr = ZERO
