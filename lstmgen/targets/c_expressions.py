@@ -410,18 +410,11 @@ class ExpressionPrinter(Printer):
     def _print_Or(self, e: Expr) -> Code:
         return self._connected("|", e)
 
-    def _print_Xor(self, e: Expr) -> Code:
-        return self._connected("^", e)
-
     def _print_Not(self, e: Expr) -> Code:
         return Code(f"(mask)({self._code(e.args[0])} == 0)", "mask")
 
     def _print_BooleanAtom(self, e: Expr) -> Code:
         return Code(f"(mask)(splat(0) {'==' if e else '!='} splat(0))", "mask")
-
-    def _print_ITE(self, e: Expr) -> Code:
-        condition, then, otherwise = e.args
-        return self._code(sympy.Or(condition & then, sympy.Not(condition) & otherwise))
 
 
 def _mixed(codes: Sequence[Code]) -> Literal["number", "vec"]:
