@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from lstmgen import toolchain
 from lstmgen.benchmark.contenders import Contender, Prepared, library, reference_of
 from lstmgen.benchmark.problem import STEP, Problem, Values
+from lstmgen.runtime import toolchain
 
 _LOOPS = 256  # steps a call, where C calls
 

@@ -21,7 +21,7 @@ from lstmgen.benchmark.contenders import Gemm
 from lstmgen.benchmark.problem import MismatchError
 from lstmgen.benchmark.race import Entry, race
 from lstmgen.errors import LstmgenError
-from lstmgen.writing import write_files
+from lstmgen.runtime.writing import write_files
 
 from .suites import Case, Options
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import lstmgen
-from lstmgen.printing import fold_helpers
-from lstmgen.text import text
+from lstmgen.printing.orders import fold_helpers
+from lstmgen.printing.text import text
 
 # Okabe & Ito's colours, which those who cannot tell red from green can tell apart.
 OURS, THEIRS = "#D55E00", "#0072B2"

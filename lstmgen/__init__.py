@@ -13,13 +13,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import cells
-    from .cell import Cell
-    from .derivation import Derivation, derive
+    from .derivation.reverse import Derivation, derive
     from .errors import CellError, GenerateError, LstmgenError, ToolchainError
-    from .loading import load_cell
-    from .plans import Plan
-    from .schedule import plan
-    from .symbols import (
+    from .language.cell import Cell
+    from .language.symbols import (
         biases,
         constants,
         cumsum,
@@ -50,32 +47,35 @@ if TYPE_CHECKING:
         vectors,
         weights,
     )
+    from .planning.plans import Plan
+    from .planning.schedule import plan
+    from .runtime.loading import load_cell
+    from .runtime.toolchain import compile
     from .targets import generate
-    from .toolchain import compile
-    from .verification import Report, check
+    from .verification.checking import Report, check
 
 _HOME = {
-    "Cell": "cell",
+    "Cell": "language.cell",
     "CellError": "errors",
-    "Derivation": "derivation",
+    "Derivation": "derivation.reverse",
     "GenerateError": "errors",
     "LstmgenError": "errors",
-    "Plan": "plans",
-    "Report": "verification",
+    "Plan": "planning.plans",
+    "Report": "verification.checking",
     "ToolchainError": "errors",
-    "check": "verification",
-    "compile": "toolchain",
-    "derive": "derivation",
+    "check": "verification.checking",
+    "compile": "runtime.toolchain",
+    "derive": "derivation.reverse",
     "generate": "targets",
-    "load_cell": "loading",
-    "plan": "schedule",
+    "load_cell": "runtime.loading",
+    "plan": "planning.schedule",
 } | dict.fromkeys(
     (
         "biases constants cumsum elu expm1 gelu inputs layer_norm leaky_relu log_sigmoid masks "
         "matrix max_ mean named relu rsqrt sigmoid silu softmax softplus states step "
         "stop_gradient sum_ tanh vector vectors weights"
     ).split(),
-    "symbols",
+    "language.symbols",
 )
 
 __all__ = [

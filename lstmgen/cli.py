@@ -15,10 +15,10 @@ import click.shell_completion
 
 from . import __version__
 from .errors import LstmgenError
-from .supervision import TIMEOUT, Task, supervise
+from .verification.supervision import TIMEOUT, Task, supervise
 
 if TYPE_CHECKING:
-    from .cell import Cell
+    from .language.cell import Cell
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -81,7 +81,7 @@ def _reports(command: _F) -> _F:
 
 
 def _find(name: str) -> Cell:
-    from .loading import find_cell
+    from .runtime.loading import find_cell
 
     return find_cell(name)
 
@@ -132,7 +132,7 @@ def cells() -> None:
     import sympy
 
     from . import cells as reference
-    from .symbols import sigmoid
+    from .language.symbols import sigmoid
 
     found = [reference.get(name) for name in reference.names()]
     rows = []
@@ -153,7 +153,7 @@ def cells() -> None:
 @_reports
 def show(cell: str) -> None:
     """Show a cell's equations, what its gates are called, and their ranges."""
-    from .text import show as render
+    from .printing.text import show as render
 
     click.echo(render(_find(cell)))
 
@@ -167,7 +167,7 @@ def show(cell: str) -> None:
 @_reports
 def plan(cell: str, dtype: str, eager: bool) -> None:
     """Show what runs before, in and after the time loop, and what it costs."""
-    from .schedule import plan as make_plan
+    from .planning.schedule import plan as make_plan
 
     click.echo(str(make_plan(_find(cell), eager=eager, dtype=dtype)))
 
@@ -202,8 +202,8 @@ def codegen(
 
     Files that were edited since they were generated are not overwritten without --force.
     """
+    from .runtime.writing import write_files
     from .targets import generate
-    from .writing import write_files
 
     found = _find(cell)
     source = Path(cell).name if cell.endswith(".py") else ""
@@ -225,7 +225,7 @@ def codegen(
 @_reports
 def latex(cell: str, document: bool) -> None:
     """Print the equations, their adjoints and all gradients as LaTeX."""
-    from .targets.latex import emit
+    from .targets.latex.target import emit
 
     click.echo(emit(_find(cell), document=document), nl=False)
 
@@ -345,7 +345,7 @@ def bench(
     if json_path is not None:
         import json
 
-        from .writing import write_files
+        from .runtime.writing import write_files
 
         text = json.dumps(timings.as_json(), indent=1, ensure_ascii=False) + "\n"
         write_files({json_path.name: text}, json_path.parent, force=True)

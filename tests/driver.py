@@ -36,8 +36,8 @@ import numpy as np
 
 import lstmgen
 from lstmgen import Cell
-from lstmgen.native import declarations
-from lstmgen.symbols import Vector
+from lstmgen.language.symbols import Vector
+from lstmgen.runtime.native import declarations
 
 _WATCHED = ("-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")
 POISONED = ("-DPOISON", "-fsanitize=address,undefined", *_WATCHED)

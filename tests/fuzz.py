@@ -34,10 +34,11 @@ import driver
 import numpy as np
 import strategies
 
-from lstmgen import Cell, CellError, compile, generate, native
-from lstmgen.evaluation import Dual, Evaluator, number, value_of
-from lstmgen.rounding import Rounding
-from lstmgen.symbols import Matrix
+from lstmgen import Cell, CellError, compile, generate
+from lstmgen.language.symbols import Matrix
+from lstmgen.runtime import native
+from lstmgen.verification.evaluation import Dual, Evaluator, number, value_of
+from lstmgen.verification.rounding import Rounding
 
 # Relative to the magnitudes that make up a derivative: some thousand roundings. What a point
 # amplifies is allowed for in addition.

@@ -14,10 +14,10 @@ import numpy as np
 from sympy import Eq
 
 from lstmgen import Cell, derive
-from lstmgen.derivation import Derivation, carry, cotangent
-from lstmgen.evaluation import Walk, number
-from lstmgen.symbols import Matrix, Outer, Total, Vector
-from lstmgen.verification import snapshot
+from lstmgen.derivation.reverse import Derivation, carry, cotangent
+from lstmgen.language.symbols import Matrix, Outer, Total, Vector
+from lstmgen.verification.checking import snapshot
+from lstmgen.verification.evaluation import Walk, number
 
 
 class Interpreter:

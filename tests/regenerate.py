@@ -11,8 +11,8 @@ from pathlib import Path
 from documents import DOCUMENTS, rewrite
 
 import lstmgen
+from lstmgen.runtime.writing import write_files
 from lstmgen.targets import NAMES
-from lstmgen.writing import write_files
 
 HOME = Path(__file__).resolve().parents[1] / "generated"
 

@@ -44,7 +44,7 @@ from lstmgen import (
     vector,
     vectors,
 )
-from lstmgen.symbols import Matrix, Vector
+from lstmgen.language.symbols import Matrix, Vector
 
 # Any real number to a bounded one. Smooth ones first; those with kinks and jumps last.
 SMOOTH: list[Callable[[Any], Expr]] = [

@@ -70,10 +70,10 @@ from lstmgen import (
     vectors,
     weights,
 )
-from lstmgen.native import declarations
-from lstmgen.operations import Fused, Loop, Multiply, Pass
-from lstmgen.targets.c import _Files
-from lstmgen.targets.c_rows import Writes
+from lstmgen.planning.operations import Fused, Loop, Multiply, Pass
+from lstmgen.runtime.native import declarations
+from lstmgen.targets.c.rows import Writes
+from lstmgen.targets.c.target import _Files
 from lstmgen.targets.rendering import environment
 
 WARNINGS = (

@@ -121,7 +121,7 @@ def test_the_cell_file_itself_is_not_overwritten(run, mine):
 
 # At the end of a cell's file: all that lstmgen compiles from here on is wrong in one gradient.
 WRONG = """
-from lstmgen import toolchain
+from lstmgen.runtime import toolchain
 
 def spoiled(*args, real=toolchain.compile, **options):
     module = real(*args, **options)
@@ -155,7 +155,7 @@ def test_check_has_seeds(run, mine):
 
 
 CRASH = """
-from lstmgen import native
+from lstmgen.runtime import native
 
 def crash(*args, **options):
     import ctypes
@@ -164,7 +164,7 @@ def crash(*args, **options):
 native.NativeModule.{method} = crash
 """
 FOR_EVER = """
-from lstmgen import native
+from lstmgen.runtime import native
 
 def run_for_ever(*args, **options):
     while True: pass

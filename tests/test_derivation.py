@@ -35,8 +35,8 @@ from lstmgen import (
     vectors,
     weights,
 )
-from lstmgen.derivation import Derivation, adjoint, carry, cotangent
-from lstmgen.symbols import Gradient, Matrix, Outer, Product, Total, Vector, shift
+from lstmgen.derivation.reverse import Derivation, adjoint, carry, cotangent
+from lstmgen.language.symbols import Gradient, Matrix, Outer, Product, Total, Vector, shift
 
 a_ = sympy.Symbol("a", real=True)
 LOGISTIC = 1 / (1 + exp(-a_))

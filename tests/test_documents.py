@@ -9,7 +9,7 @@ from conftest import need
 from documents import DOCUMENTS, README, ROOT, comparable, replay, rewrite, shown
 
 import lstmgen
-from lstmgen.targets import latex
+from lstmgen.targets.latex import target as latex
 
 TEXT = README.read_text(encoding="utf-8")
 HELD = [

@@ -14,8 +14,8 @@ from sympy import Abs, Max, Min, Piecewise, Symbol
 from sympy.logic.boolalg import BooleanFunction, Xnor
 
 from lstmgen import LstmgenError, max_, relu, rsqrt, sigmoid, softplus, step, sum_
-from lstmgen.evaluation import Dual, Walk, value_of
-from lstmgen.symbols import Vector
+from lstmgen.language.symbols import Vector
+from lstmgen.verification.evaluation import Dual, Walk, value_of
 
 A, B, C = (Vector(n, "vector", "3") for n in "abc")
 EPS = float(np.finfo(float).eps)
@@ -91,7 +91,7 @@ def test_compositions_lose_nothing(x: float) -> None:
 
 
 def test_expm1_if_the_language_has_it() -> None:
-    from lstmgen import symbols
+    from lstmgen.language import symbols
 
     if not hasattr(symbols, "expm1"):
         pytest.skip("the language has no expm1")

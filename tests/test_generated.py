@@ -14,7 +14,7 @@ from regenerate import HOME, expected
 
 import lstmgen
 from lstmgen.targets import NAMES
-from lstmgen.writing import is_untouched
+from lstmgen.targets.sealing import is_untouched
 
 
 def test_committed_files_are_current():

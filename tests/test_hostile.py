@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from sympy import Eq
 
 from lstmgen import Cell, generate, inputs, named, sigmoid, states, tanh, vectors, weights
-from lstmgen.targets import latex
-from lstmgen.text import show
-from lstmgen.writing import is_untouched, write_files
+from lstmgen.printing.text import show
+from lstmgen.runtime.writing import write_files
+from lstmgen.targets.latex import target as latex
+from lstmgen.targets.sealing import is_untouched
 
 x, (h, c) = inputs("x"), states("h c")
 i, W, U = vectors("i"), weights("W"), weights("U")

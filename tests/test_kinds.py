@@ -46,8 +46,8 @@ from lstmgen import (
     vectors,
     weights,
 )
-from lstmgen.invariants import require_sound
-from lstmgen.operations import Fused, Loop, Multiply, Pass
+from lstmgen.planning.invariants import require_sound
+from lstmgen.planning.operations import Fused, Loop, Multiply, Pass
 
 x, u, v = inputs("x"), inputs("u", size="E"), inputs("v", size="H")
 h, c = states("h c")

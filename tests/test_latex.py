@@ -44,12 +44,13 @@ from lstmgen import (
     vectors,
     weights,
 )
-from lstmgen.cell import ELEMENTWISE
-from lstmgen.printing import Order
-from lstmgen.symbols import Matrix, Vector, equal
-from lstmgen.targets import latex, rendering
-from lstmgen.targets.typesetting import STAR, Names, Typesetter, escape, filled, width
-from lstmgen.writing import is_untouched
+from lstmgen.language.cell import ELEMENTWISE
+from lstmgen.language.symbols import Matrix, Vector, equal
+from lstmgen.printing.orders import Order
+from lstmgen.targets import rendering
+from lstmgen.targets.latex import target as latex
+from lstmgen.targets.latex.typesetting import STAR, Names, Typesetter, escape, filled, width
+from lstmgen.targets.sealing import is_untouched
 
 CELLS = lstmgen.cells.names()
 PLAIN = r"""\documentclass{article}

@@ -39,7 +39,7 @@ from lstmgen import (
     vectors,
     weights,
 )
-from lstmgen.misuse import Explained
+from lstmgen.language.misuse import Explained
 
 x, m = inputs("x"), masks("m")
 h, c = states("h c")

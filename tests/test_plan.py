@@ -21,8 +21,8 @@ from lstmgen import (
     vectors,
     weights,
 )
-from lstmgen.operations import Fused, Multiply, Outers, area
-from lstmgen.symbols import Matrix, Size
+from lstmgen.language.symbols import Matrix, Size
+from lstmgen.planning.operations import Fused, Multiply, Outers, area
 
 T, B, D, H, P = (Size(n) for n in "TBDHP")
 
@@ -41,7 +41,7 @@ def test_products_of_the_plan_are_those_of_the_equations(cell, eager):
     """Each product W @ x is done once forward, once to lead back, and once for its gradient."""
     plan = lstmgen.plan(cell, eager=eager)
     forward = plan.derivation.forward
-    from lstmgen.normalform import products
+    from lstmgen.derivation.normalform import products
 
     wanted = sum((2 * area(cell, p.matrix) for e in forward for p in products(e.rhs)), sympy.S.Zero)
     done = {

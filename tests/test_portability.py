@@ -65,7 +65,7 @@ from lstmgen import (
     vectors,
     weights,
 )
-from lstmgen.cell import ELEMENTWISE
+from lstmgen.language.cell import ELEMENTWISE
 
 x, h, hd = inputs("x"), states("h"), states("hd", size="D")
 W, U = weights("W"), weights("U")

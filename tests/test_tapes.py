@@ -33,9 +33,9 @@ from lstmgen import (
     vectors,
     weights,
 )
-from lstmgen.loading import load_python
-from lstmgen.native import Tape
-from lstmgen.toolchain import MOST_THREADS
+from lstmgen.runtime.loading import load_python
+from lstmgen.runtime.native import Tape
+from lstmgen.runtime.toolchain import MOST_THREADS
 
 T, B, D, H, P = 5, 4, 3, 6, 4
 TARGETS = ("numpy", "c")

@@ -38,10 +38,10 @@ from lstmgen import (
     vectors,
     weights,
 )
-from lstmgen.derivation import adjoint, carry, cotangent
-from lstmgen.printing import Order, exact, literal, number, one_line
-from lstmgen.symbols import Outer, Size, Total
-from lstmgen.text import show, text, value_range, wrap
+from lstmgen.derivation.reverse import adjoint, carry, cotangent
+from lstmgen.language.symbols import Outer, Size, Total
+from lstmgen.printing.orders import Order, exact, literal, number, one_line
+from lstmgen.printing.text import show, text, value_range, wrap
 
 CELLS = lstmgen.cells.names()
 

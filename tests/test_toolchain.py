@@ -32,10 +32,10 @@ from lstmgen import (
     mean,
     states,
     tanh,
-    toolchain,
     vectors,
     weights,
 )
+from lstmgen.runtime import toolchain
 
 T, B, D, H = 5, 3, 4, 6
 x, u = inputs("x"), inputs("u", size="E")

@@ -41,11 +41,11 @@ from lstmgen import (
     vectors,
     weights,
 )
-from lstmgen.derivation import carry
-from lstmgen.report import Report
-from lstmgen.rounding import Rounding
-from lstmgen.symbols import Matrix, Outer, Product, Vector
-from lstmgen.verification import Examination
+from lstmgen.derivation.reverse import carry
+from lstmgen.language.symbols import Matrix, Outer, Product, Vector
+from lstmgen.verification.checking import Examination
+from lstmgen.verification.report import Report
+from lstmgen.verification.rounding import Rounding
 
 NAMES = cells.names()
 

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from sympy import Eq
 
 import lstmgen
-from lstmgen import Cell, LstmgenError, inputs, states, tanh, weights, writing
+from lstmgen import Cell, LstmgenError, inputs, states, tanh, weights
+from lstmgen.runtime.writing import write_files
 from lstmgen.targets import NAMES
 from lstmgen.targets.modules import MODULES
-from lstmgen.writing import is_untouched, seal, write_files
+from lstmgen.targets.sealing import PLACEHOLDER, is_untouched, seal
 
 x, h = inputs("x"), states("h")
 W, U = weights("W"), weights("U")
@@ -68,7 +69,7 @@ def test_what_is_sealed_is_untouched_until_it_is_edited(before, after, lure):
     """Wherever there is something that looks like a checksum."""
     for user in (before, before + lure, lure + after):
         user = user.replace("\0", "")  # what users write is printable once it is in a file
-        text = f"{user}\n# Checksum {writing.PLACEHOLDER}: while it fits\n{user}{after}\n"
+        text = f"{user}\n# Checksum {PLACEHOLDER}: while it fits\n{user}{after}\n"
         sealed = seal(text)
         assert is_untouched(sealed)
         position = len(user) // 2
@@ -81,7 +82,7 @@ def test_files_of_before_are_known():
     blank = "# Checksum @checksum@: while it fits\n1\n"
     old = blank.replace("@checksum@", hashlib.sha256(blank.encode()).hexdigest()[:12])
     assert is_untouched(old)
-    assert seal(blank.replace("@checksum@", writing.PLACEHOLDER)) == old
+    assert seal(blank.replace("@checksum@", PLACEHOLDER)) == old
 
 
 # --------------------------------------------------------------------------- all or none
@@ -111,7 +112,7 @@ from pathlib import Path
 import lstmgen
 sys.path.insert(0, "tests")
 from test_writing import cell
-from lstmgen.writing import write_files
+from lstmgen.runtime.writing import write_files
 
 folder, files = Path(sys.argv[1]), lstmgen.generate(cell(factor=2.0), "c")
 header, source = (len(text.encode()) for text in files.values())

@@ -17,7 +17,7 @@ from sympy.core.relational import Relational
 from sympy.printing.printer import Printer
 
 from lstmgen import Cell
-from lstmgen.symbols import Matrix, Vector
+from lstmgen.language.symbols import Matrix, Vector
 
 _CALLS = {
     "exp": "torch.exp", "log": "torch.log", "sin": "torch.sin", "cos": "torch.cos",

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..cell import Cell
 from ..errors import GenerateError, LstmgenError, ToolchainError
+from ..language.cell import Cell
 from . import machine, tables
 from . import threads as pools
 from .contenders import AGAINST, Contender, Gemm, Generated

@@ -19,10 +19,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import cells, toolchain
-from ..cell import Cell
+from .. import cells
 from ..errors import ToolchainError
-from ..loading import load_python
+from ..language.cell import Cell
+from ..runtime import toolchain
+from ..runtime.loading import load_python
 from .dialects import Dialect, Jax, Torch
 from .problem import INFERENCE, STEP, TRAINING, Problem, Values
 from .transcript import Transcript, transcribe

@@ -12,7 +12,7 @@ from sympy import Expr
 from sympy.printing.printer import Printer as SympyPrinter
 
 from ..errors import LstmgenError
-from ..symbols import Vector
+from ..language.symbols import Vector
 
 
 @dataclass(frozen=True)

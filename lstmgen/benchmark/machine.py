@@ -8,8 +8,9 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, toolchain
+from .. import __version__
 from ..errors import ToolchainError
+from ..runtime import toolchain
 from . import threads
 
 _LIBRARIES = ("numpy", "torch", "jax", "jaxlib", "onnxruntime")

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cell import Cell
 from ..errors import LstmgenError
-from ..evaluation import number
-from ..plans import Plan
-from ..schedule import plan
-from ..symbols import Matrix, Size
-from ..toolchain import compile
+from ..language.cell import Cell
+from ..language.symbols import Matrix, Size
+from ..planning.plans import Plan
+from ..planning.schedule import plan
+from ..runtime.toolchain import compile
+from ..verification.evaluation import number
 
 Array = NDArray[Any]
 Values = dict[str, Array]

@@ -32,10 +32,10 @@ import sympy
 from numpy.typing import NDArray
 from sympy import Eq, Expr, Function
 
-from ..cell import Cell
-from ..evaluation import number
-from ..normalform import Namer
-from ..symbols import Matrix, Product, Vector, mean, named, rsqrt
+from ..derivation.normalform import Namer
+from ..language.cell import Cell
+from ..language.symbols import Matrix, Product, Vector, mean, named, rsqrt
+from ..verification.evaluation import number
 from .dialects import Dialect, Parts, Printer
 
 Array = NDArray[Any]

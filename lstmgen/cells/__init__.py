@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import LstmgenError, did_you_mean
 
 if TYPE_CHECKING:
-    from ..cell import Cell
+    from ..language.cell import Cell
 
 
 def names() -> list[str]:

@@ -18,7 +18,7 @@ from lstmgen import (
     vectors,
     weights,
 )
-from lstmgen.symbols import Vector
+from lstmgen.language.symbols import Vector
 
 x = inputs("x")
 h, c = states("h c")

@@ -6,10 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GenerateError, did_you_mean, require_cell
-from ..writing import seal
+from .sealing import seal
 
 if TYPE_CHECKING:
-    from ..cell import Cell
+    from ..language.cell import Cell
 
 NAMES = ("numpy", "c", "latex")
 
@@ -37,7 +37,7 @@ def generate(cell: Cell, target: str, **options: Any) -> dict[str, str]:
             f'there is no target "{target}"\n'
             f"  hint: {did_you_mean(target, NAMES)} the targets are {', '.join(NAMES)}"
         )
-    module = importlib.import_module(f".{target}", __name__)
+    module = importlib.import_module(f".{target}.target", __name__)
     files: dict[str, str] = module.files(cell, **_checked(cell, target, module, options))
     return {name: seal(text) for name, text in files.items()}
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from .. import __version__
-from ..cell import Cell
-from ..printing import one_line
-from ..text import listing
-from ..writing import PLACEHOLDER
+from ..language.cell import Cell
+from ..printing.orders import one_line
+from ..printing.text import listing
+from .sealing import PLACEHOLDER
 
 
 def header(cell: Cell, target: str, source: str = "", options: str = "") -> list[str]:

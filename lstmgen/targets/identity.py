@@ -7,7 +7,7 @@ import hashlib
 import sympy
 
 from .. import __version__
-from ..cell import Cell
+from ..language.cell import Cell
 
 _DIGITS = 12
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..symbols import Vector
+from ..language.symbols import Vector
 
 
 class Names:

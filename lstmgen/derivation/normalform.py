@@ -1,0 +1,224 @@
+"""The normal form of a cell: each equation does one thing, and all that mixes units has a name.
+
+An equation in normal form is one of
+
+- affine:       a = W_i @ x + U_i @ h + p_i * c + b_i, products of *named* vectors plus elementwise;
+- a reduction:  m = mean(e), with e elementwise (the operand of a scan or a maximum is named);
+- elementwise:  c.next = f * c + i * g.
+
+The products and reductions of an equation have as many units as its left-hand side. What is one
+number gets a name where it is wanted for all units: only elementwise work broadcasts.
+
+It is what derivation walks backwards and what the schedule cuts into stages. Names are chosen as a
+textbook would: ``a_i`` is the pre-activation of ``i``, ``Uh_n`` is U_n h, ``rh`` is r * h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import sympy
+from sympy import Eq, Expr, Function, Symbol
+
+from ..language.cell import Cell
+from ..language.symbols import (
+    Product,
+    Reduction,
+    Scan,
+    Vector,
+    max_,
+    named,
+    plain_conditions,
+    sigmoid,
+    softplus,
+)
+
+_SHORT = {"mean": "mu", "sum_": "sum", "max_": "max", "cumsum": "cum", "rcumsum": "rcum"}
+
+
+class Namer:
+    """Gives out names that nothing else has."""
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self._taken = set(taken)
+
+    def __call__(self, name: str) -> str:
+        unique, number = name, 2
+        while unique in self._taken:
+            unique, number = f"{name}_{number}", number + 1
+        self._taken.add(unique)
+        return unique
+
+
+def namer_for(cell: Cell, equations: Iterable[Eq]) -> Namer:
+    """A namer for what is added to ``equations``: it avoids their names, and those of sizes."""
+    taken = {s.name for e in equations for s in e.free_symbols}
+    return Namer({*taken, "T", "B", *(n.name for n in cell.sizes)})
+
+
+def normalise(cell: Cell) -> tuple[Eq, ...]:
+    """The equations of ``cell`` in normal form, in an order in which they can be run."""
+    return _Normaliser(cell).run()
+
+
+class _Normaliser:
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+        self.out: list[Eq] = []
+        self.known: dict[Expr, Vector] = {}
+        self.root: dict[Vector, str] = {}  # what a part of a normalisation was made from
+        self.namer = namer_for(cell, cell.equations)
+        self.target = ""
+
+    def run(self) -> tuple[Eq, ...]:
+        for equation in self.cell.equations:
+            self.target, lhs = equation.lhs.name, equation.lhs
+            rhs = self._right(_without_mod(plain_conditions(equation.rhs)))
+            alike = self._size(rhs) == self.cell.size(lhs)
+            if not alike and rhs.has(Product, Reduction):
+                rhs = self._name(rhs, f"{lhs.name}_one")
+            self.out.append(Eq(lhs, rhs, evaluate=False))
+            if alike and not (rhs.is_Atom or rhs.has(Product)):
+                self.known.setdefault(rhs, lhs)
+        return tuple(self.out)
+
+    def _size(self, e: Expr) -> Expr:
+        return self.cell.shapes.of(e)
+
+    def _right(self, rhs: Expr) -> Expr:
+        if isinstance(rhs, named):
+            rhs = rhs.args[0]
+        if isinstance(rhs, Reduction):
+            return self._reduction(rhs)
+        return self._flat(rhs, "a")
+
+    def _flat(self, e: Expr, hint: str) -> Expr:
+        """``e`` with all that mixes units named, but for products that are terms of a sum."""
+        if e.is_Atom:
+            return e
+        if isinstance(e, named):
+            return self._named(e)
+        if isinstance(e, Product):
+            operand = self._whole(e.operand, "u")
+            if not isinstance(operand, Vector):
+                operand = self._name(operand, _joined(operand) or f"u_{self.target}")
+            return Product(e.matrix, operand)
+        if isinstance(e, Reduction):
+            return self._part(self._reduction(e), _SHORT[e.func.__name__])
+        if isinstance(e, sympy.Add):
+            return e.func(*(self._term(arg, self._size(e)) for arg in e.args))
+        if isinstance(e, (sympy.Max, sympy.Min)) and len(e.args) > 2:
+            return e.func(*(self._symbol(arg) for arg in e.args))
+        if isinstance(e, Function) and len(e.args) == 1:
+            return self._function(e.func, self._argument(self._whole(e.args[0], "a")))
+        return e.func(*(self._whole(arg, "q") for arg in e.args))
+
+    def _term(self, e: Expr, size: Expr) -> Expr:
+        """A term of a sum of that size, a product if it is as wide."""
+        term = self._flat(e, "q")
+        narrow = isinstance(term, Product) and self._size(term) != size
+        return self._name(term, _product_name(term)) if narrow else term
+
+    def _symbol(self, e: Expr) -> Expr:
+        """``e`` under a name, so that its value is the same to the last bit wherever it is read:
+        backward compares it with the largest.
+        """
+        whole = self._whole(e, "q")
+        plain = isinstance(whole, Vector) or not whole.atoms(Vector)
+        return whole if plain else self._name(whole, f"q_{self.target}")
+
+    def _function(self, function: type, argument: Expr) -> Expr:
+        """A function of one argument. log σ(a) is -softplus(-a), since σ(a) may be too small."""
+        gate = self._meaning(argument)
+        if function is sympy.log and isinstance(gate, sigmoid):
+            return -softplus(-gate.args[0])
+        return function(argument)
+
+    def _meaning(self, e: Expr) -> Expr:
+        """What a vector was defined as; anything else is what it is."""
+        return next((made.rhs for made in self.out if made.lhs == e), e)
+
+    def _argument(self, e: Expr) -> Expr:
+        """The argument of a function: a pre-activation with a name, unless it is a trifle."""
+        return e if e.is_Atom or len(_moving(e)) < 2 else self._name(e, f"a_{self.target}")
+
+    def _whole(self, e: Expr, hint: str) -> Expr:
+        """``e`` without any product: a sum that holds some gets a name."""
+        flat = self._flat(e, hint)
+        if isinstance(flat, Product):
+            return self._name(flat, _product_name(flat))
+        if flat.has(Product):
+            return self._name(flat, f"{hint}_{self.target}")
+        return flat
+
+    def _reduction(self, e: Reduction) -> Expr:
+        if isinstance(e, max_):
+            return e.func(self._symbol(e.args[0]))
+        operand = self._whole(e.args[0], "q")
+        if isinstance(e, Scan) and not isinstance(operand, Vector):
+            operand = self._name(operand, f"u_{self.target}")
+        return e.func(operand)
+
+    def _named(self, e: named) -> Expr:
+        inner = e.args[0]
+        flat = self._reduction(inner) if isinstance(inner, Reduction) else self._flat(inner, "a")
+        if flat.is_Atom:
+            return flat
+        if e.name_hint:
+            return self._part(flat, e.name_hint)
+        return self._name(
+            flat, _product_name(flat) if isinstance(flat, Product) else f"a_{self.target}"
+        )
+
+    def _part(self, e: Expr, prefix: str) -> Vector:
+        """A part of a normalisation, named after what is normalised: mu_c, d_c, r_c."""
+        moving = _moving(e)
+        root = self.root.get(moving[0], moving[0].name) if moving else self.target
+        symbol = self._name(e, f"{prefix}_{root}")
+        self.root.setdefault(symbol, str(root))
+        return symbol
+
+    def _name(self, e: Expr, name: str) -> Vector:
+        if e not in self.known:
+            symbol = Vector(self.namer(name), "vector", str(self._size(e)))
+            self.out.append(Eq(symbol, e, evaluate=False))
+            self.known[e] = symbol
+        return self.known[e]
+
+
+def _moving(e: Expr) -> list[Vector]:
+    """The vectors in ``e`` that change from step to step."""
+    found = [v for v in e.atoms(Vector) if v.category not in ("parameter", "constant")]
+    return sorted(found, key=lambda v: (v.size == "1", v.name, v.time))
+
+
+def _joined(e: Expr) -> str:
+    """``rh`` for r * h: short products of symbols read best when they are written together."""
+    if isinstance(e, sympy.Mul) and all(isinstance(a, Symbol) for a in e.args):
+        order = {"vector": 0, "state": 1}
+        names = sorted(e.args, key=lambda v: (order.get(getattr(v, "category", ""), 2), str(v)))
+        joined = "".join(v.name for v in names)
+        return joined if len(joined) <= 4 else ""
+    return ""
+
+
+def _product_name(product: Expr) -> str:
+    """``Uh_n`` for U_n @ h."""
+    matrix, operand = product.args
+    family, _, member = matrix.name.partition("_")
+    return f"{family}{operand.name}" + (f"_{member}" if member else "")
+
+
+def _without_mod(e: Expr) -> Expr:
+    """Mod(a, b) as a - b floor(a / b), which can be differentiated in both arguments."""
+    return e.replace(sympy.Mod, lambda a, b: a - b * sympy.floor(a / b))
+
+
+def products(e: Expr) -> list[Product]:
+    """The products of an affine right-hand side, in the order of its terms."""
+    return [t for t in sympy.Add.make_args(e) if isinstance(t, Product)]
+
+
+def remainder(e: Expr) -> Expr:
+    """What an affine right-hand side holds beside its products."""
+    return sympy.Add(*(t for t in sympy.Add.make_args(e) if not isinstance(t, Product)))

@@ -1,0 +1,1 @@
+"""The language that cells are written in, and the cell: equations, checked."""

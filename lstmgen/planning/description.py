@@ -1,0 +1,136 @@
+"""A plan as text: the first thing to look at when a kernel is slow."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+
+import sympy
+from sympy import Expr
+
+from ..language.symbols import Matrix, Reduction, Size, Vector
+from ..printing.orders import Order
+from ..printing.text import text
+from .operations import ZERO, Buffer, Fill, Fused, Multiply, Operation, Outers, Pass, Sums, area
+
+_WIDTHS = (56, 60)  # of what is done, and of the note beside it
+
+
+def describe(
+    forward: Pass,
+    backward: Pass,
+    order: Order,
+    home: Mapping[Vector, Buffer],
+    totals: Sequence[tuple[str, str]],
+) -> str:
+    """What runs where, what is kept, and what it costs."""
+    rows = [
+        *_pass(forward, "each step", order, home),
+        *_pass(backward, "backward step", order, home),
+    ]
+    left = max(len(r[0]) for r in rows) + 3
+    middle = min(max(len(r[1]) for r in rows), _WIDTHS[0]) + 3
+    lines = []
+    for title, what, note in rows:
+        columns = [textwrap.wrap(t, w) for t, w in zip((what, note), _WIDTHS, strict=True)]
+        for n, (b, c) in enumerate(zip_longest(*columns, fillvalue="")):
+            lines.append(f"{title if n == 0 else '':<{left}}{b:<{middle}}{c}".rstrip())
+    return "\n".join([*lines, "", *(f"{name:<11}{cost}" for name, cost in totals)])
+
+
+def _pass(
+    part: Pass, step: str, order: Order, home: Mapping[Vector, Buffer]
+) -> list[tuple[str, str, str]]:
+    rows: list[tuple[str, str, str]] = []
+    titles = (("before the loop", part.before), (step, part.step), ("after the loop", part.after))
+    for title, operations in titles:
+        for n, op in enumerate(operations):
+            rows.append((title if n == 0 else "", *_operation(op, order, home)))
+    return rows
+
+
+def _operation(op: Operation, order: Order, home: Mapping[Vector, Buffer]) -> tuple[str, str]:
+    """What an operation does, and what is worth knowing about it."""
+    if isinstance(op, Multiply):
+        outs = " ".join(text(o, order) for o in op.outs)
+        sign = "+=" if op.accumulate else "="
+        matrices = _stack(op.matrices)
+        operands = " ".join(text(o, order) for o in op.operands)
+        bias = " + b" if any(op.biases) else ""
+        cost = _cost(op, order)
+        stacked = f"stacked {_members(op.matrices)}, " if len(op.matrices) > 1 else ""
+        return (
+            f"{outs} {sign} {matrices} {operands}{bias}",
+            f"{stacked}{cost} flop a row",
+        )
+    if isinstance(op, Fill):
+        return " ".join(text(o, order) for o in op.outs) + " = bias", "products are added later"
+    if isinstance(op, Fused):
+        return _fused(op, order, home)
+    if isinstance(op, Outers):
+        gradients = " ".join(f"∂{p.name}" for p in op.parameters)
+        cost = _cost(op, order)
+        return (
+            f"{gradients} += δ {text(op.right, order)}ᵀ",
+            f"stacked, {cost} flop a row",
+        )
+    assert isinstance(op, Sums)
+    return " ".join(f"∂{p.name}" for p in op.parameters), "sums over all rows"
+
+
+def _cost(op: Multiply | Outers, order: Order) -> str:
+    return polynomial(sum((2 * area(order.cell, m) for m in op.matrices), ZERO))
+
+
+def _fused(op: Fused, order: Order, home: Mapping[Vector, Buffer]) -> tuple[str, str]:
+    values = " ".join(text(e.lhs, order) for e in op.equations)
+    loops = [f"{loop.size}" for loop in op.loops]
+    reductions = sum(isinstance(e.rhs, Reduction) for e in op.equations)
+    note = "one fused stage" if len(loops) == 1 else f"fused, {len(loops)} loops over units"
+    if reductions:
+        note += f", {reductions} reduction{'s' if reductions > 1 else ''}"
+    kept = [e.lhs for e in op.equations if _scope(home, e.lhs) in ("tape", "state")]
+    if kept:
+        note += f"; tape: {' '.join(v.name for v in kept)}"
+    again = [e.lhs for e in op.equations if e.lhs.category == "shared"]
+    if again:
+        note += f"; recomputed: {' '.join(text(v, order) for v in again)}"
+    return values, note
+
+
+def _scope(home: Mapping[Vector, Buffer], v: Vector) -> str:
+    return home[v].scope if v in home else ""
+
+
+def _stack(matrices: tuple[Matrix, ...]) -> str:
+    families = dict.fromkeys(m.name.partition("_")[0] for m in matrices)
+    name = matrices[0].name if len(matrices) == 1 else "".join(families)
+    return name + ("ᵀ" if matrices[0].transposed else "")
+
+
+def _members(matrices: tuple[Matrix, ...]) -> str:
+    return " ".join(m.name.partition("_")[2] or m.name for m in matrices)
+
+
+_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def polynomial(e: Expr) -> str:
+    """8·T·B·H² + …, the largest terms first."""
+    terms = []
+    for term in sympy.Add.make_args(sympy.expand(e)):
+        coefficient, rest = term.as_coeff_Mul()
+        powers = rest.as_powers_dict()
+        names = sorted((s for s in powers if isinstance(s, Size)), key=_place)
+        factors = [
+            s.name + (str(powers[s]).translate(_RAISED) if powers[s] != 1 else "") for s in names
+        ]
+        shown = [str(coefficient)] if coefficient != 1 or not factors else []
+        degree = sum(int(powers[s]) for s in names)
+        terms.append((-degree, [_place(s) for s in names], "·".join([*shown, *factors])))
+    return " + ".join(t for _, _, t in sorted(terms))
+
+
+def _place(s: Size) -> tuple[int, str]:
+    return ("TKB".find(s.name) if s.name in ("T", "K", "B") else 9, s.name)

@@ -1,0 +1,126 @@
+"""What holds of every plan, checked before any text is made of it.
+
+An operation writes as many units as its results have, and reads what has been written, with that
+many units. A plan for which that is not so would become code that reads memory which nobody wrote,
+or writes memory that is not its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sympy import Eq, Expr
+
+from ..errors import LstmgenError
+from ..language.cell import Cell
+from ..language.symbols import GIVEN, Matrix, Reduction, Scan, Vector, sum_
+from .operations import Fill, Fused, Loop, Multiply, Operation, Outers, Pass, vectors_in
+from .plans import Plan
+
+
+def require_sound(plan: Plan) -> None:
+    """Refuse a plan in which an operation and a value disagree about its size or its place.
+
+    Raises
+    ------
+    LstmgenError
+        That is a fault of lstmgen, not of the cell: the message asks to report it.
+    """
+    for name, part in (("forward", plan.forward), ("backward", plan.backward)):
+        for problem in (*_sizes(part, plan.cell), *_places(part, plan), *_rows(part, plan)):
+            raise LstmgenError(
+                f"the plan of {plan.cell.name} is not sound: {name}, {problem}\n"
+                "  hint: this is a fault of lstmgen; please report it, with the cell"
+            )
+
+
+# --------------------------------------------------------------------------- sizes
+
+
+def _sizes(part: Pass, cell: Cell) -> Iterator[str]:
+    for op in part.operations:
+        if isinstance(op, Multiply):
+            yield from _of_product(op, cell)
+        elif isinstance(op, Fused):
+            for loop in op.loops:
+                for e in loop.equations:
+                    yield from _of_equation(e, loop, cell)
+        elif isinstance(op, Outers):
+            for p, left in zip(op.parameters, op.lefts, strict=True):
+                if cell.shape(p) != (cell.size(left), cell.size(op.right)):
+                    yield f"∂L/∂{p} has another shape than {left} times {op.right}"
+        elif isinstance(op, Fill):
+            yield from _of_biases(op, cell)
+        else:
+            for v, term in zip(op.parameters, op.terms, strict=True):
+                if not _fits(term, cell.size(v), cell) and cell.size(v) != 1:
+                    yield f"∂L/∂{v} has another size than {term}"
+
+
+def _of_product(op: Multiply, cell: Cell) -> Iterator[str]:
+    outs, operands = op.outs * len(op.matrices), op.operands * len(op.matrices)
+    for m, out, operand in zip(op.matrices, outs, operands, strict=False):
+        if _shape(m, cell) != (cell.size(out), cell.size(operand)):
+            yield f"{m} @ {operand} has another size than {out}"
+    yield from _of_biases(op, cell)
+
+
+def _shape(m: Matrix, cell: Cell) -> tuple[Expr, ...]:
+    shape = cell.shape(m)
+    return shape[::-1] if m.transposed else shape
+
+
+def _of_biases(op: Multiply | Fill, cell: Cell) -> Iterator[str]:
+    for out, bias in zip(op.outs, op.biases, strict=False):
+        if bias is not None and cell.size(bias) != cell.size(out):
+            yield f"the bias {bias} has another size than {out}"
+
+
+def _of_equation(e: Eq, loop: Loop, cell: Cell) -> Iterator[str]:
+    size = cell.size(e.lhs)
+    if isinstance(e.rhs, Reduction):
+        wanted = cell.shapes.of(e.rhs.args[0])
+        if size != (wanted if isinstance(e.rhs, Scan) else 1):
+            yield f"{e.lhs} has another size than {e.rhs}"
+    else:
+        wanted = size
+        if not _fits(e.rhs, size, cell):
+            yield f"{e.lhs} has another size than {e.rhs}"
+    if loop.size != wanted:
+        yield f"{e.lhs} is computed in a loop over {loop.size} units"
+
+
+def _fits(e: Expr, size: Expr, cell: Cell) -> bool:
+    """Whether ``e`` has that many units, or is one number for all of them."""
+    return all(cell.size(v) in (1, size) for v in vectors_in([e]) if not _is_summed(v, e))
+
+
+def _is_summed(v: Vector, e: Expr) -> bool:
+    return any(r.has(v) for r in e.atoms(sum_))
+
+
+# --------------------------------------------------------------------------- places
+
+
+def _places(part: Pass, plan: Plan) -> Iterator[str]:
+    """What is read before it is written, and what is read from no place."""
+    everywhere = {v for op in part.operations for v in op.writes}
+    written: dict[Vector, Operation] = {}
+    for op in part.operations:
+        for v in op.reads:
+            if v.category in GIVEN or v not in everywhere:
+                continue  # the caller's, the last step's, or on the tape
+            if v not in written:
+                if v not in op.writes:
+                    yield f"{v} is read before it is written"
+            elif written[v] is not op and v not in plan.home and v.category != "carry":
+                yield f"{v} is read by another stage than the one that computes it, and not stored"
+        written.update(dict.fromkeys(op.writes, op))
+
+
+def _rows(part: Pass, plan: Plan) -> Iterator[str]:
+    """What is made for all steps of a tile, and has the room of one step only."""
+    for op in (*part.before, *part.after):
+        for v in op.writes:
+            if v in plan.home and plan.home[v].scope == "step":
+                yield f"{v} is written for many steps where there is room for one"

@@ -1,0 +1,193 @@
+"""What a plan is made of: operations, buffers, passes.
+
+Nothing here knows a language; a target prints the operations in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import sympy
+from sympy import Eq, Expr, Function
+
+from ..language.cell import Cell
+from ..language.symbols import Matrix, Size, Total, Vector
+
+T, B, K = Size("T"), Size("B"), Size("K")  # steps, rows of the batch, steps in a tile
+ZERO = sympy.S.Zero
+BEFORE, STEP, AFTER = "before", "step", "after"
+
+
+@dataclass(frozen=True)
+class Multiply:
+    """A stacked product. Either one operand and a matrix for each out, or, for a sum of products,
+    one out and a matrix for each operand. ``accumulate`` adds to what the outs already hold.
+    """
+
+    outs: tuple[Vector, ...]
+    matrices: tuple[Matrix, ...]
+    operands: tuple[Vector, ...]
+    biases: tuple[Vector | None, ...]
+    accumulate: bool
+
+    @property
+    def reads(self) -> tuple[Vector, ...]:
+        biases = tuple(b for b in self.biases if b is not None)
+        return self.operands + biases + (self.outs if self.accumulate else ())
+
+    @property
+    def writes(self) -> tuple[Vector, ...]:
+        return self.outs
+
+
+@dataclass(frozen=True)
+class Fill:
+    """Start sums with a bias, or with nothing, before products are added to them."""
+
+    outs: tuple[Vector, ...]
+    biases: tuple[Vector | None, ...]
+
+    @property
+    def reads(self) -> tuple[Vector, ...]:
+        return tuple(b for b in self.biases if b is not None)
+
+    @property
+    def writes(self) -> tuple[Vector, ...]:
+        return self.outs
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Equations that one loop over units can compute; of size 1, plain statements.
+
+    A reduction's value is known only when its loop has ended. ``backwards`` runs from the last
+    unit to the first, as a reversed running sum needs.
+    """
+
+    size: Expr
+    equations: tuple[Eq, ...]
+    backwards: bool = False
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Elementwise work and reductions between two products, row by row."""
+
+    loops: tuple[Loop, ...]
+
+    @property
+    def equations(self) -> tuple[Eq, ...]:
+        return tuple(e for loop in self.loops for e in loop.equations)
+
+    @property
+    def reads(self) -> tuple[Vector, ...]:
+        own = {e.lhs for e in self.equations}
+        return tuple(v for v in atoms(self.equations) if v not in own)
+
+    @property
+    def writes(self) -> tuple[Vector, ...]:
+        return tuple(e.lhs for e in self.equations)
+
+
+@dataclass(frozen=True)
+class Outers:
+    """Gradients of matrices over all rows at once: parameter k gains Σ left_k rightᵀ."""
+
+    parameters: tuple[Matrix, ...]
+    lefts: tuple[Vector, ...]
+    right: Vector
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        return self.parameters
+
+    @property
+    def reads(self) -> tuple[Vector, ...]:
+        return (*self.lefts, self.right)
+
+    @property
+    def writes(self) -> tuple[Vector, ...]:
+        return ()
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Gradients of learned vectors over all rows at once: each gains the Σ of its expression."""
+
+    parameters: tuple[Vector, ...]
+    terms: tuple[Expr, ...]
+
+    @property
+    def reads(self) -> tuple[Vector, ...]:
+        return tuple(v for v in vectors_in(self.terms))
+
+    @property
+    def writes(self) -> tuple[Vector, ...]:
+        return ()
+
+
+Operation = Multiply | Fill | Fused | Outers | Sums
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Blocks that lie side by side in memory, one row after the other.
+
+    scope: "tape" (every step, kept for the backward pass), "tile" (the steps that are worked on
+    together), "step" (one step), "state", "carry", or "given" (the caller's own array).
+    """
+
+    name: str
+    blocks: tuple[Vector, ...]
+    scope: str
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One direction: forward in time, or backward."""
+
+    before: tuple[Operation, ...]
+    step: tuple[Operation, ...]
+    after: tuple[Operation, ...]
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        return self.before + self.step + self.after
+
+
+# --------------------------------------------------------------------------- small helpers
+
+
+def atoms(equations: Iterable[Eq]) -> list[Vector]:
+    """What the right-hand sides read, in a fixed order."""
+    return vectors_in(e.rhs for e in equations)
+
+
+def vectors_in(exprs: Iterable[Expr]) -> list[Vector]:
+    """The vectors of all expressions, in a fixed order."""
+    found = {v for e in exprs for v in e.atoms(Vector)}
+    return sorted(found, key=lambda v: (v.name, v.category, v.time))
+
+
+def area(cell: Cell, m: Matrix) -> Expr:
+    """The number of entries of a matrix."""
+    rows, columns = cell.shape(m)
+    return rows * columns
+
+
+def count_arithmetic(e: Expr) -> int:
+    """Arithmetic operations of an elementwise expression, per unit."""
+    visual = 0
+    for node in sympy.preorder_traversal(e):
+        if isinstance(node, (sympy.Add, sympy.Mul)):
+            visual += len(node.args) - 1
+            if isinstance(node, sympy.Mul) and node.args[0] == -1:
+                visual -= 1  # a subtraction, counted with its sum
+        elif isinstance(node, sympy.Pow):
+            exponent = node.exp
+            small = exponent.is_Integer and abs(int(exponent)) <= 4
+            visual += abs(int(exponent)) - 1 if small and exponent > 0 else 1
+        elif isinstance(node, Function) and not isinstance(node, Total):
+            visual += 1
+    return visual

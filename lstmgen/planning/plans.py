@@ -1,0 +1,153 @@
+"""The plan of a cell: its two passes, where values live, and exact costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import sympy
+from sympy import Eq, Expr
+
+from ..derivation.reverse import Derivation
+from ..language.cell import Cell
+from ..language.symbols import Matrix, Vector
+from ..printing.orders import Order
+from . import description
+from .operations import (
+    ZERO,
+    B,
+    Buffer,
+    Fused,
+    K,
+    Multiply,
+    Operation,
+    Outers,
+    Pass,
+    Sums,
+    T,
+    area,
+    count_arithmetic,
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run and where to keep it. ``print(plan)`` shows it, with its exact costs."""
+
+    derivation: Derivation
+    forward: Pass
+    backward: Pass
+    buffers: tuple[Buffer, ...]
+    eager: bool
+    dtype: str
+    origin: dict[Vector, Eq] = field(compare=False)  # the whole equation of a sum that was cut up
+
+    @property
+    def cell(self) -> Cell:
+        return self.derivation.cell
+
+    def size(self, v: Vector) -> Expr:
+        return self.cell.size(v)
+
+    @cached_property
+    def home(self) -> dict[Vector, Buffer]:
+        """The buffer of every value that has one; what has none lives in a register."""
+        return {v: buffer for buffer in self.buffers for v in buffer.blocks}
+
+    def offset(self, v: Vector) -> Expr:
+        """Where ``v`` begins in a row of its buffer."""
+        blocks = self.home[v].blocks
+        return sum((self.size(u) for u in blocks[: blocks.index(v)]), ZERO)
+
+    def width(self, buffer: Buffer) -> Expr:
+        """The numbers in a row of ``buffer``."""
+        return sum((self.size(v) for v in buffer.blocks), ZERO)
+
+    # ------------------------------------------------------------------ costs
+
+    @cached_property
+    def flops(self) -> Expr:
+        """Arithmetic of forward and backward: an addition, a product, a function value is one."""
+        return sympy.expand(self.flops_of(self.forward) + self.flops_of(self.backward))
+
+    @cached_property
+    def bytes(self) -> Expr:
+        """Bytes that forward and backward move, if each operation reads what it needs from memory
+        once and writes its results once.
+        """
+        return sympy.expand(self.bytes_of(self.forward) + self.bytes_of(self.backward))
+
+    @cached_property
+    def tape(self) -> Expr:
+        """Numbers kept from forward for backward."""
+        rows = {"tape": T * B, "state": (T + 1) * B}
+        kept = [b for b in self.buffers if b.scope in rows]
+        return sympy.expand(sum((rows[b.scope] * self.width(b) for b in kept), ZERO))
+
+    @cached_property
+    def workspace(self) -> Expr:
+        """Numbers of scratch space, for tiles of K steps (K = T if all are done at once)."""
+        rows = {"tile": K * B, "step": B, "carry": 2 * B}
+        kept = [b for b in self.buffers if b.scope in rows]
+        return sympy.expand(sum((rows[b.scope] * self.width(b) for b in kept), ZERO))
+
+    def flops_of(self, part: Pass) -> Expr:
+        """The arithmetic of one pass over T steps of B rows."""
+        total = sum((self._flops(op) for op in part.operations), ZERO)
+        return sympy.expand(T * B * total)
+
+    def bytes_of(self, part: Pass) -> Expr:
+        """The traffic of one pass over T steps of B rows."""
+        total = ZERO
+        for op in part.before + part.after:
+            total += T * B * self._traffic(op) + self._weights(op)
+        for op in part.step:
+            total += T * (B * self._traffic(op) + self._weights(op))
+        return sympy.expand(total * {"float32": 4, "float64": 8}[self.dtype])
+
+    def _flops(self, op: Operation) -> Expr:
+        """Per row."""
+        if isinstance(op, (Multiply, Outers)):
+            return 2 * self._weights(op)
+        if isinstance(op, Fused):
+            return sum(
+                (loop.size * count_arithmetic(e.rhs) for loop in op.loops for e in loop.equations),
+                ZERO,
+            )
+        if isinstance(op, Sums):
+            return sum((self.cell.shapes.of(t) * (count_arithmetic(t) + 1) for t in op.terms), ZERO)
+        return ZERO
+
+    def _traffic(self, op: Operation) -> Expr:
+        """Numbers read and written per row."""
+        arrays = ("input", "mask", "cotangent", "state", "carry")
+        stored = [v for v in (*op.reads, *op.writes) if v in self.home or v.category in arrays]
+        return sum((self.size(v) for v in stored), ZERO)
+
+    def _weights(self, op: Operation) -> Expr:
+        """Numbers of parameters read, or of gradients written, whatever the number of rows."""
+        if isinstance(op, (Multiply, Outers)):
+            return sum((area(self.cell, m) for m in op.matrices), ZERO)
+        read = [v for v in op.reads if v.category == "parameter"]
+        if isinstance(op, Sums):
+            read += op.parameters
+        return sum((self.size(v) for v in read), ZERO)
+
+    def __str__(self) -> str:
+        order = Order(self.cell, self.derivation.forward)
+        return description.describe(self.forward, self.backward, order, self.home, self.totals())
+
+    def totals(self) -> list[tuple[str, str]]:
+        """The costs in words: what they are of, and how much."""
+        poly = description.polynomial
+        weights = [area(self.cell, p) for p in self.cell.parameters if isinstance(p, Matrix)]
+        tiles = "" if self.eager else ", K steps a tile"
+        return [
+            ("forward", f"{poly(self.flops_of(self.forward))} flop"),
+            ("backward", f"{poly(self.flops_of(self.backward))} flop"),
+            ("moved", f"{poly(self.bytes_of(self.forward))} bytes forward,"),
+            ("", f"{poly(self.bytes_of(self.backward))} bytes backward ({self.dtype})"),
+            ("tape", f"{poly(self.tape)} numbers"),
+            ("workspace", f"{poly(self.workspace)} numbers{tiles}"),
+            ("weights", f"{poly(sum(weights, ZERO))} numbers in matrices"),
+        ]

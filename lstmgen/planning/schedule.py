@@ -1,0 +1,535 @@
+"""The plan: what runs before the time loop, in it and after it, and where its values live.
+
+A plan is made from equations alone, in five short steps, each a function from equations or
+operations to operations:
+
+1. repeated function values get a name (``tanh_c``), cheap forward values are computed again;
+2. each equation goes before the loop, into it or after it, by what it depends on and what needs it;
+3. products that share an operand (or, in the backward pass, a sum) become one stacked product;
+4. elementwise work between two products is fused: loops over units, with reductions between them;
+5. every value gets a home: on the tape, for a tile of time, for one step, or in a register.
+
+Nothing here knows a language; a target prints the operations in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import sympy
+from sympy import Eq, Expr
+
+from ..derivation.normalform import namer_for, products, remainder
+from ..derivation.reverse import Derivation, adjoint, carry, derive
+from ..errors import LstmgenError
+from ..language.cell import Cell
+from ..language.symbols import (
+    Gradient,
+    Matrix,
+    Outer,
+    Product,
+    Reduction,
+    Scan,
+    Total,
+    Vector,
+    rcumsum,
+    sigmoid,
+)
+from .invariants import require_sound
+from .lanes import Lanes, lane_order
+from .lanes import groups as alike
+from .operations import (
+    AFTER,
+    BEFORE,
+    STEP,
+    ZERO,
+    Fill,
+    Fused,
+    Loop,
+    Multiply,
+    Operation,
+    Outers,
+    Pass,
+    Sums,
+    atoms,
+)
+from .passes import recompute, share, split_coefficients, unscaled
+from .plans import Plan
+from .storage import (
+    Housing,
+    activation_sets,
+    contiguous,
+    heirs,
+    layout,
+    pre_activation,
+    runs,
+    succession,
+)
+
+
+def plan(cell: Cell | Derivation, *, eager: bool = False, dtype: str = "float64") -> Plan:
+    """Plan the forward and the backward pass of ``cell``.
+
+    Parameters
+    ----------
+    cell : Cell or Derivation
+    eager : bool
+        Do all that does not depend on the recurrence for all steps at once, elementwise work and
+        the coefficients of the backward pass included. Right where an operation has a high price
+        of its own (NumPy); else only products are lifted out of the loop, and the elementwise
+        work stays inside, where its operands are in cache.
+    dtype : str
+        "float32" or "float64", for the count of bytes.
+
+    Returns
+    -------
+    Plan
+        ``print`` shows it; ``flops``, ``bytes`` and ``tape`` are polynomials in T, B and the
+        cell's sizes.
+    """
+    if dtype not in ("float32", "float64"):
+        raise LstmgenError(f'dtype is "float32" or "float64", not {dtype!r}')
+    derivation = cell if isinstance(cell, Derivation) else derive(cell)
+    made = _Planner(derivation, eager, dtype).run()
+    require_sound(made)
+    return made
+
+
+class _Planner:
+    def __init__(self, derivation: Derivation, eager: bool, dtype: str) -> None:
+        self.derivation, self.cell = derivation, derivation.cell
+        self.eager, self.dtype = eager, dtype
+        self.namer = namer_for(self.cell, (*derivation.forward, *derivation.adjoints))
+
+    def run(self) -> Plan:
+        d, cell = self.derivation, self.cell
+        forward = share(d.forward, self.namer, cell)
+        adjoints, totals = unscaled(d.adjoints, d.totals, self.namer)
+        lines = share((*adjoints, *totals), self.namer, cell)
+        adjoints = tuple(e for e in lines if not isinstance(e.lhs, Gradient))
+        totals = tuple(e for e in lines if isinstance(e.lhs, Gradient))
+
+        if self.eager:
+            adjoints = split_coefficients(adjoints, self.namer, cell)
+        else:
+            adjoints = recompute(forward, adjoints, totals) + adjoints
+        defined = {e.lhs for e in adjoints}
+        tape = {
+            v
+            for v in atoms((*adjoints, *totals))
+            if v.category in ("vector", "state") and v not in defined
+        }
+        kept = tape | {cell.output}  # a stacked sum is no place for what must stay
+        ahead = _Direction(forward, cell, {s: s.at(0) for s in cell.states}, self.eager, kept)
+        ends = {adjoint(v) for v in cell.inputs}
+        carried = {carry(s): carry(s, -1) for s in cell.states}
+        back = _Direction(adjoints, cell, carried, self.eager, ends)
+        gradients = _gradient_operations(totals)
+        stacks = (
+            ahead.stacks
+            + back.stacks
+            + [op.lefts for op in gradients if isinstance(op, Outers) and len(op.lefts) > 1]
+        )
+        rank = {v.name: k for k, v in enumerate(e.lhs for e in forward)}
+        grouped: set[Vector] = set()
+        if self.eager:
+            layouts = _in_lanes(ahead, back, stacks, tape - {cell.output}, rank, forward)
+            grouped = {v for order in layouts for v in order}
+        else:
+            gates = activation_sets(forward, ahead.stacks, tape - {cell.output})
+            layouts = layout([*stacks, *gates], rank, forward)
+        # who lives where decides which blocks really are neighbours, and that how products split
+        for _ in range(2):
+            forward_pass = ahead.finish(layouts)
+            backward_pass = back.finish(layouts, _split_gradients(gradients, layouts))
+            buffers = Housing(
+                self.cell, forward_pass, backward_pass, tape, layouts, grouped
+            ).buffers()
+            layouts = [b.blocks for b in buffers]
+        return Plan(
+            self.derivation, forward_pass, backward_pass, buffers, self.eager, self.dtype,
+            {**ahead.origin, **back.origin},
+        )  # fmt: skip
+
+
+# --------------------------------------------------------------------------- one direction
+
+
+@dataclass
+class _Term:
+    """One product of an affine equation, and the sum it adds to."""
+
+    out: Vector
+    product: Product
+    region: str
+
+    @property
+    def by_operand(self) -> bool:
+        return not self.product.matrix.transposed
+
+
+class _Direction:
+    """One pass over the sequence: its equations cut into regions, and these into operations.
+
+    ``carried`` maps what comes into a step to what leaves it for the next one in this direction.
+    """
+
+    def __init__(
+        self, equations: Sequence[Eq], cell: Cell, carried: dict[Vector, Vector], eager: bool,
+        kept: set[Vector],
+    ) -> None:  # fmt: skip
+        self.cell, self.eager, self.carried = cell, eager, carried
+        self.equations = tuple(equations)
+        self.kept = kept | set(carried.values())
+        self.defined = {e.lhs: e for e in self.equations}
+        self.region = self._regions()
+        self.origin: dict[Vector, Eq] = {}
+        self.bias: dict[Vector, Vector | None] = {}
+        self.terms: list[_Term] = []
+        self.elementwise: dict[str, list[Eq]] = {BEFORE: [], STEP: [], AFTER: []}
+        self._lower()
+        self.logical = {r: self._operations(r) for r in (BEFORE, STEP, AFTER)}
+
+    # -- regions
+
+    def _regions(self) -> dict[Vector, str]:
+        depends = set(self.carried)
+        for e in self.equations:
+            if any(v in depends for v in e.rhs.atoms(Vector)):
+                depends.add(e.lhs)
+        # the loop has to compute what it carries on, and what reads a carry, which is gone after
+        # its step
+        feeds = set(self.carried.values())
+        feeds |= {e.lhs for e in self.equations if _reads_carry(e)}
+        for e in reversed(self.equations):
+            if e.lhs in feeds:
+                feeds |= {v for v in e.rhs.atoms(Vector) if v in self.defined}
+        region: dict[Vector, str] = {}
+        for e in self.equations:
+            late = any(region.get(v) == AFTER for v in e.rhs.atoms(Vector))
+            if e.lhs in feeds and e.lhs in depends:
+                region[e.lhs] = STEP
+            elif e.lhs in depends:
+                movable = self.eager or e.rhs.has(Product)
+                region[e.lhs] = AFTER if late or movable else STEP
+            elif e.lhs.category == "carry":
+                region[e.lhs] = STEP
+            else:
+                region[e.lhs] = BEFORE if self.eager or e.rhs.has(Product) else "lazy"
+        self._place_lazy(region)
+        return region
+
+    def _place_lazy(self, region: dict[Vector, str]) -> None:
+        """Elementwise work that no recurrence needs goes to whoever needs it, the step first."""
+        for e in reversed(self.equations):
+            if region[e.lhs] != "lazy":
+                continue
+            users = set()
+            for u in self.equations:
+                if not u.rhs.has(e.lhs):
+                    continue
+                as_operand = any(p.operand == e.lhs for p in u.rhs.atoms(Product))
+                users.add(BEFORE if as_operand and region[u.lhs] == STEP else region[u.lhs])
+            if e.lhs in self.carried.values():
+                users.add(STEP)  # the next step reads it
+            region[e.lhs] = next((r for r in (BEFORE, STEP, AFTER) if r in users), STEP)
+
+    # -- sums of products
+
+    def _lower(self) -> None:
+        """Affine equations become products that add to a sum, and what is left beside them."""
+        stacked = self._stacked()
+        for e in self.equations:
+            where = self.region[e.lhs]
+            terms = products(e.rhs)
+            if not terms:
+                self.elementwise[where].append(e)
+                continue
+            bias, rest = self._split_bias(e)
+            early = [where == STEP and not self._depends(p.operand) for p in terms]
+            # what must stay needs a place of its own, and a carry lasts for one step only
+            apart = e.lhs in self.kept and e.lhs in stacked
+            apart |= e.lhs.category == "carry" and any(early)
+            out = e.lhs if rest == 0 and not apart else _partial(e.lhs)
+            self.bias[out], self.origin[e.lhs] = bias, e
+            for p, is_early in zip(terms, early, strict=True):
+                self.terms.append(_Term(out, p, BEFORE if is_early else where))
+            if out is not e.lhs:
+                self.elementwise[where].append(Eq(e.lhs, out + rest, evaluate=False))
+
+    def _stacked(self) -> set[Vector]:
+        """What shares a stacked product with another sum."""
+        by_operand: dict[Vector, set[Vector]] = {}
+        for e in self.equations:
+            for p in products(e.rhs):
+                if not p.matrix.transposed:
+                    by_operand.setdefault(p.operand, set()).add(e.lhs)
+        return {v for group in by_operand.values() if len(group) > 1 for v in group}
+
+    def _depends(self, v: Vector) -> bool:
+        return v in self.carried or self.region.get(v) in (STEP, AFTER)
+
+    def _split_bias(self, e: Eq) -> tuple[Vector | None, Expr]:
+        rest = remainder(e.rhs)
+        size = self.cell.size(e.lhs)
+        for t in sorted(sympy.Add.make_args(rest), key=str):
+            if isinstance(t, Vector) and t.category == "parameter" and self.cell.size(t) == size:
+                return t, rest - t
+        return None, rest
+
+    # -- list scheduling
+
+    def _operations(self, region: str) -> list[Operation]:
+        lines = list(self.elementwise[region])
+        terms = [t for t in self.terms if t.region == region]
+        pending = {e.lhs for e in lines} | {t.out for t in terms}
+        ops: list[Operation] = []
+        while lines or terms:
+            ready = self._take_equations(lines, terms, pending)
+            if ready:
+                ops.append(Fused(_loops(ready, self.cell)))
+            groups = self._take_products(terms, pending)
+            ops.extend(groups)
+            if not ready and not groups:
+                raise AssertionError(f"equations of {self.cell.name} form a cycle in {region}")
+        return ops
+
+    def _take_equations(
+        self, lines: list[Eq], terms: list[_Term], pending: set[Vector]
+    ) -> list[Eq]:
+        taken: list[Eq] = []
+        moved = True
+        while moved:
+            moved = False
+            for e in list(lines):
+                if not any(v in pending for v in e.rhs.atoms(Vector)):
+                    taken.append(e)
+                    lines.remove(e)
+                    pending.discard(e.lhs)
+                    moved = True
+        return taken
+
+    def _take_products(self, terms: list[_Term], pending: set[Vector]) -> list[Multiply]:
+        ready = [t for t in terms if t.product.operand not in pending]
+        waiting = {t.out for t in terms if t not in ready}
+        groups: dict[tuple[str, Vector, int], list[_Term]] = {}
+        for t in ready:
+            if t.by_operand:
+                _join(groups, "operand", t.product.operand, t, lambda u: u.out)
+            elif t.out not in waiting:
+                _join(groups, "sum", t.out, t, lambda u: u.product.operand)
+        for group in groups.values():
+            for t in group:
+                terms.remove(t)
+        open_sums = {t.out for t in terms}
+        for group in groups.values():
+            pending.difference_update(t.out for t in group if t.out not in open_sums)
+        return [self._multiply(kind, group) for (kind, _, _), group in groups.items()]
+
+    def _multiply(self, kind: str, group: list[_Term]) -> Multiply:
+        matrices = tuple(t.product.matrix for t in group)
+        if kind == "operand":
+            outs = tuple(t.out for t in group)
+            operands: tuple[Vector, ...] = (group[0].product.operand,)
+        else:
+            outs = (group[0].out,)
+            operands = tuple(t.product.operand for t in group)
+        return Multiply(outs, matrices, operands, tuple(self.bias[o] for o in outs), True)
+
+    # -- stacks, and what becomes of them once the layout is known
+
+    @property
+    def stacks(self) -> list[tuple[Vector, ...]]:
+        """Sets of values that a stacked product wants side by side."""
+        return [
+            op.outs if len(op.outs) > 1 else op.operands
+            for ops in self.logical.values()
+            for op in ops
+            if isinstance(op, Multiply) and len(op.matrices) > 1
+        ]
+
+    @property
+    def heirs(self) -> dict[Vector, Vector]:
+        """Who may be written over whom."""
+        lines = [e for region in self.elementwise.values() for e in region]
+        operands = [t.product.operand for t in self.terms]
+        return heirs(lines, operands, self.kept, self.cell.size)
+
+    def finish(
+        self, layouts: Sequence[tuple[Vector, ...]], gradients: tuple[Operation, ...] = ()
+    ) -> Pass:
+        started: set[Vector] = set()
+        fills: list[Operation] = []
+        regions: dict[str, list[Operation]] = {}
+        for region in (BEFORE, STEP, AFTER):
+            ops: list[Operation] = []
+            for op in self.logical[region]:
+                if isinstance(op, Multiply):
+                    for part in contiguous(op, layouts):
+                        fresh = [o for o in part.outs if o not in started]
+                        mixed = bool(fresh) and len(fresh) < len(part.outs)
+                        if mixed:
+                            fill = Fill(tuple(fresh), tuple(self.bias[o] for o in fresh))
+                            (fills if region == STEP else ops).append(fill)
+                        add = mixed or not fresh
+                        biases = tuple(None if add else self.bias[o] for o in part.outs)
+                        ops.append(Multiply(part.outs, part.matrices, part.operands, biases, add))
+                        started.update(part.outs)
+                else:
+                    ops.append(op)
+            regions[region] = ops
+        after = (*regions[AFTER], *gradients)
+        return Pass((*regions[BEFORE], *fills), tuple(regions[STEP]), after)
+
+
+def _in_lanes(
+    ahead: _Direction, back: _Direction, stacks: Sequence[tuple[Vector, ...]],
+    tape: set[Vector], rank: dict[str, int], forward: Sequence[Eq],
+) -> list[tuple[Vector, ...]]:  # fmt: skip
+    """Orders of blocks for which equations that say the same can be computed together."""
+    cell = ahead.cell
+    ends = {cell.output, *(adjoint(v) for v in cell.inputs)}
+    found = [
+        group
+        for direction in (ahead, back)
+        for ops in direction.logical.values()
+        for op in ops
+        if isinstance(op, Fused)
+        for group in alike(op.equations, cell, ends)
+    ]
+    sets = list(stacks)
+    lanes = Lanes()
+    every = dict.fromkeys(v for s in (*stacks, *(t for g in found for t in g.tuples)) for v in s)
+    named: dict[str, Vector] = {}
+    for v in every:  # a value and its adjoint
+        lanes.join([(named.setdefault(v.name, v), v)], [set(s) for s in sets])
+    heir = ahead.heirs
+    for v, w in heir.items():
+        lanes.join([(named.get(v.name, v), w)], [set(s) for s in sets])
+    for group in found:
+        for part in (group, *group.families):  # all of it, or what has a name in common
+            pairs = [(v, w) for t in part.tuples[1:] for v, w in zip(part.lhs, t, strict=True)]
+            if lanes.join(pairs, [set(s) for s in (*sets, *part.tuples)]):
+                sets += part.tuples
+                if part is group:
+                    break
+    kinds = {a: e.rhs.func for e in forward if (a := pre_activation(e)) is not None}
+    for stack in stacks:  # gates of one kind are neighbours
+        sigmoids = tuple(v for v in stack if kinds.get(_whole(v)) is sigmoid)
+        if len(sigmoids) > 1:
+            sets.append(sigmoids)
+    for s in list(sets):  # what is written over its pre-activations lies in the same order
+        left = tuple(v for u in s if (v := succession(u, heir)[-1]) != u and v in tape)
+        if len(left) > 1 and all(v.category == "vector" for v in left):
+            sets.append(left)
+    return lane_order(sets, lambda s: layout(s, rank, forward), lanes)
+
+
+def _whole(v: Vector) -> Vector:
+    """The value that a partial sum is the beginning of."""
+    return Vector(v.name, "vector", v.size, v.time) if v.category == "partial" else v
+
+
+def _join(
+    groups: dict[tuple[str, Vector, int], list[_Term]],
+    kind: str,
+    shared: Vector,
+    term: _Term,
+    other: Callable[[_Term], Vector],
+) -> None:
+    """Add ``term`` to the first stack of its kind that does not hold its other end already."""
+    number = 0
+    while any(other(u) == other(term) for u in groups.get((kind, shared, number), [])):
+        number += 1
+    groups.setdefault((kind, shared, number), []).append(term)
+
+
+def _reads_carry(e: Eq) -> bool:
+    return any(v.category == "carry" for v in e.rhs.atoms(Vector))
+
+
+def _partial(v: Vector) -> Vector:
+    """The sum of products that ``v`` begins with, where more is to come."""
+    flowing = f"partial {v.category}" if v.category in ("adjoint", "carry") else "partial"
+    return Vector(v.name, flowing, v.size, v.time)
+
+
+def _loops(equations: Sequence[Eq], cell: Cell) -> tuple[Loop, ...]:
+    """Put equations into as few loops over units as their reductions allow.
+
+    Each goes into the first loop of its size that does not come before the values it reads; the
+    value of a reduction is there only after its loop.
+    """
+    loops: list[tuple[Expr, bool, list[Eq]]] = []
+    ready: dict[Vector, int] = {}  # value -> the first loop that may read it
+    for e in equations:
+        scan = isinstance(e.rhs, Scan)
+        size = cell.shapes.of(e.rhs.args[0]) if isinstance(e.rhs, Reduction) else cell.size(e.lhs)
+        backwards = isinstance(e.rhs, rcumsum)
+        first = max((ready.get(v, 0) for v in e.rhs.atoms(Vector)), default=0)
+        for k in range(first, len(loops)):
+            if loops[k][0] == size and loops[k][1] == backwards:
+                break
+        else:
+            k = len(loops)
+            loops.append((size, backwards, []))
+        loops[k][2].append(e)
+        # a loop that runs the other way cannot share a register with this one, nor can a reduction
+        ends = (isinstance(e.rhs, Reduction) and not scan) or size != cell.size(e.lhs)
+        ready[e.lhs] = k + 1 if ends else k
+    return tuple(Loop(size, tuple(lines), back) for size, back, lines in loops)
+
+
+# --------------------------------------------------------------------------- gradients
+
+
+def _gradient_operations(totals: Sequence[Eq]) -> list[Outers | Sums]:
+    """Products of all rows at once, stacked by their right factor, and plain sums."""
+    by_right: dict[tuple[Vector, int], list[tuple[Matrix, Vector]]] = {}
+    sums: list[tuple[Vector, Expr]] = []
+    for e in totals:
+        parameter = e.lhs.args[0]
+        plain: list[Expr] = []
+        for k, total in enumerate(t for t in sympy.Add.make_args(e.rhs) if t != 0):
+            factor, inner = _total_of(total)
+            if isinstance(inner, Outer):
+                left, right = inner.args
+                by_right.setdefault((right, k), []).append((parameter, left))
+            else:
+                plain.append(factor * inner)
+        if plain:
+            sums.append((parameter, sum(plain, ZERO)))
+    ops: list[Outers | Sums] = []
+    for (right, _), pairs in by_right.items():
+        seen: dict[Vector, int] = {}
+        layers: dict[int, list[tuple[Matrix, Vector]]] = {}
+        for matrix, left in pairs:  # the same left twice cannot be stacked with itself
+            number = seen[left] = seen.get(left, -1) + 1
+            layers.setdefault(number, []).append((matrix, left))
+        for layer in layers.values():
+            ops.append(Outers(tuple(m for m, _ in layer), tuple(v for _, v in layer), right))
+    if sums:
+        ops.append(Sums(tuple(p for p, _ in sums), tuple(t for _, t in sums)))
+    return ops
+
+
+def _total_of(term: Expr) -> tuple[Expr, Expr]:
+    """(factor, what is summed) of a multiple of a Total."""
+    totals = [f for f in sympy.Mul.make_args(term) if isinstance(f, Total)]
+    assert len(totals) == 1, f"a gradient is a sum over steps, not {term}"
+    return term / totals[0], totals[0].args[0]
+
+
+def _split_gradients(
+    ops: Sequence[Outers | Sums], layouts: Sequence[tuple[Vector, ...]]
+) -> tuple[Operation, ...]:
+    out: list[Operation] = []
+    for op in ops:
+        if isinstance(op, Outers):
+            for run in runs(op.lefts, layouts):
+                chosen = tuple(op.parameters[op.lefts.index(v)] for v in run)
+                out.append(Outers(chosen, run, op.right))
+        else:
+            out.append(op)
+    return tuple(out)

@@ -1,0 +1,1 @@
+"""The C target: a header and a source."""

@@ -1,0 +1,1 @@
+"""The LaTeX target: equations, typeset."""

@@ -1,0 +1,530 @@
+"""Expressions in LaTeX: names, formulas as a person sets them, and where a long one breaks."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import sympy
+from sympy import Eq, Expr, Function, Symbol
+from sympy.printing.latex import LatexPrinter
+from sympy.printing.precedence import PRECEDENCE
+
+from ...language.symbols import ADJOINT, STATIC, Gradient, Matrix, Vector, named
+from ...printing.orders import Helper, Order, binds, is_negative, number, one_line, tidy, unnamed
+
+# --------------------------------------------------------------------------- names
+
+_GREEK = frozenset(
+    """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau
+    upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega""".split()
+)
+STAR = "⋆"
+
+
+class Names:
+    """Names of symbols in LaTeX: a letter, bold for a vector, and its indices.
+
+    ``W_i`` is W with index i; ``my_gate`` is my with index gate; ``h1`` is h with index 1. Where
+    two names would look alike, the second is spelled out.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._parts: dict[str, tuple[str, tuple[str, ...]]] = {}
+        looks: dict[tuple[str, ...], str] = {}
+        for name in names:
+            letter, *indices = _split(name)
+            if looks.setdefault((letter, *indices), name) != name:
+                letter, indices = name.replace("_", r"\_"), []
+            self._parts[name] = (letter, tuple(indices))
+
+    def __call__(self, name: str, *, bold: bool, time: str = "") -> str:
+        letter, indices = self._parts.get(name) or (_split(name)[0], tuple(_split(name)[1:]))
+        if letter == STAR:
+            base = r"\star"
+        elif letter in _GREEK:
+            base = rf"\boldsymbol{{\{letter}}}" if bold else rf"\{letter}"
+        elif bold:
+            base = rf"\mathbf{{{letter}}}"
+        else:
+            base = letter if len(letter) == 1 else rf"\mathrm{{{letter}}}"
+        index = ",".join([*(_index(i) for i in indices), *([time] if time else [])])
+        if not index:
+            return base
+        return f"{base}_{index}" if len(index) == 1 else f"{base}_{{{index}}}"
+
+
+def _split(name: str) -> list[str]:
+    first, *indices = [part for part in name.split("_") if part]
+    numbered = re.fullmatch(r"([A-Za-z]+)([0-9]+)", first)
+    return [*numbered.groups(), *indices] if numbered else [first, *indices]
+
+
+def _index(part: str) -> str:
+    if part == STAR:
+        return r"\star"
+    if part in _GREEK:
+        return rf"\{part}"
+    plain = re.fullmatch(r"[A-Za-z]?[0-9]*", part)
+    return part if plain else rf"\mathrm{{{part}}}"
+
+
+_ACCENTS = {
+    "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u",
+    "\u0307": ".", "\u0308": '"', "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0327": "c",
+}  # fmt: skip
+_SPELLED = {
+    "ß": r"\ss{}", "æ": r"\ae{}", "Æ": r"\AE{}", "œ": r"\oe{}", "Œ": r"\OE{}", "ø": r"\o{}",
+    "Ø": r"\O{}", "ł": r"\l{}", "Ł": r"\L{}", "–": "--", "—": "---", "‘": "`", "’": "'",
+    "“": "``", "”": "''", "…": r"\dots{}", "−": "$-$", "×": r"$\times$", "·": r"$\cdot$",
+    "⊙": r"$\odot$", "∘": r"$\circ$", "′": "$'$", "→": r"$\to$", "≤": r"$\le$", "≥": r"$\ge$",
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": "$<$", ">": "$>$", "|": "$|$", '"': "''",
+    **{c: rf"\{c}" for c in "&%$#_{}"},
+}  # fmt: skip
+
+
+def escape(text: str) -> str:
+    """``text`` from a user, to be set as it stands: no command, no comment, in ASCII."""
+    return "".join(_escaped(c) for c in unicodedata.normalize("NFC", one_line(text)))
+
+
+def _escaped(c: str) -> str:
+    if c in _SPELLED:
+        return _SPELLED[c]
+    if c.isascii():
+        return c
+    name = unicodedata.name(c, "").replace("LAMDA", "LAMBDA").split()
+    if name[:1] == ["GREEK"] and len(name) == 4 and name[3].lower() in _GREEK:
+        greek = name[3].capitalize() if name[1] == "CAPITAL" else name[3].lower()
+        return rf"$\{greek}$" if greek in _GREEK else "?"
+    parts = unicodedata.normalize("NFD", c)
+    base = parts[0]
+    if not base.isascii():
+        return "?"
+    for mark in parts[1:]:  # an accent that the oldest font encoding lacks is left out
+        base = rf"\{_ACCENTS[mark]}{{{base}}}" if mark in _ACCENTS else base
+    return base
+
+
+# --------------------------------------------------------------------------- the printer
+
+_COMMANDS = {
+    "sigmoid": r"\sigma",
+    "log": r"\log",
+    "exp": r"\exp",
+    "asin": r"\arcsin",
+    "acos": r"\arccos",
+    "atan": r"\arctan",
+    "asinh": r"\operatorname{arsinh}",
+    "acosh": r"\operatorname{arcosh}",
+    "atanh": r"\operatorname{artanh}",
+    "Max": r"\max",
+    "Min": r"\min",
+    "stop_gradient": r"\operatorname{sg}",
+    "sum_": r"\operatorname{sum}",
+    "max_": r"\operatorname{max}",
+    "rcumsum": r"\operatorname{revcumsum}",
+    **{name: rf"\{name}" for name in ("tanh", "sin", "cos", "tan", "sinh", "cosh")},
+}
+# \tanh^2 c, and \tanh c where nothing follows that could be taken for a part of the argument
+_RAISED = ("sigmoid", "tanh", "sin", "cos", "tan", "sinh", "cosh")
+_BARE = frozenset({*_RAISED[1:], "log", "asin", "acos", "atan"})
+
+
+class Braced(Function):
+    """The argument of a function, with the name that the derivation gave it."""
+
+    nargs = 2
+    is_real = True
+
+
+class Typesetter(LatexPrinter):
+    """One expression in LaTeX. ``origin`` is t, or empty where steps are counted from 0."""
+
+    def __init__(self, order: Order, names: Names, origin: str = "t") -> None:
+        super().__init__()
+        self.person, self.names, self.origin = order, names, origin
+
+    def sides(self, e: Eq) -> tuple[str, list[str]]:
+        """The left-hand side, and the right-hand side in pieces between which it may break."""
+        rhs = tidy(e.rhs)
+        return self._print(e.lhs), self._terms(rhs) if rhs.is_Add else self._pieces(rhs)
+
+    def _pieces(self, e: Expr) -> list[str]:
+        """``e`` in pieces between which a line may break, if it is too long for one."""
+        text: str = self._print(e)
+        if width(text) < LINE - 80:
+            return [text]
+        e = unnamed(e)
+        if e.is_Add:
+            return self._terms(e)
+        if e.is_Mul and is_negative(e):
+            first, *others = self._pieces(-e)
+            return [f"-{first}", *others]
+        if e.is_Mul:
+            above, below = self.person.fraction(e)
+            pieces = self._long_row(above)
+            if below:
+                joint = _THIN if all(map(self.person.scalar, below)) else r"\odot "
+                pieces[:1] = [self._fraction("1", below), f"{joint}{pieces[0]}"]
+            return pieces
+        if isinstance(e, Function) and len(e.args) == 1:
+            inner: str = self._print(e.args[0])
+            enclosed = _parentheses(inner)
+            if text.endswith(enclosed):
+                return _enclosed(text.removesuffix(enclosed), self._pieces(e.args[0]))
+            if text.endswith(inner):
+                first, *others = self._pieces(e.args[0])
+                return [text.removesuffix(inner) + first, *others]
+        return [text]
+
+    def _long_row(self, factors: Sequence[Expr]) -> list[str]:
+        """The factors of a product, and long sums among them, in pieces."""
+        pieces = []
+        for f, text in zip(factors, self._row(factors), strict=True):
+            if unnamed(f).is_Add and width(text) > LINE / 2:
+                pieces += _enclosed(text.partition(r"\left(")[0], self._pieces(f))
+            else:
+                pieces.append(text)
+        return pieces
+
+    def _bound(self, e: Expr, level: str) -> str:
+        inner: str = self._print(e)
+        is_fraction = isinstance(e, sympy.Rational) and not e.is_Integer
+        loose = isinstance(unnamed(e), sympy.Piecewise) or binds(e) <= PRECEDENCE[level]
+        return _parentheses(inner) if loose or is_fraction else inner
+
+    def _list(self, args: Sequence[Expr]) -> str:
+        return ", ".join(self._print(a) for a in args)
+
+    # ------------------------------------------------------------------ arithmetic
+
+    def _print_Add(self, e: Expr, order: Any = None) -> str:
+        return " ".join(self._terms(e))
+
+    def _terms(self, e: Expr) -> list[str]:
+        pieces = []
+        for k, t in enumerate(self.person.terms(e)):
+            minus = is_negative(t)
+            loose = unnamed(t).is_Add or isinstance(t, sympy.Piecewise)
+            term = -t if minus else t
+            first, *others = [self._bound(term, "Add")] if loose else self._pieces(term)
+            sign = "- " if minus and k else "-" if minus else "+ " if k else ""
+            pieces += [sign + first, *others]
+        return pieces
+
+    def _print_Mul(self, e: Expr) -> str:
+        if is_negative(e):
+            return f"-{self._bound(-e, 'Add')}"
+        above, below = self.person.fraction(e)
+        if not below:
+            return self._product(above)
+        if len(above) == 1:
+            return self._fraction(self._print(above[0]), below)
+        if all(self.person.scalar(b) for b in below):
+            # the numbers of a product make the fraction: (δr r³ / H) d
+            numbers = [a for a in above if self.person.scalar(a)]
+            vectors = [a for a in above if not self.person.scalar(a)]
+            fraction = self._fraction(self._product(numbers) or "1", below)
+            return f"{fraction}{_THIN}{self._product(vectors)}" if vectors else fraction
+        return self._fraction(self._product(above) or "1", below)
+
+    def _fraction(self, above: str, below: Sequence[Expr]) -> str:
+        under = self._print(below[0]) if len(below) == 1 else self._product(below)
+        return rf"\frac{{{above}}}{{{under}}}"
+
+    def _product(self, factors: Sequence[Expr]) -> str:
+        return joined(self._row(factors))
+
+    def _row(self, factors: Sequence[Expr]) -> list[str]:
+        r"""The factors, each with what joins it to the one before: ⊙ between two vectors."""
+        pieces: list[str] = []
+        for k, f in enumerate(factors):
+            last = k == len(factors) - 1
+            text = self._bound(f, "Mul") if last else self._not_last(f)
+            if k:
+                before = factors[k - 1]
+                if not (self.person.scalar(before) or self.person.scalar(f)):
+                    text = rf"\odot {text}"
+                elif before.is_Number and f.is_Number:
+                    text = rf"\cdot {text}"
+                elif text.startswith(r"\mathbf{1}") or (
+                    before.atoms(Vector) and not text.startswith(r"\left")
+                ):
+                    text = f"{_THIN}{text}"
+            pieces.append(text)
+        return pieces
+
+    def _print_Pow(self, e: Expr) -> str:
+        base, power = e.args
+        if is_negative(power):
+            return self._print_Mul(e)
+        if power == sympy.Rational(1, 2):
+            return rf"\sqrt{{{self._print(base)}}}"
+        raised = _script("^", self._print(power))
+        if power.is_Integer and base.func.__name__ in _RAISED:
+            return self._call(base, raised)
+        inner = self._print(base)
+        loose = binds(base) <= PRECEDENCE["Pow"] or base.func.__name__ in _BARE
+        loose = loose or (base.is_Number and "^" in inner)
+        return (_parentheses(inner) if loose else inner) + raised
+
+    def _print_rsqrt(self, e: Expr) -> str:
+        return self._print_Mul(e)
+
+    def _print_Number(self, e: Expr) -> str:
+        if e.is_Rational and not e.is_Integer:
+            sign = "-" if e < 0 else ""
+            return rf"{sign}\frac{{{abs(e.p)}}}{{{e.q}}}"
+        mantissa, _, power = number(e).partition("e")
+        if not power:
+            return mantissa
+        times = "" if mantissa == "1" else rf"{mantissa} \cdot "
+        return f"{times}10^{{{int(power)}}}"
+
+    _print_Float = _print_Integer = _print_Rational = _print_Number
+
+    # ------------------------------------------------------------------ symbols
+
+    def _print_Vector(self, v: Vector) -> str:
+        time = ""
+        if v.category not in STATIC:
+            time = f"{self.origin}{v.time:+d}" if v.time and self.origin else ""
+            time = time or self.origin or str(v.time)
+        if v.category == "cotangent":
+            return r"\boldsymbol{\Delta}" + _script("_", time)
+        mark = r"\delta" if v.category in ADJOINT else ""
+        name = self.names(v.name, bold=not self.person.scalar(v), time=time)
+        return f"{mark} {name}" if mark and name[0].isalpha() else mark + name
+
+    def _print_Matrix(self, m: Matrix) -> str:
+        name = self.names(m.name, bold=False)
+        return rf"{name}^{{\top}}" if m.transposed else name
+
+    def _print_Size(self, n: Symbol) -> str:
+        return self.names(n.name, bold=False)
+
+    # ------------------------------------------------------------------ functions
+
+    def _call(self, e: Expr, raised: str = "", last: bool = True) -> str:
+        name = e.func.__name__
+        command = _COMMANDS.get(name, rf"\operatorname{{{name}}}")
+        if isinstance(e.args[0], Braced):
+            return f"{command}{raised}{self._print(e.args[0])}"
+        if last and name in _BARE and isinstance(e.args[0], Vector):
+            return f"{command}{raised} {self._print(e.args[0])}"
+        return command + raised + _parentheses(self._list(e.args))
+
+    def _not_last(self, f: Expr) -> str:
+        """A factor that another follows: no function may seem to reach as far as that."""
+        if f.func.__name__ in _BARE:
+            return self._call(f, last=False)
+        if f.is_Pow and f.exp.is_Integer and f.exp > 0 and f.base.func.__name__ in _RAISED:
+            return self._call(f.base, _script("^", self._print(f.exp)), last=False)
+        return self._bound(f, "Mul")
+
+    def _print_Function(self, e: Expr, exp: Any = None) -> str:
+        return self._call(e)
+
+    _print_tanh = _print_sin = _print_cos = _print_tan = _print_sinh = _print_cosh = _print_Function
+    _print_asin = _print_acos = _print_atan = _print_asinh = _print_acosh = _print_Function
+    _print_atanh = _print_log = _print_exp = _print_erf = _print_sign = _print_Function
+
+    def _print_named(self, e: named) -> str:
+        return str(self._print(e.args[0]))
+
+    def _print_Braced(self, e: Braced) -> str:
+        inner, name = (self._print(a) for a in e.args)
+        # \left( would grow with the brace
+        size = "bigg" if re.search(r"\\frac|\\sqrt|\\sum|\\begin", inner) else ""
+        left, right = (rf"\{size}l(", rf"\{size}r)") if size else ("(", ")")
+        return rf"{left}\underbrace{{{inner}}}_{{{name}}}{right}"
+
+    def _print_Helper(self, e: Helper) -> str:
+        first, *indices = e.name.split("_")
+        raised = "".join(_script("_", i) for i in indices)
+        return rf"\operatorname{{{first}}}{raised}{_parentheses(self._print(e.operand))}"
+
+    def _print_Product(self, e: Expr) -> str:
+        return f"{self._print(e.args[0])} {self._bound(e.args[1], 'Mul')}"
+
+    def _print_Outer(self, e: Expr) -> str:
+        left, right = (self._bound(a, "Mul") for a in e.args)
+        return rf"{left}\, {right}^{{\top}}"
+
+    def _print_Total(self, e: Expr) -> str:
+        return rf"\sum_{{t=1}}^{{T}} {self._bound(e.args[0], 'Add')}"
+
+    def _print_Gradient(self, e: Gradient) -> str:
+        symbol = e.args[0]
+        if isinstance(symbol, Vector) and symbol.category == "state":
+            return rf"\frac{{\partial L}}{{\partial {self._initial(symbol)}}}"
+        return rf"\frac{{\partial L}}{{\partial {self._print(symbol)}}}"
+
+    def _initial(self, state: Vector) -> str:
+        return self.names(state.name, bold=not self.person.scalar(state), time="0")
+
+    def _print_step(self, e: Expr) -> str:
+        return rf"\mathbf{{1}}\left[{self._print(e.args[0])} > 0\right]"
+
+    def _print_equal(self, e: Expr) -> str:
+        return rf"\mathbf{{1}}\left[{self._print(e.args[0])} = {self._print(e.args[1])}\right]"
+
+    def _print_Heaviside(self, e: Expr, exp: Any = None) -> str:
+        return rf"\Theta{_parentheses(self._print(e.args[0]))}"
+
+    def _print_Abs(self, e: Expr, exp: Any = None) -> str:
+        return rf"\left|{self._print(e.args[0])}\right|"
+
+    def _print_floor(self, e: Expr, exp: Any = None) -> str:
+        return rf"\left\lfloor {self._print(e.args[0])}\right\rfloor"
+
+    def _print_ceiling(self, e: Expr, exp: Any = None) -> str:
+        return rf"\left\lceil {self._print(e.args[0])}\right\rceil"
+
+    def _print_Max(self, e: Expr, exp: Any = None) -> str:
+        args = sorted(e.args, key=lambda a: (a.is_number, str(a)))
+        return _COMMANDS[e.func.__name__] + _parentheses(self._list(args))
+
+    _print_Min = _print_Max
+
+    def _print_Mod(self, e: Expr, exp: Any = None) -> str:
+        return _parentheses(
+            rf"{self._bound(e.args[0], 'Mul')} \bmod {self._bound(e.args[1], 'Mul')}"
+        )
+
+    def _print_Piecewise(self, e: Expr) -> str:
+        rows = []
+        for value, condition in e.args:
+            when = rf"\text{{if }} {self._print(condition)}"
+            rows.append(
+                f"{self._print(value)} & "
+                + (r"\text{otherwise}" if condition == sympy.true else when)
+            )
+        return r"\begin{cases} " + r" \\ ".join(rows) + r" \end{cases}"
+
+
+_THIN = r"\, "  # between factors of which one is a number
+
+
+def joined(pieces: Sequence[str]) -> str:
+    """``pieces`` on one line."""
+    return " ".join(pieces).replace(f" {_THIN}", _THIN)
+
+
+def _parentheses(inner: str) -> str:
+    return rf"\left({inner}\right)"
+
+
+def _enclosed(head: str, pieces: list[str]) -> list[str]:
+    """``pieces`` in parentheses that a line may break between."""
+    first, *others = pieces
+    enclosed = [rf"{head}\biggl({first}", *others]
+    enclosed[-1] += r"\biggr)"
+    return enclosed
+
+
+def _script(mark: str, text: str) -> str:
+    return f"{mark}{text}" if len(text) == 1 else f"{mark}{{{text}}}"
+
+
+# --------------------------------------------------------------------------- how wide it is
+
+# Points in Computer Modern at 10pt, near enough to choose where a line breaks.
+_WIDTHS = {
+    r"\odot": 13.0, r"\delta": 4.5, r"\,": 1.7, r"\quad": 10.0, r"\qquad": 20.0,
+    r"\left": 2.0, r"\right": 0.0, r"\operatorname": 2.0, r"\mathbf": 0.8, r"\boldsymbol": 0.8,
+    r"\cdot": 7.0, r"\sqrt": 9.0, r"\mathrm": 0.0, r"\text": 0.0, r"\biggl": 3.0, r"\biggr": 3.0,
+    "+": 12.5, "-": 12.5, "=": 13.5, "<": 13.5, ">": 13.5, ",": 4.5, "&": 0.0, "(": 4.0, ")": 4.0,
+    ".": 2.8, "|": 2.8, r"\top": 8.5, r"\partial": 6.0, r"\_": 5.0, r"\\": 0.0,
+    r"\star": 5.0, r"\lfloor": 2.5, r"\rfloor": 2.5, r"\lceil": 2.5, r"\rceil": 2.5,
+}  # fmt: skip
+LINE = 340.0  # what remains of \textwidth in a plain article, beside the equation's number
+
+
+def width(tex: str) -> float:
+    """About how wide a formula is, in points at 10pt."""
+    cases = re.compile(r"\\begin\{cases\}(.*?)\\end\{cases\}")
+    while found := cases.search(tex):
+        rows = found.group(1).split(r"\\")
+        tex = tex[: found.start()] + max(rows, key=width) + r"\quad " + tex[found.end() :]
+    tokens = re.findall(r"\\[A-Za-z]+|\\.|[^\s]", tex)
+    return _widths(tokens)
+
+
+def _widths(tokens: list[str], nested: bool = False) -> float:
+    total, scripts = 0.0, 0.0
+    while tokens:
+        token = tokens.pop(0)
+        if token == "}" and nested:
+            break
+        if token in "_^":
+            scripts = max(scripts, 0.72 * _argument(tokens))
+            continue
+        total, scripts = total + scripts, 0.0
+        if token == "{":
+            total += _widths(tokens, nested=True)
+        elif token == r"\frac":
+            total += max(_argument(tokens), _argument(tokens)) + 3.0
+        elif token in (r"\underbrace", r"\sum"):  # with something below and above, not beside
+            total += _argument(tokens) if token == r"\underbrace" else 18.0
+            while tokens and tokens[0] in "_^":
+                tokens.pop(0)
+                _argument(tokens)
+        else:
+            total += _WIDTHS.get(token, _letter(token))
+    return total + scripts
+
+
+def _argument(tokens: list[str]) -> float:
+    if not tokens:
+        return 0.0
+    token = tokens.pop(0)
+    return _widths(tokens, nested=True) if token == "{" else _WIDTHS.get(token, _letter(token))
+
+
+def _letter(token: str) -> float:
+    if token[0] == "\\":
+        name = token[1:]
+        return 6.0 if name.lower() in {n.lower() for n in _GREEK} else 5.0 * len(name) + 1.7
+    return 9.6 if token in "mwMW" else 8.0 if token.isupper() else 5.3
+
+
+def filled(pieces: Sequence[str], room: float) -> list[str]:
+    """``pieces`` in as few lines as hold them; if two do, the terms of step t+1 on the second."""
+    chunks: list[str] = []
+    for piece in pieces:
+        # a term is broken, at a factor, only if it fits in no line
+        whole = joined([chunks[-1], piece]) if chunks else ""
+        if not whole or piece.startswith(("+", "-")):
+            chunks.append(piece)
+        elif width(whole) <= room - 10:
+            chunks[-1] = whole
+        else:
+            has_sign = piece.startswith((r"\odot", r"\cdot"))
+            chunks.append(piece if has_sign else rf"\cdot {piece.removeprefix(_THIN)}")
+    if width(" ".join(chunks)) > room:
+        later = next((k for k, chunk in enumerate(chunks) if "t+1" in chunk), 0)
+        halves = [" ".join(chunks[:later]), " ".join(chunks[later:])]
+        if later and max(map(width, halves)) <= room - 10:
+            return halves
+    lines = _greedy(chunks, room)
+    for narrower in range(int(room) - 10, 0, -10):  # as even as so many lines can be
+        even = _greedy(chunks, narrower)
+        if len(even) > len(lines):
+            break
+        lines = even
+    return lines
+
+
+def _greedy(chunks: Sequence[str], room: float) -> list[str]:
+    lines = list(chunks[:1])
+    for chunk in chunks[1:]:
+        if width(f"{lines[-1]} {chunk}") > room - (10 if len(lines) > 1 else 0):
+            lines.append(chunk)
+        else:
+            lines[-1] += f" {chunk}"
+    return lines

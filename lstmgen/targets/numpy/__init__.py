@@ -1,0 +1,1 @@
+"""The NumPy target: a module that needs only NumPy."""

@@ -1,0 +1,1 @@
+"""The check: generated code against the cell's own equations, by evaluation alone."""

@@ -1,0 +1,264 @@
+"""``check`` in a process of its own, so that every end but a verdict is a failure that is told.
+
+A cell's file is a program, and may exit, crash or run for ever; so may compiled code that is wrong,
+and take the memory of its process with it. Here it takes a process that nothing else is lost with.
+
+The two processes talk over the standard streams of the second. What it is to do comes in by
+``pickle``, from the process that started it. What comes back, a line at a time, is JSON, and
+nothing that it could say is run. What a cell's file prints goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
+
+from ..errors import GenerateError, LstmgenError, ToolchainError
+from .report import Report
+
+if TYPE_CHECKING:
+    from ..language.cell import Cell
+
+Progress: TypeAlias = Callable[[int, int, str], None]  # done, of how many, and what comes next
+
+TIMEOUT = 600.0  # seconds: several times what the largest of checks takes
+
+_LENGTH = 8  # bytes that say how long the task is
+
+# The folder that we run in is no place to import from: a file there may be called numpy.py.
+_START = f"import sys; sys.path[:] = sys.argv[1:]; from {__name__} import serve; serve()"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to check: a cell, or the name or file of one, and the arguments of ``check``."""
+
+    cell: Cell | str
+    target: str
+    dtype: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+# --------------------------------------------------------------------------- the one who asks
+
+
+def supervise(task: Task, timeout: float = TIMEOUT, progress: Progress | None = None) -> Report:
+    """Run a check in a process of its own.
+
+    Parameters
+    ----------
+    task : Task
+    timeout : float
+        Seconds after which the check is given up.
+    progress : callable, optional
+        Called with (done, total, what comes next).
+
+    Raises
+    ------
+    LstmgenError
+        If the check refused the cell, or ended without a verdict, and how: an exit, a signal, or
+        the time limit.
+    """
+    talk = _Talk(task, progress)
+    deadline = time.monotonic() + timeout
+    with _started(task) as process:
+        try:
+            for line in _lines(process, deadline):
+                talk.hear(line)
+            status = process.wait(max(1.0, deadline - time.monotonic()))
+        except (TimeoutError, subprocess.TimeoutExpired):
+            raise LstmgenError(
+                f"{talk.name}: no verdict after {timeout:g} s, {talk.when('while')}\n  hint: "
+                "--timeout (timeout=) gives it more; fewer steps and rows, and smaller sizes, need "
+                "less"
+            ) from None
+    return talk.result(status)
+
+
+class _Talk:
+    """What has been heard so far."""
+
+    def __init__(self, task: Task, progress: Progress | None) -> None:
+        self.name = task.cell if isinstance(task.cell, str) else task.cell.name
+        self.compiled = task.target == "c"
+        self.progress = progress or (lambda done, total, what: None)
+        self.stage = "start"
+        self.report: Report | None = None
+        self.error: LstmgenError | None = None
+
+    def hear(self, line: str) -> None:
+        said = json.loads(line)
+        if "stage" in said:
+            self.stage = said["stage"]
+            self.progress(0, 1, self.stage)
+        elif "progress" in said:
+            self.progress(*said["progress"])
+        elif "report" in said:
+            self.report = Report.from_json(said["report"])
+        elif "error" in said:
+            kinds = {"ToolchainError": ToolchainError, "GenerateError": GenerateError}
+            self.error = kinds.get(said["error"], LstmgenError)(said["message"])
+
+    def when(self, relation: str) -> str:
+        """What was going on, such as "while its file was run"."""
+        doing = {
+            "start": "Python was started",
+            "loading": "its file was run",
+            "compiling": "its code was generated and compiled",
+            "checking": "its code was run",
+        }
+        return f"{relation} {doing[self.stage]}"
+
+    def result(self, status: int) -> Report:
+        """The report, of a process that ended as it should."""
+        if self.error:
+            raise self.error
+        if self.report is not None and status == 0:
+            return self.report
+        raise LstmgenError(f"{self.name}: {self._end(status)}: there is no verdict")
+
+    def _end(self, status: int) -> str:
+        when = self.when("while" if self.report is None else "after")
+        if status >= 0:
+            return f"the process exited with status {status} {when}"
+        name = _signal_name(-status)
+        if name == "SIGKILL":
+            return f"the process was killed {when} ({name}: the system does so without memory)"
+        if self.stage == "checking" and self.compiled:
+            return f"the compiled code crashed: {name}"
+        return f"the process was ended by {name} {when}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+@contextmanager
+def _started(task: Task) -> Iterator[subprocess.Popen[bytes]]:
+    """The other process, which has its task; it is gone at the end."""
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _START, *sys.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+    except OSError as error:
+        raise LstmgenError(f"Python ({sys.executable}) cannot be started: {error}") from error
+    try:
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):  # it has ended already: its status says how
+            packed = pickle.dumps(task)
+            process.stdin.write(len(packed).to_bytes(_LENGTH, "little") + packed)
+            process.stdin.flush()
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            _close(stream)
+
+
+def _close(stream: IO[bytes] | None) -> None:
+    with suppress(BrokenPipeError):
+        if stream is not None:
+            stream.close()
+
+
+def _lines(process: subprocess.Popen[bytes], deadline: float) -> Iterator[str]:
+    """What the process writes, line by line, to its end.
+
+    Raises
+    ------
+    TimeoutError
+        If it has not come to an end at the deadline.
+    """
+    heard: queue.Queue[bytes | None] = queue.Queue()
+    stream = process.stdout
+    assert stream is not None
+
+    def listen() -> None:
+        for line in stream:
+            heard.put(line)
+        heard.put(None)
+
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        try:
+            line = heard.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            raise TimeoutError from None
+        if line is None:
+            return
+        yield line.decode("utf-8")
+
+
+# --------------------------------------------------------------------------- the one who checks
+
+
+def serve() -> None:
+    """What the other process does."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # who asked is interrupted, too, and tells it
+    asked, answers = os.dup(0), os.dup(1)
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)
+
+    def say(**what: Any) -> None:
+        os.write(answers, json.dumps(what).encode("utf-8") + b"\n")
+
+    task = pickle.loads(_read(asked, int.from_bytes(_read(asked, _LENGTH), "little")))
+    threading.Thread(target=_end_with, args=(asked,), daemon=True).start()
+    try:
+        _check(task, say)
+    except LstmgenError as error:
+        say(error=type(error).__name__, message=str(error))
+
+
+def _read(source: int, count: int) -> bytes:
+    parts = b""
+    while len(parts) < count:
+        part = os.read(source, count - len(parts))
+        if not part:
+            os._exit(1)  # who asked is gone
+        parts += part
+    return parts
+
+
+def _end_with(asked: int) -> None:
+    """Wait for the end of who asked, however it comes, and do not outlive it."""
+    if not os.read(asked, 1):
+        os._exit(1)
+
+
+def _check(task: Task, say: Callable[..., None]) -> None:
+    from ..runtime.loading import find_cell
+    from .checking import check_here
+
+    if isinstance(task.cell, str):
+        say(stage="loading")
+        cell = find_cell(task.cell)
+    else:
+        cell = task.cell
+
+    def progress(done: int, total: int, what: str) -> None:
+        say(progress=[done, total, what])
+
+    report = check_here(
+        cell, task.target, task.dtype, progress=progress, stage=lambda name: say(stage=name),
+        **task.arguments,
+    )  # fmt: skip
+    say(report=report.as_json())
