@@ -15,9 +15,9 @@ from sympy import Eq
 
 from lstmgen import Cell, derive
 from lstmgen.derivation.reverse import Derivation, carry, cotangent
-from lstmgen.language.symbols import Matrix, Outer, Total, Vector
+from lstmgen.language.symbols import Outer, Total, Vector
 from lstmgen.verification.checking import snapshot
-from lstmgen.verification.evaluation import Walk, number
+from lstmgen.verification.evaluation import Walk, number, widened
 
 
 class Interpreter:
@@ -33,8 +33,7 @@ class Interpreter:
         steps, batch = next(iter(x.values())).shape[:2]
         sizes = self._sizes(params, x, state)
         state = state or {
-            s.name: np.zeros((batch, number(self.cell.size(s), sizes)), self.dtype)
-            for s in self.cell.states
+            s.name: np.zeros((batch, *self._shape(s, sizes)), self.dtype) for s in self.cell.states
         }
         outputs, tape = [], []
         for t in range(steps):
@@ -59,7 +58,7 @@ class Interpreter:
         batch = dy.shape[1]
         cell = self.cell
         later = {
-            carry(s): np.zeros((1, batch, number(cell.size(s), sizes)), self.dtype)
+            carry(s): np.zeros((1, batch, *self._shape(s, sizes)), self.dtype)
             if dstate is None
             else dstate[s.name][None]
             for s in cell.states
@@ -68,16 +67,16 @@ class Interpreter:
         dx = {v.name: [] for v in cell.inputs}
         for t, (memo, dy_t) in reversed(list(enumerate(zip(steps, dy, strict=True)))):
             memo = {**memo, **later, cotangent(cell.output): dy_t[None]}
-            walk = self._walk(params, memo)
+            walk = self._walk(memo, sizes)
             for e in self.derivation.adjoints:
                 self._assign(walk, e, sizes)
             later = {carry(s): memo[carry(s, -1)] for s in cell.states}
             for v in cell.inputs:
                 found = [m for m in memo if isinstance(m, Vector) and m.name == v.name]
                 delta = [m for m in found if m.category == "adjoint"]
-                value = memo[delta[0]] if delta else np.zeros((1, 1, 1))
-                shape = (batch, number(cell.size(v), sizes))
-                dx[v.name].append(np.broadcast_to(value[0], shape))
+                shape = self._shape(v, sizes)
+                value = memo[delta[0]] if delta else np.zeros((1, 1, *shape))
+                dx[v.name].append(np.broadcast_to(value[0], (batch, *shape)))
             for e in self.derivation.totals:
                 if self.counts(e.lhs.args[0].name, t):
                     grads[e.lhs.args[0].name] += self._total(walk, e, sizes)
@@ -91,39 +90,38 @@ class Interpreter:
 
     # ------------------------------------------------------------------ inside
 
-    def _walk(self, params, memo) -> Walk:
-        matrices = {
-            p.name: params[p.name][None] for p in self.cell.parameters if isinstance(p, Matrix)
-        }
-        return Walk(matrices, memo, 0, None, {})
+    def _walk(self, memo, sizes) -> Walk:
+        return Walk(memo, 0, None, {}, None, sizes)
 
     def _step(self, params, x_t, state, masks, sizes):
         cell = self.cell
         memo = {n: np.full((1, 1, 1), number(n, sizes), self.dtype) for n in cell.sizes}
-        memo |= {p: params[p.name][None, None] for p in cell.parameters if isinstance(p, Vector)}
+        memo |= {p: params[p.name][None, None] for p in cell.parameters}
         memo |= {c: np.full((1, 1, 1), params[c.name], self.dtype) for c in cell.constants}
         memo |= {v: x_t[v.name][None] for v in cell.inputs}
         memo |= {m: masks[m.name][None] for m in cell.masks}
         memo |= {s: state[s.name][None] for s in cell.states}
-        walk = self._walk(params, memo)
+        walk = self._walk(memo, sizes)
         for e in self.derivation.forward:
             self._assign(walk, e, sizes)
         return memo
 
     def _assign(self, walk: Walk, e: Eq, sizes: Mapping[str, int]) -> None:
         value = walk(e.rhs)
-        size = number(self.cell.size(e.lhs), sizes)
-        walk.memo[e.lhs] = np.broadcast_to(value, (*value.shape[:-1], size)).astype(self.dtype)
+        walk.memo[e.lhs] = widened(value, self._shape(e.lhs, sizes)).astype(self.dtype)
+
+    def _shape(self, v, sizes):
+        return tuple(number(n, sizes) for n in self.cell.shape(v))
 
     def _total(self, walk: Walk, e: Eq, sizes: Mapping[str, int]) -> np.ndarray:
         """One step's share of a parameter's gradient."""
         parameter = e.lhs.args[0]
-        shape = tuple(number(n, sizes) for n in self.cell.shape(parameter))
+        shape = self._shape(parameter, sizes)
         for total in e.rhs.atoms(Total):
             inner = total.args[0]
             if isinstance(inner, Outer):
                 left, right = (walk(arg) for arg in inner.args)
-                left, right = np.broadcast_arrays(left[..., None], right[..., None, :])
+                left, right = np.broadcast_arrays(left[..., None], _under(left, right))
                 walk.memo[total] = (left * right).sum(axis=1)
             else:
                 walk.memo[total] = walk(inner).sum(axis=1, keepdims=True)
@@ -133,22 +131,29 @@ class Interpreter:
     def _sizes(self, params, x, state) -> dict[str, int]:
         sizes: dict[str, int] = {}
         arrays = [(p, params[p.name].shape) for p in self.cell.parameters]
-        arrays += [(s, state[s.name].shape[-1:]) for s in self.cell.states if state]
-        arrays += [(v, x[v.name].shape[-1:]) for v in self.cell.inputs]
+        arrays += [(s, state[s.name].shape[1:]) for s in self.cell.states if state]
+        arrays += [(v, x[v.name].shape[-len(self.cell.shape(v)) :]) for v in self.cell.inputs]
         for symbol, shape in arrays:
             for size, n in zip(self.cell.shape(symbol), shape, strict=True):
-                if not size.is_Integer:
+                if size.is_Symbol:
                     sizes[size.name] = n
         return sizes
 
     def _rows(self, value: np.ndarray, batch: int) -> np.ndarray:
-        return np.broadcast_to(value[0], (batch, value.shape[-1])).astype(self.dtype)
+        return np.broadcast_to(value[0], (batch, *value.shape[2:])).astype(self.dtype)
 
     def _by_name(self, x):
         return x if isinstance(x, dict) else {self.cell.inputs[0].name: x}
 
     def _joined(self, by_name):
         return by_name if len(by_name) > 1 else next(iter(by_name.values()))
+
+
+def _under(left, right):
+    """``right`` for an outer product with ``left``, whose heads it has or shares."""
+    right = right[..., None, :]
+    heads = left.ndim + 1 - right.ndim
+    return right.reshape(*right.shape[:2], *(1,) * heads, *right.shape[2:])
 
 
 def interpret(cell: Cell, dtype: str = "float64") -> Interpreter:

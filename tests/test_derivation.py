@@ -367,7 +367,7 @@ def test_layer_norm_is_the_published_vjp() -> None:
     }
     for name in ("δr_c", "δd_c", "δmu_c", "δc"):
         line = lines[name]
-        count = 1 if line.lhs.size == "1" else size
+        count = 1 if line.lhs.is_single else size
         entries[line.lhs] = [component(line.rhs, k, size, entries) for k in range(count)]
     hat = [(v - average) / s for v in c]
     g = [k * d for k, d in zip(gain, dy, strict=True)]

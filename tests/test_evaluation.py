@@ -28,7 +28,7 @@ def walk(**values) -> Walk:
         pair = given_ if isinstance(given_, tuple) else (given_,)
         arrays = [np.reshape(np.asarray(v, dtype=float), (1, 1, -1)) for v in pair]
         memo[Vector(name, "vector", "3")] = Dual(*arrays) if len(arrays) > 1 else arrays[0]
-    return Walk({}, memo, 0, None, {})
+    return Walk(memo, 0, None, {}, None, {})
 
 
 def slope(e, **values) -> list[float]:

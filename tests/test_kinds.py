@@ -160,7 +160,7 @@ def test_a_learned_scalar_in_several_equations(users: int) -> None:
 def test_biases_of_gates_of_several_sizes(sizes: tuple[Any, ...]) -> None:
     gates = [vectors(f"g{k}", size=size) for k, size in enumerate(sizes)]
     equations = [Eq(z, tanh(W[z.name] @ x + B[z.name])) for z in gates]
-    used = sum((z if z.size in ("1", "H") else mean(z)) * (k + 1) for k, z in enumerate(gates))
+    used = sum((z if z.axes[0] in ("1", "H") else mean(z)) * (k + 1) for k, z in enumerate(gates))
     assert_right(cell(*equations, Eq(h.next, h * used / 3 + drive)))
 
 

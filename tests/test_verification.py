@@ -136,7 +136,7 @@ def mutations(rhs: sympy.Expr, others: list[Vector]) -> Iterator[tuple[str, symp
         if v.category == "state":
             yield f"{v} at the other time", rhs.xreplace({v: v.at(-1 - v.time)})
         if v.category in ("vector", "state"):
-            other = next((o for o in others if o.size == v.size and o.name != v.name), None)
+            other = next((o for o in others if o.axes == v.axes and o.name != v.name), None)
             if other is not None:
                 yield f"{other} for {v}", rhs.xreplace({v: other})
     for product in sorted(rhs.atoms(Product), key=str):

@@ -2,9 +2,11 @@
 
 An equation in normal form is one of
 
-- affine:       a = W_i @ x + U_i @ h + p_i * c + b_i, products of *named* vectors plus elementwise;
-- a reduction:  m = mean(e), with e elementwise (the operand of a scan or a maximum is named);
-- elementwise:  c.next = f * c + i * g.
+- affine:         a = W_i @ x + U_i @ h + p_i * c + b_i, products of named vectors, and elementwise;
+- a reduction:    m = mean(e), with e elementwise (the operand of a scan or a maximum is named);
+- a contraction:  y = C @ q, of named vectors that both move;
+- a view:         q = Part(u, 0, …) of a named vector, or several of them side by side;
+- elementwise:    c.next = f * c + i * g. Only here a vector may be expanded along other axes.
 
 The products and reductions of an equation have as many units as its left-hand side. What is one
 number gets a name where it is wanted for all units: only elementwise work broadcasts.
@@ -22,10 +24,18 @@ from sympy import Eq, Expr, Function, Symbol
 
 from ..language.cell import Cell
 from ..language.symbols import (
+    Concat,
+    Contract,
+    Expand,
+    Matrix,
+    Part,
     Product,
     Reduction,
+    Reshape,
     Scan,
+    Transpose,
     Vector,
+    View,
     max_,
     named,
     plain_conditions,
@@ -33,6 +43,8 @@ from ..language.symbols import (
     softplus,
 )
 
+# What leaves a term no plain elementwise work.
+MIXING = (Product, Reduction, Contract, Part, Reshape, Transpose, Concat)
 _SHORT = {"mean": "mu", "sum_": "sum", "max_": "max", "cumsum": "cum", "rcumsum": "rcum"}
 
 
@@ -74,8 +86,8 @@ class _Normaliser:
         for equation in self.cell.equations:
             self.target, lhs = equation.lhs.name, equation.lhs
             rhs = self._right(_without_mod(plain_conditions(equation.rhs)))
-            alike = self._size(rhs) == self.cell.size(lhs)
-            if not alike and rhs.has(Product, Reduction):
+            alike = self.cell.shapes.axes(rhs) == self.cell.shape(lhs)
+            if not alike and rhs.has(*MIXING):
                 rhs = self._name(rhs, f"{lhs.name}_one")
             self.out.append(Eq(lhs, rhs, evaluate=False))
             if alike and not (rhs.is_Atom or rhs.has(Product)):
@@ -90,6 +102,8 @@ class _Normaliser:
             rhs = rhs.args[0]
         if isinstance(rhs, Reduction):
             return self._reduction(rhs)
+        if isinstance(rhs, (Contract, Concat, Part, Reshape, Transpose)):
+            return self._rearranged(rhs)
         return self._flat(rhs, "a")
 
     def _flat(self, e: Expr, hint: str) -> Expr:
@@ -99,10 +113,15 @@ class _Normaliser:
         if isinstance(e, named):
             return self._named(e)
         if isinstance(e, Product):
-            operand = self._whole(e.operand, "u")
-            if not isinstance(operand, Vector):
-                operand = self._name(operand, _joined(operand) or f"u_{self.target}")
-            return Product(e.matrix, operand)
+            return Product(self._merged(e.matrix, e.operand), self._operand(e.operand))
+        if isinstance(e, Expand):
+            inner = self._whole(e.operand, "u")
+            known = inner.is_number or isinstance(inner, Vector)
+            return Expand(inner if known else self._operand(inner), *e.args[1:])
+        if isinstance(e, (Contract, Concat, View)):
+            made = self._rearranged(e)
+            joined = _contraction_name(made) if isinstance(made, Contract) else ""
+            return self._name(made, joined or f"u_{self.target}")
         if isinstance(e, Reduction):
             return self._part(self._reduction(e), _SHORT[e.func.__name__])
         if isinstance(e, sympy.Add):
@@ -112,6 +131,24 @@ class _Normaliser:
         if isinstance(e, Function) and len(e.args) == 1:
             return self._function(e.func, self._argument(self._whole(e.args[0], "a")))
         return e.func(*(self._whole(arg, "q") for arg in e.args))
+
+    def _merged(self, matrix: Matrix, operand: Expr) -> Matrix:
+        """A matrix a head makes one tall matrix where one vector is for all heads."""
+        axes = self.cell.shapes.axes
+        alone = len(axes(matrix)) > 2 and len(axes(operand)) == 1
+        return matrix.merge() if alone else matrix
+
+    def _operand(self, e: Expr) -> Vector:
+        """``e`` as a named vector."""
+        operand = self._whole(e, "u")
+        if isinstance(operand, Vector):
+            return operand
+        return self._name(operand, _joined(operand) or f"u_{self.target}")
+
+    def _rearranged(self, e: Expr) -> Expr:
+        """A contraction or a view, of named vectors."""
+        count = {Contract: 2, Concat: len(e.args)}.get(type(e), 1)
+        return e.func(*map(self._operand, e.args[:count]), *e.args[count:])
 
     def _term(self, e: Expr, size: Expr) -> Expr:
         """A term of a sum of that size, a product if it is as wide."""
@@ -153,11 +190,11 @@ class _Normaliser:
 
     def _reduction(self, e: Reduction) -> Expr:
         if isinstance(e, max_):
-            return e.func(self._symbol(e.args[0]))
+            return e.func(self._symbol(e.args[0]), *e.args[1:])
         operand = self._whole(e.args[0], "q")
         if isinstance(e, Scan) and not isinstance(operand, Vector):
             operand = self._name(operand, f"u_{self.target}")
-        return e.func(operand)
+        return e.func(operand, *e.args[1:])
 
     def _named(self, e: named) -> Expr:
         inner = e.args[0]
@@ -180,7 +217,8 @@ class _Normaliser:
 
     def _name(self, e: Expr, name: str) -> Vector:
         if e not in self.known:
-            symbol = Vector(self.namer(name), "vector", str(self._size(e)))
+            axes = tuple(map(str, self.cell.shapes.axes(e)))
+            symbol = Vector(self.namer(name), "vector", axes)
             self.out.append(Eq(symbol, e, evaluate=False))
             self.known[e] = symbol
         return self.known[e]
@@ -189,7 +227,7 @@ class _Normaliser:
 def _moving(e: Expr) -> list[Vector]:
     """The vectors in ``e`` that change from step to step."""
     found = [v for v in e.atoms(Vector) if v.category not in ("parameter", "constant")]
-    return sorted(found, key=lambda v: (v.size == "1", v.name, v.time))
+    return sorted(found, key=lambda v: (v.is_single, v.name, v.time))
 
 
 def _joined(e: Expr) -> str:
@@ -207,6 +245,12 @@ def _product_name(product: Expr) -> str:
     matrix, operand = product.args
     family, _, member = matrix.name.partition("_")
     return f"{family}{operand.name}" + (f"_{member}" if member else "")
+
+
+def _contraction_name(e: Expr) -> str:
+    """``Cq`` for C @ q, ``vk`` for outer(v, k)."""
+    joined = f"{e.args[0].name}{e.args[1].name}"
+    return joined if len(joined) <= 6 else ""
 
 
 def _without_mod(e: Expr) -> Expr:

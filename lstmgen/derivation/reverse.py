@@ -14,30 +14,36 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import sympy
-from sympy import Eq, Expr, Integer
+from sympy import Eq, Expr
 
 from ..errors import CellError, require_cell
 from ..language.cell import Cell
+from ..language.shapes import SCALAR, units
 from ..language.symbols import (
+    Concat,
+    Contract,
+    Expand,
     Gradient,
     Matrix,
     Outer,
+    Part,
     Product,
     Reduction,
+    Reshape,
+    Scan,
     Total,
+    Transpose,
     Vector,
+    View,
     cumsum,
-    equal,
-    max_,
-    mean,
     rcumsum,
     shift,
-    sum_,
 )
-from . import differentiation
-from .normalform import namer_for, normalise, products, remainder
+from .linear import Broadcast, Chain, Linearised, Scale, summed
+from .normalform import MIXING, namer_for, normalise, products
 
 ZERO = sympy.S.Zero
 
@@ -116,17 +122,17 @@ def derive(cell: Cell) -> Derivation:
 
 def adjoint(v: Vector) -> Vector:
     """δv = ∂L/∂v, at the time of v."""
-    return Vector(v.name, "adjoint", v.size, v.time)
+    return Vector(v.name, "adjoint", v.axes, v.time)
 
 
 def carry(state: Vector, time: int = 0) -> Vector:
     """The part of a state's adjoint that arrives from one step later: at t from t+1."""
-    return Vector(state.name, "carry", state.size, time)
+    return Vector(state.name, "carry", state.axes, time)
 
 
 def cotangent(output: Vector) -> Vector:
     """∂L/∂y[t] as the caller gives it: what the loss itself does to the output."""
-    return Vector(output.name, "cotangent", output.size)
+    return Vector(output.name, "cotangent", output.axes)
 
 
 def _is_input_adjoint(v: Vector, cell: Cell) -> bool:
@@ -134,20 +140,22 @@ def _is_input_adjoint(v: Vector, cell: Cell) -> bool:
 
 
 class _Sweep:
-    """The reverse sweep. Contributions to an adjoint are kept as δ → coefficient, so that equal
-    adjoints are collected as a person would: δc ⊙ (g - c).
+    """The reverse sweep: the linear maps of each equation, transposed, the last equation first.
+
+    Contributions to an adjoint are kept as δ → coefficient where they are, so that equal adjoints
+    are collected as a person would: δc ⊙ (g - c).
     """
 
     def __init__(self, cell: Cell, forward: tuple[Eq, ...]) -> None:
-        self.cell, self.forward = cell, forward
+        self.cell, self.forward, self.shapes = cell, forward, cell.shapes
         self.names = {
             e.rhs: e.lhs
             for e in forward
-            if not (e.rhs.is_Atom or e.rhs.has(Product, Reduction) or e.rhs.is_Add)
-            and cell.shapes.of(e.rhs) == cell.size(e.lhs)  # else H numbers would stand for one
+            if not (e.rhs.is_Atom or e.rhs.has(*MIXING) or e.rhs.is_Add)
+            and self.shapes.axes(e.rhs) == self.shapes.axes(e.lhs)  # else H numbers would be one
         }
         self.namer = namer_for(cell, forward)
-        self.linear: dict[Expr, dict[Vector, Expr]] = {}  # of what -> {δ: coefficient}
+        self.linear: dict[Expr, dict[Expr, Expr]] = {}  # of what -> {δ: coefficient}
         self.plain: dict[Expr, list[Expr]] = {}  # of what -> products, carries, cotangents
         self.totals: dict[Expr, list[Expr]] = {}  # parameter -> what it sums over steps
         self.out: list[Eq] = []
@@ -178,44 +186,65 @@ class _Sweep:
     def _close(self, v: Vector, symbol: Vector) -> Vector | None:
         """All contributions to ``v`` are in: write its line. None if nothing flows into it."""
         scalar: list[Expr] = []
-        wide: dict[Expr, Expr] = {}  # by size: what a scalar was broadcast to has to be summed
+        wide: dict[Expr, Expr] = {}  # by shape: what a scalar was broadcast to has to be summed
         for delta, coefficient in self.linear.get(v, {}).items():
             if coefficient != 0:
                 term = delta * coefficient
                 if self._broadcast(v, term):
-                    size = self._size(term)
-                    wide[size] = wide.get(size, ZERO) + term
+                    shape = self.shapes.axes(term)
+                    wide[shape] = wide.get(shape, ZERO) + term
                 else:
                     scalar.append(term)
-        rest = list(self.plain.get(v, []))
-        alone = not (scalar or rest) and len(wide) == 1
-        for term in wide.values():
-            reduced = sum_(term)
-            if not alone:
-                name = Vector(self.namer(f"sum_{v.name}"), "adjoint", "1")
-                self.out.append(Eq(name, reduced, evaluate=False))
-                reduced = name
-            rest.append(reduced)
+        rest = [e for e in self.plain.get(v, []) if not isinstance(e, NAMED)]
+        mixing = self._joined([e for e in self.plain.get(v, []) if isinstance(e, NAMED)])
+        mixing += [summed(term, shape, ()) for shape, term in wide.items()]
+        alone = not (scalar or rest) and len(mixing) == 1
+        for e in mixing:
+            made = self._flat(e, v)
+            rest.append(made if alone else self._name(made, v))
         total = sum([*scalar, *rest], ZERO)
         if total == 0:
             return None
         self.out.append(Eq(symbol, total, evaluate=False))
         return symbol
 
+    def _joined(self, found: list[Expr]) -> list[Expr]:
+        """Parts of one whole together: what reaches each of them, in its place."""
+        slots: dict[tuple[Expr, ...], list[Any]] = {}
+        for e in found:
+            if isinstance(e, Concat):
+                sizes = tuple(self.shapes.axes(a)[-1] for a in e.args)
+                known = slots.get(sizes, [None] * len(sizes))
+                slots[sizes] = [_slot(a, b) for a, b in zip(known, e.args, strict=True)]
+        return [
+            *(e for e in found if not isinstance(e, Concat)),
+            *(Concat(*terms) for terms in slots.values()),
+        ]
+
+    def _flat(self, e: Expr, v: Vector) -> Expr:
+        """``e`` with its operands named: of a sum over several axes, the sums within."""
+        if isinstance(e, Concat):
+            return e.func(*(self._name(a, v) if a.is_Add else a for a in e.args))
+        if isinstance(e, Reduction) and isinstance(e.args[0], Reduction):
+            return e.func(self._name(self._flat(e.args[0], v), v), *e.args[1:])
+        return e
+
+    def _name(self, e: Expr, v: Vector) -> Vector:
+        kind = next((n for k, n in _KINDS.items() if isinstance(e, k)), "sum")
+        shape = tuple(map(str, self.shapes.axes(e)))
+        name = Vector(self.namer(f"{kind}_{v.name}"), "adjoint", shape)
+        self.out.append(Eq(name, e, evaluate=False))
+        return name
+
     def _broadcast(self, v: Vector, term: Expr) -> bool:
         """Whether the scalar ``v`` was broadcast to more units, which its adjoint must sum."""
-        return bool(self.cell.size(v) == 1 and self._size(term) != 1)
+        return bool(self.shapes.axes(v) == SCALAR != self.shapes.axes(term))
 
-    def _size(self, term: Expr) -> Expr:
-        sizes = {self.cell.size(u) for u in term.atoms(Vector)} - {Integer(1)}
-        return sizes.pop() if sizes else Integer(1)
-
-    def _gain(self, v: Vector, delta: Vector, coefficient: Expr) -> None:
-        if coefficient == 0 or v.category in ("mask", "constant"):
-            return
+    def _gain(self, v: Vector, delta: Expr, coefficient: Expr) -> None:
         if v.category == "parameter":
             term = delta * coefficient
-            self._total(v, Total(sum_(term) if self._broadcast(v, term) else term))
+            wide = self._broadcast(v, term)
+            self._total(v, Total(summed(term, self.shapes.axes(term), ()) if wide else term))
             return
         terms = self.linear.setdefault(v, {})
         terms[delta] = terms.get(delta, ZERO) + coefficient
@@ -226,62 +255,60 @@ class _Sweep:
     # ------------------------------------------------------------------ spreading
 
     def _spread(self, equation: Eq, delta: Vector) -> None:
-        rhs = equation.rhs
-        if isinstance(rhs, Reduction):
-            self._spread_reduction(equation, delta)
-            return
-        for product in products(rhs):
-            self._spread_product(product, delta)
-        self._spread_elementwise(remainder(rhs), delta, sympy.S.One, equation)
+        """What ``delta``, the adjoint of the left-hand side, brings to all that it was made of."""
+        lhs = equation.lhs
 
-    def _spread_product(self, product: Product, delta: Vector) -> None:
-        matrix: Matrix = product.matrix
-        operand: Vector = product.operand
-        left, right = (operand, delta) if matrix.transposed else (delta, operand)
-        self._total(matrix.base, Total(Outer(left, right)))
-        if operand.category not in ("mask", "constant", "parameter"):
-            self.plain.setdefault(operand, []).append(Product(matrix.T, delta))
-        elif operand.category == "parameter":
+        def tie() -> Vector:
+            return Vector(self.namer(f"ties_{lhs.name}"), "vector", lhs.axes)
+
+        derivative = Linearised(self.shapes, lambda e: e.xreplace(self.names))
+        operands = list(derivative(equation, tie))
+        self.out += derivative.extra
+        for symbol, chain in operands:
+            if isinstance(symbol, Matrix):
+                self._total(symbol, chain.transpose(delta))
+            elif symbol.category not in ("mask", "constant"):
+                self._back(symbol, chain, delta, equation)
+
+    def _back(self, v: Vector, chain: Chain, delta: Vector, equation: Eq) -> None:
+        """Follow a chain back from ``delta`` to ``v``."""
+        first, *links = chain.links
+        coefficient, e = sympy.S.One, delta
+        # of a single number, wide terms are summed when all are in
+        number = first if isinstance(first, Broadcast) and not first.places else None
+        for link in reversed(links if number else chain.links):
+            if isinstance(link, Scale):
+                coefficient *= link.factor
+            else:
+                e, coefficient = link.transpose(e * coefficient), sympy.S.One
+        if number and self.shapes.axes(e * coefficient) == SCALAR:
+            coefficient *= units(number.shape)  # all units alike: as often as there are
+        if not isinstance(e, NAMED) and not isinstance(e, Product):
+            self._gain(v, e, coefficient)
+        elif v.category != "parameter":
+            self.plain.setdefault(v, []).append(e)
+        elif isinstance(e, Product):
             raise CellError(
-                f"{product} multiplies two parameters",
+                f"{next(p for p in products(equation.rhs) if p.operand == v)} multiplies two "
+                "parameters",
                 hint="its value is the same at every step: learn the product as one vector",
             )
-
-    def _spread_elementwise(self, e: Expr, delta: Vector, factor: Expr, equation: Eq) -> None:
-        size = self._size(e)
-        for v in sorted(e.atoms(Vector), key=lambda v: (v.name, v.time, v.category)):
-            slope = factor * self._derivative(e, v, equation)
-            if self.cell.size(v) == 1 and self._size(delta * slope) == 1:
-                slope *= size  # a reduction meets the scalar once for every unit, and all alike
-            self._gain(v, delta, slope)
-
-    def _derivative(self, e: Expr, v: Vector, equation: Eq) -> Expr:
-        slope = differentiation.slope(e, v)
-        if slope.has(sympy.Derivative, sympy.Subs):
-            raise CellError(
-                f"∂/∂{v} is not known for {e}", where=f"{equation.lhs} = {equation.rhs}"
-            )
-        return slope.xreplace(self.names)
-
-    def _spread_reduction(self, equation: Eq, delta: Vector) -> None:
-        rhs, operand = equation.rhs, equation.rhs.args[0]
-        if isinstance(rhs, (cumsum, rcumsum)):
-            other = rcumsum if isinstance(rhs, cumsum) else cumsum
-            size = str(self.cell.size(operand))
-            name = Vector(self.namer(f"scan_{operand.name}"), "adjoint", size)
-            self.out.append(Eq(name, other(delta), evaluate=False))
-            self._gain(operand, name, sympy.S.One)
-            return
-        if isinstance(rhs, mean):
-            factor = 1 / self._size(operand)
-        elif isinstance(rhs, max_):
-            hit = equal(operand, equation.lhs)
-            ties = Vector(self.namer(f"ties_{equation.lhs.name}"), "vector", "1")
-            self.out.append(Eq(ties, sum_(hit), evaluate=False))
-            factor = hit / ties
         else:
-            factor = sympy.S.One
-        self._spread_elementwise(operand, delta, factor, equation)
+            self._total(v, Total(self._flat(e, v)))
+
+
+def _slot(known: Expr | None, more: Expr) -> Expr:
+    """One part of several side by side: what is known of it, and what comes; zeros give way."""
+    if known is None or isinstance(known, Expand):
+        return more
+    return known if isinstance(more, Expand) else known + more
+
+
+# What is a line of its own, beside other contributions, and the beginning of its name.
+NAMED = (Reduction, Contract, Part, Reshape, Transpose, Concat)
+_KINDS: dict[Any, str] = {
+    Scan: "scan", Reduction: "sum", Contract: "from", Concat: "parts", View: "view",
+}  # fmt: skip
 
 
 # --------------------------------------------------------------------------- tidying
@@ -301,7 +328,7 @@ def _inline(
         for k, line in enumerate(lines):
             if line.lhs.category != "adjoint" or not _is_short(line.rhs):
                 continue
-            if cell.shapes.of(line.rhs) != cell.size(line.lhs):
+            if cell.shapes.axes(line.rhs) != cell.shape(line.lhs):
                 continue  # a broadcast: what is reduced or multiplied has to be as wide as it is
             users = [e for e in (*lines, *totals) if e is not line and e.rhs.has(line.lhs)]
             if any(v.category == "carry" for v in line.rhs.atoms(Vector)):
@@ -338,7 +365,7 @@ def _replaced(e: Eq, swap: dict[Vector, Expr]) -> Eq:
 
 def _collected(rhs: Expr) -> Expr:
     """Terms with the same adjoint together: δc ⊙ g - δc ⊙ c is δc ⊙ (g - c)."""
-    if not rhs.is_Add or rhs.has(Reduction):
+    if not rhs.is_Add or rhs.has(*NAMED):
         return rhs
     by_adjoint: dict[Expr, Expr] = {}
     for term in rhs.args:
@@ -349,12 +376,12 @@ def _collected(rhs: Expr) -> Expr:
 
 
 def _is_short(rhs: Expr) -> bool:
-    return not (rhs.is_Add or rhs.has(Product, Reduction))
+    return not (rhs.is_Add or rhs.has(*MIXING))
 
 
 def _reads_elementwise(e: Expr, symbol: Vector) -> bool:
     """Whether ``symbol`` occurs, once, and not as the operand of a product or a scan."""
-    mixing: Iterable[Expr] = e.atoms(Product, Outer, cumsum, rcumsum)
+    mixing: Iterable[Expr] = e.atoms(Product, Outer, cumsum, rcumsum, Contract, View, Concat)
     if any(m.has(symbol) for m in mixing):
         return False
     return bool(sum(1 for n in sympy.preorder_traversal(e) if n == symbol) == 1)

@@ -14,6 +14,7 @@ import sympy
 from sympy import Eq, Expr, Integer
 from sympy.core.function import AppliedUndef, UndefinedFunction
 from sympy.core.relational import Relational
+from sympy.core.symbol import Str
 from sympy.functions.elementary.piecewise import ExprCondPair
 from sympy.logic.boolalg import Boolean, BooleanAtom
 
@@ -21,7 +22,20 @@ from ..errors import CellError, did_you_mean
 from . import symbols as language
 from .misuse import bound, located, rounded, short
 from .shapes import Shapes
-from .symbols import Matrix, Misplaced, Operator, Product, Reduction, Size, Vector, finite, named
+from .symbols import (
+    Concat,
+    Contract,
+    Matrix,
+    Misplaced,
+    Operator,
+    Product,
+    Reduction,
+    Size,
+    Vector,
+    View,
+    finite,
+    named,
+)
 
 # Elementwise functions that every target can print and that derivation can differentiate.
 ELEMENTWISE: tuple[type, ...] = (
@@ -124,6 +138,9 @@ class Cell:
         self.output = _check_output(output, self.equations)
         _check_everything_is_read(self.equations, self.output)
         self.shapes = Shapes(self.equations)
+        self.equations = tuple(
+            Eq(e.lhs, self.shapes.explicit(e.rhs), evaluate=False) for e in self.equations
+        )
         _check_names(self)
         self._init = _initial_values(init or {}, self.parameters)
         self.roles = _roles(roles or {}, self.equations)
@@ -194,22 +211,20 @@ class Cell:
     @cached_property
     def sizes(self) -> tuple[Size, ...]:
         """The symbolic sizes: the input's first, then H, then the others by name."""
-        found = {
-            n
-            for s in (*self.parameters, *self.inputs, *self.states, *self.masks, *self.vectors)
-            for n in self.shape(s)
-            if not isinstance(n, Integer)
-        }
-        first = [n for v in self.inputs for n in self.shape(v)] + [Size("H")]
+        symbols = {s for e in self.equations for s in e.atoms(Vector, Matrix)}
+        found = {n for s in symbols for axis in self.shape(s) for n in axis.free_symbols}
+        first = [n for v in self.inputs for a in self.shape(v) for n in _sorted(a)] + [Size("H")]
         order = {n: k for k, n in reversed(list(enumerate(first)))}
         return tuple(sorted(found, key=lambda n: (order.get(n, len(order)), n.name)))
 
     def size(self, v: Vector) -> Expr:
-        """The number of units of a vector: a Size or an Integer."""
+        """The number of units of a quantity, over all its axes: a sum of products of sizes."""
         return self.shapes.size(v)
 
     def shape(self, symbol: Vector | Matrix) -> tuple[Expr, ...]:
-        """(rows, columns) of a matrix, (size,) of a vector."""
+        """The axes: (rows, columns) of a matrix, after its heads if it has any; (size,) of a
+        vector, (1,) of a single number.
+        """
         return self.shapes.shape(symbol)
 
     def initial(self, v: Vector) -> float | None:
@@ -220,6 +235,10 @@ class Cell:
     def is_analytic(self) -> bool:
         """Whether the complex step is a witness: no kinks, no jumps, no cut gradients."""
         return not any(e.rhs.has(*NOT_ANALYTIC) for e in self.equations)
+
+
+def _sorted(size: Expr) -> list[Size]:
+    return sorted(size.free_symbols, key=str)
 
 
 # --------------------------------------------------------------------------- checks
@@ -410,7 +429,7 @@ def _check_right(rhs: Expr, where: str) -> None:
     for hint in sorted(hints, key=str):
         _check_name(hint.name, "a name given to named(…)", where)
     for symbol in sorted(rhs.free_symbols, key=str):
-        if not isinstance(symbol, (Vector, Matrix)) and symbol not in hints:
+        if not isinstance(symbol, (Vector, Matrix, Size)) and symbol not in hints:
             raise CellError(
                 f"{symbol} is a plain SymPy symbol",
                 where=where,
@@ -426,8 +445,10 @@ def _check_node(node: Any, where: str) -> None:
             f"the function {node.func} has no definition", where=where,
             hint=f"use one of: {_function_names()}",
         )  # fmt: skip
+    if type(node) is sympy.Tuple or isinstance(node, (Str, Size)):
+        return  # what a view or a contraction says of axes
     if isinstance(node, sympy.Function) and not isinstance(
-        node, (*ELEMENTWISE, Product, Reduction, named)
+        node, (*ELEMENTWISE, Product, Contract, Reduction, View, Concat, named)
     ):
         near = did_you_mean(node.func.__name__, _function_names().split())
         hint = f"{near} it knows: {_function_names()}".strip()
@@ -518,8 +539,6 @@ _REDUCTIONS = (language.mean, language.sum_, language.max_, language.cumsum)
 def _check_matrices(expr: Expr, where: str) -> None:
     """Matrices stand only on the left of a product."""
     if isinstance(expr, Product):
-        if not isinstance(expr.matrix, Matrix):
-            raise CellError(f"{short(expr)}: {expr.matrix} is not a matrix", where=where)
         return _check_matrices(expr.operand, where)
     if isinstance(expr, Operator):
         inner = (n for n in sympy.postorder_traversal(expr) if isinstance(n, Misplaced))
@@ -545,10 +564,15 @@ def _check_time(v: Vector, where: str) -> None:
     raise CellError(
         f"{v} is the value of an earlier step, which is kept only as a state",
         where=where,
-        hint=f'declare {kept} = states("{kept}", size="{v.size}"), add Eq({kept}.next, {last}), '
+        hint=f'declare {kept} = states("{kept}", {_declared(v)}), add Eq({kept}.next, {last}), '
         f"and read {kept}"
         + ("" if v.time == last.time - 1 else ", which is one step back; for more, keep that, too"),
     )
+
+
+def _declared(v: Vector) -> str:
+    """The arguments that declare something of the same shape."""
+    return f'size="{v.axes[0]}"' if len(v.axes) == 1 else f"shape={v.axes}"
 
 
 def _check_defined(

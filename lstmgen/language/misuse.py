@@ -299,10 +299,15 @@ class Explained:
     def __matmul__(self, other: object) -> Any:
         if isinstance(other, Linear):
             return NotImplemented  # and so it explains
-        raise no_matrix(self, other)
+        return self._contracted(self, other)
 
     def __rmatmul__(self, other: object) -> Any:
-        raise no_matrix(other, self)
+        return self._contracted(other, self)
+
+    @staticmethod
+    def _contracted(left: Any, right: Any) -> Any:
+        """``left @ right`` where ``left`` is not a learned matrix."""
+        raise no_matrix(left, right)
 
     # ------------------------------------------------------------------ not an array
 

@@ -1,8 +1,11 @@
 """The language that cells are written in: symbols that stand for vectors, and what acts on them.
 
-Every symbol is a vector over units, and ordinary SymPy arithmetic on it is elementwise, so that
-``sympy.diff``, ``subs`` and ``simplify`` work as they are. Units are mixed by two things only: the
-matrix product ``W @ x``, and the reductions ``mean``, ``sum_``, ``max_`` and ``cumsum``.
+Every symbol has a shape, a tuple of axes: one axis of units for nearly all, more for a matrix
+memory or for heads. Ordinary SymPy arithmetic on it is elementwise, so that ``sympy.diff``,
+``subs`` and ``simplify`` work as they are. Units are mixed by three things only: contractions
+(``W @ x``, ``C @ q``, ``outer(v, k)``), the reductions ``mean``, ``sum_``, ``max_`` and ``cumsum``
+along one axis, and views, which rearrange (``expand``, ``split``, ``concat``, ``chunk``,
+``flatten``).
 
 A symbol carries its place in time. Within a step, ``h`` is the value that comes in, h[t-1], and
 ``h.next`` is the one that goes out, h[t]; all that a step computes is at t.
@@ -10,6 +13,7 @@ A symbol carries its place in time. Within a step, ``h`` is the value that comes
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import math
@@ -18,11 +22,12 @@ from typing import Any, ParamSpec, TypeVar
 
 import sympy
 from sympy import Expr, Symbol
+from sympy.core.symbol import Str
 from sympy.functions.elementary.hyperbolic import tanh
 from sympy.printing.precedence import PRECEDENCE
 
 from ..errors import did_you_mean
-from .misuse import Explained, Linear, bound, expression, short
+from .misuse import Explained, Linear, bound, expression, no_matrix, short
 
 __all__ = [
     "Family",
@@ -81,8 +86,23 @@ class Size(Symbol):
         return (self.name,), {}
 
 
-class Vector(Explained, Symbol):
-    """A vector over units, one for each row of the batch: shape (B, size).
+class Quantity(Explained):
+    """Base of what has values that move: it may be contracted with another one by @."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def _contracted(left: Any, right: Any) -> Any:
+        """``left @ right`` where ``left`` is not a learned matrix but, say, a matrix memory."""
+        if not isinstance(left, Expr) or not _may_be_matrix(left):
+            raise no_matrix(left, right)
+        right = expression(right, "{} @ {}", left, right)
+        is_static = left.has(Matrix) and all(v.category in STATIC for v in left.atoms(Vector))
+        return Product(left, right) if is_static else Contract(left, right, "@")
+
+
+class Vector(Quantity, Symbol):
+    """A quantity of every row of the batch: a vector over units, or with more axes, (B, *shape).
 
     Parameters
     ----------
@@ -90,9 +110,10 @@ class Vector(Explained, Symbol):
         As in the equations.
     category : str
         "input", "mask", "state", "vector", "parameter" or "constant".
-    size : str
-        The name of its size ("H"), a number ("1" is a scalar that broadcasts), or "" to have it
-        inferred from the equations.
+    shape : str or tuple of str
+        For each axis the name of its size ("H"), a number, a sum or product of these ("N*P"), or
+        "" to have it inferred from the equations. A string is short for one axis; "1" is a scalar,
+        which broadcasts.
     time : int
         Steps away from t: a state that comes in is at -1. Parameters and constants have no time.
     value : float, optional
@@ -100,23 +121,34 @@ class Vector(Explained, Symbol):
     """
 
     category: str
-    size: str
+    axes: tuple[str, ...]
     time: int
     value: float | None
 
     def __new__(
-        cls, name: str, category: str, size: str = "", time: int = 0, value: float | None = None
+        cls,
+        name: str,
+        category: str,
+        shape: str | tuple[str, ...] = "",
+        time: int = 0,
+        value: float | None = None,
     ) -> Vector:
         obj: Vector = Symbol.__xnew__(cls, name, real=True)
-        obj.category, obj.size, obj.time, obj.value = category, size, time, value
+        obj.axes = (shape,) if isinstance(shape, str) else tuple(shape)
+        obj.category, obj.time, obj.value = category, time, value
         return obj
 
     def _hashable_content(self) -> tuple[Any, ...]:
         content: tuple[Any, ...] = super()._hashable_content()
-        return (*content, self.category, self.size, self.time, repr(self.value))
+        return (*content, self.category, self.axes, self.time, repr(self.value))
 
     def __getnewargs_ex__(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return (self.name, self.category, self.size, self.time, self.value), {}
+        return (self.name, self.category, self.axes, self.time, self.value), {}
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it was declared to be one number, which broadcasts."""
+        return self.axes == ("1",)
 
     @property
     def next(self) -> Vector:
@@ -125,13 +157,20 @@ class Vector(Explained, Symbol):
             raise AttributeError("next")  # Explained says why
         return self.at(0)
 
+    @property
+    def T(self) -> Any:
+        """The transpose of a matrix memory: its last two axes exchanged."""
+        if len(self.axes) < 2:
+            raise AttributeError("T")  # Explained says why
+        return Transpose(self)
+
     def at(self, time: int) -> Vector:
         """The same quantity at another time."""
         if not isinstance(time, int):
             raise TypeError(f"{self}.at({time}): a time is a whole number of steps, not {time!r}")
         if self.category in STATIC or time == self.time:
             return self
-        return Vector(self.name, self.category, self.size, time, self.value)
+        return Vector(self.name, self.category, self.axes, time, self.value)
 
     def _sympystr(self, printer: Any) -> str:
         if self.category == "state" and self.time in (-1, 0):
@@ -213,10 +252,8 @@ class Operator(Linear):
         return _Scaled(expression(other, "{} * {}", other, self), self)
 
     def __mul__(self, other: Any) -> Any:
-        if isinstance(other, Operator):
-            raise TypeError(
-                f"{bound(self)} * {bound(other)}: a product of matrices is written with @"
-            )
+        if isinstance(other, Operator):  # entry by entry, as of a weight and its mask
+            return sympy.Mul(entries(self), entries(other))
         factor = expression(other, "{} * {}", self, other)
         if not _is_scalar(factor):
             return Misplaced("*", self, factor)
@@ -224,16 +261,25 @@ class Operator(Linear):
 
     def __truediv__(self, other: Any) -> Any:
         if isinstance(other, Operator):
-            return self._no_function()
+            return sympy.Mul(entries(self), sympy.Pow(entries(other), -1))
         return self * (1 / expression(other, "{} / {}", self, other))
+
+    def __pow__(self, other: Any) -> Any:
+        return sympy.Pow(entries(self), expression(other, "{}**{}", self, other))
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return expression(other, "{} / {}", other, self) * sympy.Pow(entries(self), -1)
+
+    def __abs__(self) -> Any:
+        return sympy.Abs(entries(self))
 
     def _no_function(self, *_: object) -> Any:
         raise TypeError(
             f"{short(self)} is a matrix, which only stands on the left of @, as in "
-            f"{bound(self)} @ x: no function, power, quotient or comparison acts on its entries"
+            f"{bound(self)} @ x: no comparison or remainder acts on its entries"
         )
 
-    __pow__ = __rpow__ = __rtruediv__ = __abs__ = __mod__ = __rmod__ = _no_function
+    __rpow__ = __mod__ = __rmod__ = _no_function
     __floordiv__ = __rfloordiv__ = __gt__ = __ge__ = __lt__ = __le__ = _no_function
 
     def __getitem__(self, key: object) -> Any:
@@ -248,30 +294,44 @@ class Operator(Linear):
 
 
 class Matrix(Operator, Symbol):
-    """A learned matrix of shape (rows, columns), used as ``W @ x``; ``W.T`` is its transpose."""
+    """A learned matrix of shape (rows, columns), used as ``W @ x``; ``W.T`` is its transpose.
 
-    rows: str
-    columns: str
+    Axes before these are heads, with a matrix each: of shape ("N", "P", "Q") it takes (N, Q) to
+    (N, P), and one vector (Q,) for all heads to (N, P), too.
+    """
+
+    axes: tuple[str, ...]
     transposed: bool
+    merged: bool  # the normal form's: heads and rows as one axis, for a vector without heads
 
     def __new__(
-        cls, name: str, rows: str = "", columns: str = "", transposed: bool = False
+        cls,
+        name: str,
+        rows: str = "",
+        columns: str = "",
+        transposed: bool = False,
+        heads: tuple[str, ...] = (),
+        merged: bool = False,
     ) -> Matrix:
         obj: Matrix = Symbol.__xnew__(cls, name, real=True)
-        obj.rows, obj.columns, obj.transposed = rows, columns, transposed
+        obj.axes, obj.transposed, obj.merged = (*heads, rows, columns), transposed, merged
         return obj
 
     def _hashable_content(self) -> tuple[Any, ...]:
         content: tuple[Any, ...] = super()._hashable_content()
-        return (*content, self.rows, self.columns, int(self.transposed))
+        return (*content, self.axes, int(self.transposed), int(self.merged))
 
     def __getnewargs_ex__(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return (self.name, self.rows, self.columns, self.transposed), {}
+        return (self.name, *self.axes[-2:], self.transposed, self.axes[:-2], self.merged), {}
+
+    def _viewed(self, transposed: bool, merged: bool) -> Matrix:
+        *heads, rows, columns = self.axes
+        return Matrix(self.name, rows, columns, transposed, tuple(heads), merged)
 
     @property
     def T(self) -> Matrix:
         """The transpose: the same parameter, used the other way round."""
-        return Matrix(self.name, self.rows, self.columns, not self.transposed)
+        return self._viewed(not self.transposed, self.merged)
 
     @property
     def leading(self) -> Matrix:
@@ -286,7 +346,11 @@ class Matrix(Operator, Symbol):
     @property
     def base(self) -> Matrix:
         """The parameter itself, not transposed."""
-        return self.T if self.transposed else self
+        return self._viewed(False, False)
+
+    def merge(self) -> Matrix:
+        """Heads and rows as one axis: (N, P, D) takes (D,) to (N, P), and so back."""
+        return self._viewed(self.transposed, True)
 
     def of(self, operand: Expr) -> Expr:
         return Product(self, operand)
@@ -384,10 +448,32 @@ class Misplaced(Operator, Expr):
         return f"{bound(matrix)}{'*' if sign.name == '*' else ' + '}{bound(other)}"
 
 
+def entries(e: Expr) -> Expr:
+    """What a matrix, or a sum or multiple of matrices, is entry by entry.
+
+    Products of matrices stay what they are: they are no arithmetic on entries.
+    """
+    if isinstance(e, _Sum):
+        return sympy.Add(*map(entries, e.args))
+    if isinstance(e, _Scaled):
+        factor, matrix = e.args
+        return sympy.Mul(factor, entries(matrix))
+    if isinstance(e, _Chain):
+        left, right = map(entries, e.args)
+        return Product(left, right)
+    return e
+
+
+def _may_be_matrix(e: Expr) -> bool:
+    """Whether ``e`` can have two axes or more."""
+    wide = any(len(v.axes) > 1 for v in e.atoms(Vector))
+    return wide or e.has(Matrix, Contract, Expand, Reshape)
+
+
 def _is_scalar(e: Expr) -> bool:
     """Whether ``e`` is surely one number for a whole vector."""
     if isinstance(e, Vector):
-        return e.size == "1"
+        return e.is_single
     if isinstance(e, Reduction) and not isinstance(e, Scan):
         return True
     return not isinstance(e, Product) and all(map(_is_scalar, e.args))
@@ -488,14 +574,76 @@ def _declare(names: str, make: Callable[[str], Any]) -> Any:
     return made[0] if len(made) == 1 else made
 
 
-def _size(size: str | int) -> str:
+def _size(size: object) -> str:
     """A size as it was declared; "" is open."""
-    text = str(size)
-    is_name = isinstance(size, str) and (not size or size.isidentifier())
-    is_number = text.isdecimal() and text.isascii() and int(text) > 0
-    if not (is_name or (is_number and not isinstance(size, bool))):
-        raise ValueError(f"a size is a name or a positive number, not {short(repr(size))}")
-    return str(int(text)) if is_number else text
+    if isinstance(size, str) and not size:
+        return ""
+    try:
+        if isinstance(size, bool) or not isinstance(size, (str, int, Expr)):
+            raise ValueError
+        return str(size_of(str(size)))
+    except ValueError:
+        raise ValueError(
+            f"a size is a name or a positive number, or a sum or product of these, not "
+            f"{short(repr(size))}"
+        ) from None
+
+
+@functools.cache
+def size_of(text: str) -> Expr:
+    """A size as an expression: "H", "3", "N*P", "D+H".
+
+    Raises
+    ------
+    ValueError
+        If it is anything else.
+    """
+
+    def made(node: ast.AST) -> Expr:
+        if isinstance(node, ast.Name):
+            return Size(node.id)
+        if isinstance(node, ast.Constant) and type(node.value) is int and node.value > 0:
+            return sympy.Integer(node.value)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Mult)):
+            combine = sympy.Add if isinstance(node.op, ast.Add) else sympy.Mul
+            return combine(made(node.left), made(node.right))
+        raise ValueError(text)
+
+    if text.isdecimal() and text.isascii():
+        text = text.lstrip("0")  # which Python does not read
+    try:
+        return sympy.expand(made(ast.parse(text, mode="eval").body))
+    except (SyntaxError, RecursionError, MemoryError):
+        raise ValueError(text) from None
+
+
+def _shape(size: object, shape: object, default: str = "") -> str | tuple[str, ...]:
+    """The axes of a declaration: ``shape``, or one axis of that ``size``."""
+    if shape is None:
+        return _size(size)
+    if size != default:
+        raise ValueError("give size= or shape=, not both: size is short for a shape of one axis")
+    if isinstance(shape, (str, int)):
+        shape = (shape,)
+    if not isinstance(shape, (tuple, list)) or not shape:
+        raise ValueError(
+            f'a shape is a tuple of sizes, such as ("H", "K"), not {short(repr(shape))}'
+        )
+    return tuple(_size(n) for n in shape)
+
+
+def _sides(rows: object, columns: object, shape: object) -> tuple[Any, ...]:
+    """What Matrix takes after its name."""
+    if shape is None:
+        return _size(rows), _size(columns)
+    if rows or columns:
+        raise ValueError("give shape=, or rows= and columns=, not both")
+    axes = _shape("", shape)
+    if isinstance(axes, str) or len(axes) < 2:
+        raise ValueError(
+            f'the shape of a matrix has two axes or more, such as ("H", "D"), not {shape!r}'
+        )
+    return (*axes[-2:], False, axes[:-2])
 
 
 def finite(value: Any, what: str) -> float:
@@ -516,31 +664,36 @@ def finite(value: Any, what: str) -> float:
 
 
 @_declares
-def inputs(names: str, size: str | int = "D") -> Any:
-    """Inputs of every step; one name gives one symbol, several a tuple. Arrays: (T, B, size)."""
-    size = _size(size)
-    return _declare(names, lambda n: Vector(n, "input", size))
+def inputs(names: str, size: str | int = "D", shape: Any = None) -> Any:
+    """Inputs of every step, of size D; one name gives one symbol, several a tuple. Arrays:
+    (T, B, size), or (T, B, *shape).
+    """
+    axes = _shape(size, shape, "D")
+    return _declare(names, lambda n: Vector(n, "input", axes))
 
 
 @_declares
-def states(names: str, size: str | int = "H") -> Any:
-    """States: ``h`` comes into the step, ``h.next`` leaves it. Arrays: (B, size)."""
-    size = _size(size)
-    return _declare(names, lambda n: Vector(n, "state", size, -1))
+def states(names: str, size: str | int = "H", shape: Any = None) -> Any:
+    """States, of size H: ``h`` comes into the step, ``h.next`` leaves it. Arrays: (B, size).
+
+    ``shape=("H", "K")`` is a matrix memory, an array (B, H, K).
+    """
+    axes = _shape(size, shape, "H")
+    return _declare(names, lambda n: Vector(n, "state", axes, -1))
 
 
 @_declares
-def vectors(names: str, size: str | int = "H") -> Any:
+def vectors(names: str, size: str | int = "H", shape: Any = None) -> Any:
     """What a step computes: gates, candidates, … ``size=1`` is a scalar that broadcasts."""
-    size = _size(size)
-    return _declare(names, lambda n: Vector(n, "vector", size))
+    axes = _shape(size, shape, "H")
+    return _declare(names, lambda n: Vector(n, "vector", axes))
 
 
 @_declares
-def masks(names: str, size: str | int = "") -> Any:
+def masks(names: str, size: str | int = "", shape: Any = None) -> Any:
     """Inputs that no gradient flows into: dropout, zoneout, padding. Arrays: (T, B, size)."""
-    size = _size(size)
-    return _declare(names, lambda n: Vector(n, "mask", size))
+    axes = _shape(size, shape)
+    return _declare(names, lambda n: Vector(n, "mask", axes))
 
 
 @_declares
@@ -551,30 +704,33 @@ def constants(names: str, value: float | None = None) -> Any:
 
 
 @_declares
-def weights(names: str, rows: str | int = "", columns: str | int = "") -> Any:
-    """A family of matrices: ``W.i`` is W_i. Shapes are inferred unless they are given."""
-    shape = _size(rows), _size(columns)
-    return _declare(names, lambda name: Family(name, lambda member: Matrix(member, *shape)))
+def weights(names: str, rows: str | int = "", columns: str | int = "", shape: Any = None) -> Any:
+    """A family of matrices: ``W.i`` is W_i. Shapes are inferred unless they are given.
+
+    ``shape=("N", "P", "P")`` is a matrix for each of N heads.
+    """
+    sides = _sides(rows, columns, shape)
+    return _declare(names, lambda name: Family(name, lambda member: Matrix(member, *sides)))
 
 
 @_declares
-def biases(names: str, size: str | int = "", init: float = 0.0) -> Any:
+def biases(names: str, size: str | int = "", init: float = 0.0, shape: Any = None) -> Any:
     """A family of learned vectors: biases, peepholes, gains. They start at ``init``."""
-    about = _size(size), 0, finite(init, f"init of {names}")
+    about = _shape(size, shape), 0, finite(init, f"init of {names}")
     return _declare(names, lambda n: Family(n, lambda m: Vector(m, "parameter", *about)))
 
 
 @_declares
-def matrix(names: str, rows: str | int = "", columns: str | int = "") -> Any:
+def matrix(names: str, rows: str | int = "", columns: str | int = "", shape: Any = None) -> Any:
     """One learned matrix, used as ``V @ h``."""
-    shape = _size(rows), _size(columns)
-    return _declare(names, lambda n: Matrix(n, *shape))
+    sides = _sides(rows, columns, shape)
+    return _declare(names, lambda n: Matrix(n, *sides))
 
 
 @_declares
-def vector(names: str, size: str | int = "", init: float = 0.0) -> Any:
+def vector(names: str, size: str | int = "", init: float = 0.0, shape: Any = None) -> Any:
     """One learned vector; ``size=1`` is a learned scalar. It starts at ``init``."""
-    about = _size(size), 0, finite(init, f"init of {names}")
+    about = _shape(size, shape), 0, finite(init, f"init of {names}")
     return _declare(names, lambda n: Vector(n, "parameter", *about))
 
 
@@ -595,16 +751,19 @@ def plain_conditions(e: Expr) -> Expr:
 # --------------------------------------------------------------------------- what mixes units
 
 
-class Function(Explained, sympy.Function):
+class Function(Quantity, sympy.Function):
     """Base of the functions of the language."""
 
     def __new__(cls, *args: Any, **options: Any) -> Any:
-        given = [expression(a, "{}({})", cls.__name__, a) for a in args]
+        given = [
+            a if isinstance(a, (sympy.Tuple, Str)) else expression(a, "{}({})", cls.__name__, a)
+            for a in args
+        ]
         return super().__new__(cls, *given, **options)
 
 
 class Product(Function):
-    """``W @ x``: the only thing that leads from one size to another."""
+    """``W @ x``, a contraction with a matrix that does not move; it leads from size to size."""
 
     nargs = 2
     precedence = PRECEDENCE["Mul"] - 1  # so that SymPy writes tanh(h)*(W @ x)
@@ -620,7 +779,45 @@ class Product(Function):
 
     def _sympystr(self, printer: Any) -> str:
         operand = printer._print(self.operand)
-        return f"{self.matrix} @ {operand if self.operand.is_Atom else f'({operand})'}"
+        return f"{bound(self.matrix)} @ {operand if self.operand.is_Atom else f'({operand})'}"
+
+
+class Contract(Function):
+    """A product of two quantities that both move, summed over the axes that it says.
+
+    The third argument says which, as in ``numpy.einsum``: "ij,j->i" is ``C @ q`` with a matrix
+    state C, "ij,i->j" is ``C.T @ k``, and "i,j->ij" is ``outer(v, k)``. Letters before these are
+    heads. No letter occurs twice in one operand, and each of an operand's is in the other one or
+    in the result, so that what is derived from a contraction is one again.
+    """
+
+    nargs = 3
+    is_real = True
+    precedence = PRECEDENCE["Mul"] - 1
+
+    def __new__(cls, left: Any, right: Any, spec: Any) -> Any:
+        return super().__new__(cls, left, right, spec if isinstance(spec, Str) else Str(spec))
+
+    @property
+    def spec(self) -> tuple[str, str, str]:
+        """The letters of the left, the right and the result."""
+        operands, _, out = self.args[2].name.partition("->")
+        left, _, right = operands.partition(",")
+        return left, right, out
+
+    @property
+    def is_outer(self) -> bool:
+        """Whether nothing is summed."""
+        left, right, out = self.spec
+        return not (set(left + right) - set(out))
+
+    def _sympystr(self, printer: Any) -> str:
+        (left, right, out), (a, b, _) = self.spec, self.args
+        if self.is_outer and len(left) == len(right):
+            return f"outer({printer._print(a)}, {printer._print(b)})"
+        transposed = len(right) < len(left) and left[-1] in out
+        first = a if a.is_Atom else f"({printer._print(a)})"
+        return f"{first}{'.T' if transposed else ''} @ {b if b.is_Atom else f'({b})'}"
 
 
 class Outer(Function):
@@ -645,10 +842,31 @@ class Gradient(Function):
 
 
 class Reduction(Function):
-    """Base of what looks across the units of one vector."""
+    """Base of what looks across the units of one axis.
 
-    nargs = 1
+    Of a vector it makes one number, which broadcasts. Of a quantity with more axes it takes the
+    axis that the second argument names: ``sum_(C, "K")`` of (H, K) is (H,). A number stands for
+    the place of an axis, -1 for the last one.
+    """
+
+    nargs = (1, 2)
     is_real = True
+
+    def __new__(cls, value: Any, axis: Any = None, **options: Any) -> Any:
+        if axis is None:
+            return super().__new__(cls, value, **options)
+        if not isinstance(axis, (Symbol, sympy.Integer)):
+            axis = sympy.Integer(axis) if isinstance(axis, int) else Size(_size(axis))
+        return super().__new__(cls, value, axis, **options)
+
+    @property
+    def axis(self) -> Expr | None:
+        """The axis as it was given, or None."""
+        return self.args[1] if len(self.args) > 1 else None
+
+    def _sympystr(self, printer: Any) -> str:
+        name = type(self).__name__.rstrip("_")
+        return f"{name}({', '.join(map(printer._print, self.args))})"
 
 
 class mean(Reduction):
@@ -658,15 +876,9 @@ class mean(Reduction):
 class sum_(Reduction):
     """The sum over units: a scalar for each row, which broadcasts."""
 
-    def _sympystr(self, printer: Any) -> str:
-        return f"sum({printer._print(self.args[0])})"
-
 
 class max_(Reduction):
     """The largest unit: a scalar for each row. Its gradient is shared equally among ties."""
-
-    def _sympystr(self, printer: Any) -> str:
-        return f"max({printer._print(self.args[0])})"
 
 
 class Scan(Reduction):
@@ -679,6 +891,161 @@ class cumsum(Scan):
 
 class rcumsum(Scan):
     """The running sum over units, from the last to the first: the adjoint of ``cumsum``."""
+
+
+class View(Function):
+    """Base of what rearranges the units of one quantity, without arithmetic."""
+
+    is_real = True
+
+    @property
+    def operand(self) -> Expr:
+        return self.args[0]
+
+
+class Expand(View):
+    """``u`` repeated along axes that it does not have: ``Expand(f, (H, K), (0,))`` of f (H,).
+
+    The second argument is the shape of the result, in which 0 stands for an axis of ``u``. The
+    third, which a cell adds, says which of the axes are those of ``u``; a single number has none.
+    """
+
+    nargs = (2, 3)
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Which axes of the result are those of the operand."""
+        return tuple(map(int, self.args[2]))
+
+    def _sympystr(self, printer: Any) -> str:
+        axes = ", ".join(f'"{n}"' for n in self.args[1])
+        return f"expand({printer._print(self.args[0])}, {axes})"
+
+
+class Part(View):
+    """One of the parts that lie side by side along the last axis: ``Part(u, 1, (P, P, K))``."""
+
+    nargs = 3
+
+    @property
+    def number(self) -> int:
+        return int(self.args[1])
+
+    @property
+    def sizes(self) -> tuple[Expr, ...]:
+        return tuple(self.args[2])
+
+    def _sympystr(self, printer: Any) -> str:
+        sizes = ", ".join(f'"{n}"' for n in self.sizes)
+        return f"split({printer._print(self.args[0])}, {sizes})[{self.number}]"
+
+
+class Reshape(View):
+    """The same units in the same order, with other axes: ``Reshape(u, (N, P))`` of u (N*P,)."""
+
+    nargs = 2
+
+    def _sympystr(self, printer: Any) -> str:
+        inner, axes = printer._print(self.args[0]), self.args[1]
+        if len(axes) < 2:
+            return f"flatten({inner})"
+        shown = ", ".join(f'"{n}"' for n in axes)
+        return f"chunk({inner}, {shown})"
+
+
+class Transpose(View):
+    """The last two axes exchanged: ``C.T``."""
+
+    nargs = 1
+
+    def _sympystr(self, printer: Any) -> str:
+        inner = printer._print(self.operand)
+        return f"{inner if self.operand.is_Atom else f'({inner})'}.T"
+
+
+class Concat(Function):
+    """Several quantities side by side along their last axis."""
+
+    is_real = True
+
+    def _sympystr(self, printer: Any) -> str:
+        return f"concat({', '.join(map(printer._print, self.args))})"
+
+
+def outer(left: Any, right: Any) -> Expr:
+    """v kᵀ: of (H,) and (K,) the matrix (H, K); of (N, H) and (N, K) one a head, (N, H, K)."""
+    return Contract(left, right, "i,j->ij")
+
+
+def expand(value: Any, *axes: Any) -> Expr:
+    """``value`` repeated along the axes that it does not have.
+
+    Parameters
+    ----------
+    value : expression
+        A single number, or a quantity whose axes are among ``axes``, in their order.
+    *axes : str or int, or one quantity
+        The axes of the result, or a quantity that has them: ``expand(f, "H", "K")``,
+        ``expand(f, C)``.
+    """
+    shape = _axes(axes)
+    return Expand(value, sympy.Tuple(*shape))
+
+
+def split(value: Any, *sizes: Any) -> tuple[Expr, ...]:
+    """The parts of a vector that lie side by side, each of a size: ``q, k = split(u, "P", "K")``.
+
+    One number, ``split(u, 3)``, gives as many equal parts.
+    """
+    if len(sizes) == 1 and isinstance(sizes[0], int):
+        count = sizes[0]
+        if isinstance(count, bool) or count < 1:
+            raise ValueError(f"split into {count} parts: give a positive number of parts")
+        value = named(value)
+        return tuple(
+            Part(value, sympy.Integer(k), sympy.Tuple(sympy.Integer(count))) for k in range(count)
+        )
+    if len(sizes) < 2:
+        raise ValueError('split gives several parts: split(u, 3), or split(u, "P", "K")')
+    value, shape = named(value), sympy.Tuple(*_axes(sizes))
+    return tuple(Part(value, sympy.Integer(k), shape) for k in range(len(shape)))
+
+
+def chunk(value: Any, *axes: Any) -> Expr:
+    """A vector of N·P units as N chunks of P: ``chunk(h, "N", "P")`` is (N, P)."""
+    shape = _axes(axes)
+    if len(shape) < 2:
+        raise ValueError('chunk gives several axes: chunk(h, "N", "P")')
+    return Reshape(value, sympy.Tuple(*shape))
+
+
+def flatten(value: Any) -> Expr:
+    """All axes as one, the last one running fastest: (N, P) is (N*P,)."""
+    return Reshape(value, sympy.Tuple())
+
+
+def repeat(value: Any, count: Any) -> Expr:
+    """Each unit of a vector repeated: (N,) is (N*P,), as a gate for each chunk of P units."""
+    (size,) = _axes((count,))
+    return flatten(Expand(value, sympy.Tuple(sympy.S.Zero, size)))
+
+
+def concat(*values: Any) -> Expr:
+    """Several quantities side by side along their last axis: ``W @ concat(x, h)``."""
+    if len(values) == 1 and isinstance(values[0], (list, tuple)):
+        values = tuple(values[0])
+    if len(values) < 2:
+        raise ValueError("concat puts several quantities side by side: concat(x, h)")
+    return Concat(*values)
+
+
+def _axes(given: tuple[Any, ...]) -> tuple[Expr, ...]:
+    """Axes as they were given: names, numbers, or a quantity that has them."""
+    if len(given) == 1 and isinstance(given[0], (list, tuple)):
+        given = tuple(given[0])
+    if len(given) == 1 and isinstance(given[0], Vector):
+        given = given[0].axes
+    return tuple(size_of(_size(n)) for n in given)
 
 
 # --------------------------------------------------------------------------- elementwise functions

@@ -79,7 +79,7 @@ def unscaled(
         delta = next(v for v in mixing.args if isinstance(v, Vector) and v.category in ADJOINT)
         value = delta * (t / found)
         if value not in scaled:
-            scaled[value] = Vector(namer(f"{delta.name}_scaled"), "adjoint", delta.size)
+            scaled[value] = Vector(namer(f"{delta.name}_scaled"), "adjoint", delta.axes)
         return found.xreplace({delta: scaled[value]})
 
     lines, whole = [line(e) for e in lines], [line(e) for e in totals]

@@ -428,7 +428,7 @@ def _in_lanes(
 
 def _whole(v: Vector) -> Vector:
     """The value that a partial sum is the beginning of."""
-    return Vector(v.name, "vector", v.size, v.time) if v.category == "partial" else v
+    return Vector(v.name, "vector", v.axes, v.time) if v.category == "partial" else v
 
 
 def _join(
@@ -452,7 +452,7 @@ def _reads_carry(e: Eq) -> bool:
 def _partial(v: Vector) -> Vector:
     """The sum of products that ``v`` begins with, where more is to come."""
     flowing = f"partial {v.category}" if v.category in ("adjoint", "carry") else "partial"
-    return Vector(v.name, flowing, v.size, v.time)
+    return Vector(v.name, flowing, v.axes, v.time)
 
 
 def _loops(equations: Sequence[Eq], cell: Cell) -> tuple[Loop, ...]:

@@ -31,15 +31,29 @@ from sympy.logic.boolalg import Xnor
 from ..errors import LstmgenError
 from ..language import symbols as language
 from ..language.cell import Cell
-from ..language.symbols import Product, Reduction, Vector, named, stop_gradient
+from ..language.symbols import (
+    Concat,
+    Contract,
+    Expand,
+    Matrix,
+    Part,
+    Product,
+    Reduction,
+    Size,
+    Transpose,
+    Vector,
+    View,
+    named,
+    stop_gradient,
+)
 
 Array: TypeAlias = NDArray[Any]
 Entity: TypeAlias = tuple[str, str]  # ("parameter" | "input" | "state", name): what has a gradient
 
 
 class Dual(NamedTuple):
-    """Values and their derivatives in K directions: (1, B, size), or with as many copies, and
-    (K, B, size).
+    """Values and their derivatives in K directions: (1, B, *shape), or with as many copies, and
+    (K, B, *shape).
     """
 
     value: Array
@@ -160,24 +174,63 @@ _FUNCTIONS: dict[type, _Function] = {
     language.equal: _Function(lambda a, b: np.where(a == b, 1.0, 0.0), _flat),
 }
 
+
+class Along(NamedTuple):
+    """The axis of an array that a reduction looks along; of a vector it leaves an axis of 1."""
+
+    axis: int
+    keepdims: bool
+
+    @classmethod
+    def of(cls, e: Reduction) -> Along:
+        return cls(-1, True) if e.axis is None else cls(2 + int(e.axis), False)
+
+
+def _scan(z: Array, axis: int, *, back: bool = False) -> Array:
+    z = np.flip(z, axis) if back else z
+    made = np.cumsum(z, axis=axis)
+    return np.flip(made, axis) if back else made
+
+
 # Linear in their operand, so that values and slopes are treated alike.
-_LINEAR: dict[type, Callable[[Array], Array]] = {
-    language.mean: lambda z: z.mean(axis=-1, keepdims=True),
-    language.sum_: lambda z: z.sum(axis=-1, keepdims=True),
-    language.cumsum: lambda z: np.cumsum(z, axis=-1),
-    language.rcumsum: lambda z: np.cumsum(z[..., ::-1], axis=-1)[..., ::-1],
+_LINEAR: dict[type, Callable[[Array, Along], Array]] = {
+    language.mean: lambda z, along: z.mean(**along._asdict()),
+    language.sum_: lambda z, along: z.sum(**along._asdict()),
+    language.cumsum: lambda z, along: _scan(z, along.axis),
+    language.rcumsum: lambda z, along: _scan(z, along.axis, back=True),
 }
 
 
-def _largest(z: Number) -> Number:
+def reduced(e: Reduction, z: Array) -> Array:
+    """A reduction that is linear in its operand, of an array."""
+    return _LINEAR[e.func](z, Along.of(e))
+
+
+def _largest(z: Number, along: Along) -> Number:
     """The largest unit; each of several equal ones has its share of the slope."""
-    value = value_of(z)
-    largest: Array = value.max(axis=-1, keepdims=True)
+    value, how = value_of(z), along._asdict()
+    largest: Array = value.max(**how)
     if not isinstance(z, Dual):
         return largest
-    hit = value == largest
-    shares = np.where(hit, z.slope, 0).sum(axis=-1, keepdims=True)
-    return Dual(largest, shares / hit.sum(axis=-1, keepdims=True))
+    hit = value == value.max(axis=along.axis, keepdims=True)
+    shares = np.where(hit, z.slope, 0).sum(**how)
+    return Dual(largest, shares / hit.sum(**how))
+
+
+def _each(z: Number, change: Callable[[Array], Array]) -> Number:
+    """What is linear and does not mix, of values and slopes alike."""
+    return Dual(*map(change, z)) if isinstance(z, Dual) else change(z)
+
+
+def aligned(*given: Number) -> list[Number]:
+    """Single numbers among quantities of several axes, with as many axes of 1."""
+    most = max(value_of(z).ndim for z in given)
+    return [
+        _each(z, lambda a: a.reshape(*a.shape, *(1,) * (most - a.ndim)))
+        if value_of(z).ndim < most
+        else z
+        for z in given
+    ]
 
 
 def _dual(value: Array, slopes: Sequence[Array]) -> Number:
@@ -185,16 +238,18 @@ def _dual(value: Array, slopes: Sequence[Array]) -> Number:
     if not slopes:
         return value
     total = reduce(np.add, slopes)
-    width = np.broadcast_shapes(total.shape[-1:], value.shape[-1:])
-    return Dual(value, np.broadcast_to(total, (*total.shape[:-1], *width)))
+    width = np.broadcast_shapes(total.shape[2:], value.shape[2:])
+    return Dual(value, np.broadcast_to(total, (*total.shape[:2], *width)))
 
 
 def _add(a: Number, b: Number) -> Number:
+    a, b = aligned(a, b)
     value = value_of(a) + value_of(b)
     return _dual(value, [z.slope for z in (a, b) if isinstance(z, Dual)])
 
 
 def _multiply(a: Number, b: Number) -> Number:
+    a, b = aligned(a, b)
     value = value_of(a) * value_of(b)
     pairs = ((a, b), (b, a))
     slopes = [one.slope * value_of(other) for one, other in pairs if isinstance(one, Dual)]
@@ -202,6 +257,7 @@ def _multiply(a: Number, b: Number) -> Number:
 
 
 def _apply(function: _Function, arguments: Sequence[Number]) -> Number:
+    arguments = aligned(*arguments)
     values = [value_of(a) for a in arguments]
     value = np.asarray(function.value(*values))
     if not any(isinstance(a, Dual) for a in arguments):
@@ -210,36 +266,63 @@ def _apply(function: _Function, arguments: Sequence[Number]) -> Number:
     return _dual(value, [slope * a.slope for slope, a in pairs if isinstance(a, Dual)])
 
 
-def _product(u: Number, matrix: Number) -> Number:
-    """Rows are samples: (W u)ᵀ = uᵀ Wᵀ, and here ``matrix`` is Wᵀ."""
-    value = value_of(u) @ value_of(matrix)
+Pairing: TypeAlias = "Callable[[Array, Array], Array]"  # linear in either
+
+
+def _paired(pairing: Pairing, a: Number, b: Number) -> Number:
+    """A contraction of two operands, and its slope by each."""
+    value = pairing(value_of(a), value_of(b))
     slopes = []
-    if isinstance(u, Dual):
-        slopes.append(u.slope @ value_of(matrix))
-    if isinstance(matrix, Dual):
-        slopes.append(value_of(u) @ matrix.slope)
+    if isinstance(a, Dual):
+        slopes.append(pairing(a.slope, value_of(b)))
+    if isinstance(b, Dual):
+        slopes.append(pairing(value_of(a), b.slope))
     return _dual(value, slopes)
 
 
-def _transpose(matrix: Number) -> Number:
-    if isinstance(matrix, Dual):
-        return Dual(np.swapaxes(matrix.value, -1, -2), np.swapaxes(matrix.slope, -1, -2))
-    return np.swapaxes(matrix, -1, -2)
+def _by_letters(letters: str) -> Pairing:
+    """A contraction as ``numpy.einsum`` has it, for all copies and rows."""
+    operands, _, out = letters.partition("->")
+    left, _, right = operands.partition(",")
+    return lambda a, b: np.einsum(f"...{left},...{right}->...{out}", a, b)
+
+
+def _of_rows(u: Array, matrix: Array) -> Array:
+    """Rows are samples: (W u)ᵀ = uᵀ Wᵀ. The matrix has an axis of 1 for rows, too."""
+    return np.asarray(u @ np.swapaxes(matrix[:, 0], -1, -2))
+
+
+def _pairing(e: Product | Contract, left: Array, right: Array) -> Pairing:
+    """How the operands of ``e`` are put together: those of a product are the vector, the matrix."""
+    if isinstance(e, Contract):
+        return _by_letters(e.args[2].name)
+    axes, heads = right.ndim - 2, left.ndim - 3
+    if isinstance(e.matrix, Matrix) and e.matrix.merged:  # which is not transposed before
+        letters = "abcdefgh"[: axes - 1]
+        mine, out = (letters, "j") if e.matrix.transposed else ("j", letters)
+        return _by_letters(f"{mine},{letters}j->{out}")
+    if axes == 2 and heads == 0:
+        return _of_rows
+    front = "abcdefgh"[: max(axes - 2, heads)]  # the heads, of the vector or of the matrix or both
+    of_vector = front[:heads] + "j"
+    of_matrix = "ij" if axes == 2 else f"{front[: axes - 2]}ij"
+    return _by_letters(f"{of_vector},{of_matrix}->{front}i")
 
 
 def _choose(condition: Array, a: Number, b: Number) -> Number:
+    a, b = aligned(a, b, condition)[:2]
+    condition = value_of(aligned(condition, a)[0])
     value = np.where(condition, value_of(a), value_of(b))
     if not (isinstance(a, Dual) or isinstance(b, Dual)):
         return value
-    slopes = [z.slope if isinstance(z, Dual) else np.zeros((1, 1, 1)) for z in (a, b)]
+    slopes = [z.slope if isinstance(z, Dual) else np.zeros((1,) * value.ndim) for z in (a, b)]
     return Dual(value, np.where(condition, *slopes))
 
 
-def widened(a: Number, size: int) -> Number:
-    """A scalar as a vector of ``size`` equal units; any other as it is."""
-    if isinstance(a, Dual):
-        return Dual(*(np.broadcast_to(z, (*z.shape[:-1], size)) for z in a))
-    return np.broadcast_to(a, (*a.shape[:-1], size))
+def widened(a: Number, shape: tuple[int, ...]) -> Number:
+    """A scalar as a quantity of that shape with equal units; any other as it is."""
+    (a,) = aligned(a, np.empty((1, 1, *(1 for _ in shape))))[:1]
+    return _each(a, lambda z: np.broadcast_to(z, (*z.shape[:2], *shape)))
 
 
 # --------------------------------------------------------------------------- conditions
@@ -281,7 +364,7 @@ class Trace:
     Attributes
     ----------
     outputs : list of arrays or Duals
-        The output of each step, (K, B, size); K is 1 where the copies agree.
+        The output of each step, (K, B, *shape); K is 1 where the copies agree.
     states : list of dicts
         The states before the first step, after it, …: one more than there are steps.
     frozen : dict
@@ -299,15 +382,21 @@ class Shake(Protocol):
     def operand(self, a: Number) -> Number:
         """What an operation makes of ``a`` before it combines it with others."""
 
-    def __call__(self, e: Expr, value: Number, operands: Sequence[Number]) -> Number:
-        """What is made of the value of the node ``e``."""
+    def __call__(
+        self,
+        e: Expr,
+        value: Number,
+        operands: Sequence[Number],
+        pairing: Pairing | None = None,
+    ) -> Number:
+        """What is made of the value of the node ``e``; of a contraction, also how it is made."""
 
 
 class Evaluator:
     """The equations of a cell, evaluated as they stand, for K perturbed copies at once.
 
-    Vectors are (K, B, size) and matrices (K, rows, columns), with 1 in place of K or B where the
-    copies or the rows agree: NumPy's broadcasting does the rest.
+    Vectors are (K, B, *shape) and matrices (K, 1, rows, columns), with 1 in place of K or B where
+    the copies or the rows agree: NumPy's broadcasting does the rest.
     """
 
     def __init__(self, cell: Cell) -> None:
@@ -345,21 +434,28 @@ class Evaluator:
         cell, trace = self.cell, Trace()
         state = {s.name: values["state", s.name] for s in cell.states}
         trace.states.append(state)
-        static: dict[Expr, Number] = {
-            p: values["parameter", p.name] for p in cell.parameters if isinstance(p, Vector)
+        static: dict[Expr, Any] = {
+            p: matrix_rows(values["parameter", p.name])
+            if isinstance(p, Matrix)
+            else values["parameter", p.name]
+            for p in cell.parameters
         }
         static.update({c: given[c.name] for c in cell.constants})
-        matrices = {p.name: values["parameter", p.name] for p in cell.parameters}
+        walk = Walk(static, 0, frozen, trace.frozen, shake, sizes)
+        for equation in cell.equations:
+            if isinstance(equation.lhs, Matrix):
+                static[equation.lhs] = walk(equation.rhs)
         steps = len(value_of(values["input", cell.inputs[0].name]))
         for t in range(steps):
             memo = dict(static)
             memo.update({x: _at(values["input", x.name], t) for x in cell.inputs})
             memo.update({m: given[m.name][t] for m in cell.masks})
             memo.update({s: state[s.name] for s in cell.states})
-            walk = Walk(matrices, memo, t, frozen, trace.frozen, shake)
+            walk = Walk(memo, t, frozen, trace.frozen, shake, sizes)
             for equation in cell.equations:
-                size = number(cell.size(equation.lhs), sizes)
-                memo[equation.lhs] = widened(walk(equation.rhs), size)
+                if isinstance(equation.lhs, Vector):
+                    shape = tuple(number(n, sizes) for n in cell.shape(equation.lhs))
+                    memo[equation.lhs] = widened(walk(equation.rhs), shape)
             state = {s.name: memo[s.at(0)] for s in cell.states}
             trace.states.append(state)
             trace.outputs.append(memo[cell.output])
@@ -372,19 +468,24 @@ def _at(a: Number, t: int) -> Number:
     return Dual(a.value[t], a.slope[t]) if isinstance(a, Dual) else a[t]
 
 
+def matrix_rows(matrix: Number) -> Number:
+    """A matrix (K, rows, columns) as a quantity that is the same for all rows of the batch."""
+    return _each(matrix, lambda a: a[:, None])
+
+
 class Walk:
-    """One step: the value of an expression, from the values of the vectors in ``memo``."""
+    """One step: the value of an expression, from the values of the symbols in ``memo``."""
 
     def __init__(
         self,
-        matrices: Mapping[str, Any],
         memo: dict[Expr, Any],
         t: int,
         frozen: Mapping[tuple[int, Expr], Array] | None,
         record: dict[tuple[int, Expr], Array],
-        shake: Shake | None = None,
+        shake: Shake | None,
+        sizes: Mapping[str, int],
     ) -> None:
-        self.matrices, self.memo, self.t = matrices, memo, t
+        self.memo, self.t, self.sizes = memo, t, sizes
         self.frozen, self.record, self.shake = frozen, record, shake
 
     def __call__(self, e: Expr) -> Any:
@@ -396,9 +497,19 @@ class Walk:
     def _compute(self, e: Expr) -> Number:
         if e.is_Number or e.is_NumberSymbol:
             return self._shaken(e, np.full((1, 1, 1), float(e)), ())
-        if isinstance(e, Product):
-            operands = self._operands(self(e.operand), self._matrix(e))
-            return self._shaken(e, _product(operands[0], operands[1]), operands)
+        if isinstance(e, Size):
+            return np.full((1, 1, 1), float(number(e, self.sizes)))
+        if isinstance(e, Matrix) and e.merged:
+            return self.memo[e.base]  # type: ignore[no-any-return]
+        if isinstance(e, Matrix):
+            return _each(self.memo[e.base], lambda a: np.swapaxes(a, -1, -2))
+        if isinstance(e, (Product, Contract)):
+            return self._contracted(e)
+        if isinstance(e, (View, Concat)):
+            return self._rearranged(e)
+        if isinstance(e, Reduction):
+            operands = self._operands(self(e.args[0]))
+            return self._shaken(e, self._reduced(e, operands[0]), operands)
         if isinstance(e, named):
             return self(e.args[0])  # type: ignore[no-any-return]
         if isinstance(e, stop_gradient):
@@ -416,26 +527,62 @@ class Walk:
             return reduce(_add, operands)
         if isinstance(e, sympy.Mul):
             return reduce(_multiply, operands)
-        if isinstance(e, language.max_):
-            return _largest(operands[0])
-        if isinstance(e, Reduction) and e.func in _LINEAR:
-            linear, z = _LINEAR[e.func], operands[0]
-            return Dual(*map(linear, z)) if isinstance(z, Dual) else linear(z)
         if e.func not in _FUNCTIONS:
             raise LstmgenError(
                 f"the evaluation of equations does not know {e.func.__name__}, in {e}"
             )
         return _apply(_FUNCTIONS[e.func], operands)
 
+    def _reduced(self, e: Reduction, z: Number) -> Number:
+        along = Along.of(e)
+        if isinstance(e, language.max_):
+            return _largest(z, along)
+        return _each(z, lambda a: reduced(e, a))
+
+    def _contracted(self, e: Product | Contract) -> Number:
+        pair = (e.operand, e.matrix) if isinstance(e, Product) else e.args[:2]
+        operands = self._operands(*map(self, pair))
+        pairing = _pairing(e, *map(value_of, operands))
+        value = _paired(pairing, *operands)
+        return value if self.shake is None else self.shake(e, value, operands, pairing)
+
+    def _rearranged(self, e: View | Concat) -> Number:
+        if isinstance(e, Concat):
+            return self._side_by_side(list(map(self, e.args)))
+        return _each(self(e.operand), self._view(e))
+
+    def _view(self, e: View) -> Callable[[Array], Array]:
+        if isinstance(e, Transpose):
+            return lambda a: np.swapaxes(a, -1, -2)
+        if isinstance(e, Part):
+            sizes = [number(n, self.sizes) for n in e.sizes]
+            start = sum(sizes[: e.number])
+            return lambda a: a[..., start : start + sizes[e.number]]
+        shape = tuple(number(n, self.sizes) for n in e.args[1])
+        if isinstance(e, Expand):
+            ones = [n if k in e.places else 1 for k, n in enumerate(shape)]
+            return lambda a: np.broadcast_to(a.reshape(*a.shape[:2], *ones), (*a.shape[:2], *shape))
+        return lambda a: a.reshape(*a.shape[:2], *shape)
+
+    @staticmethod
+    def _side_by_side(parts: Sequence[Number]) -> Number:
+        def joined(arrays: Sequence[Array]) -> Array:
+            front = np.broadcast_shapes(*(a.shape[:-1] for a in arrays))
+            return np.concatenate(
+                [np.broadcast_to(a, (*front, a.shape[-1])) for a in arrays], axis=-1
+            )
+
+        value = joined([value_of(z) for z in parts])
+        if not any(isinstance(z, Dual) for z in parts):
+            return value
+        slopes = [z.slope if isinstance(z, Dual) else np.zeros_like(z) for z in parts]
+        return Dual(value, joined(slopes))
+
     def _operands(self, *given: Number) -> Sequence[Number]:
         return given if self.shake is None else [self.shake.operand(a) for a in given]
 
     def _shaken(self, e: Expr, value: Number, operands: Sequence[Number]) -> Number:
         return value if self.shake is None else self.shake(e, value, operands)
-
-    def _matrix(self, e: Product) -> Number:
-        matrix: Number = self.matrices[e.matrix.name]
-        return matrix if e.matrix.transposed else _transpose(matrix)
 
     def _piecewise(self, e: Expr) -> Number:
         value: Number = np.full((1, 1, 1), np.nan)
@@ -454,10 +601,11 @@ class Walk:
         if condition in (sympy.true, sympy.false):
             return np.full((1, 1, 1), bool(condition))
         if condition.func in COMPARISONS:
-            a, b = (value_of(self(arg)) for arg in condition.args)
+            a, b = map(value_of, aligned(*map(self, condition.args)))
             return COMPARISONS[condition.func](a, b)
         if condition.func in _CONNECTIVES:
-            return _CONNECTIVES[condition.func](*map(self.holds, condition.args))
+            parts = map(value_of, aligned(*map(self.holds, condition.args)))
+            return _CONNECTIVES[condition.func](*parts)
         raise LstmgenError(
             f"the evaluation of equations does not know the condition "
             f"{type(condition).__name__}, in {condition}"
@@ -465,5 +613,7 @@ class Walk:
 
 
 def number(size: Expr, sizes: Mapping[str, int]) -> int:
-    """A symbolic size as a number."""
-    return int(size) if size.is_Integer else sizes[size.name]
+    """A symbolic size, a sum or product of names, as a number."""
+    if size.is_Symbol:
+        return sizes[size.name]
+    return int(size.xreplace({n: sympy.Integer(sizes[n.name]) for n in size.free_symbols}))

@@ -18,8 +18,19 @@ from sympy import Expr
 
 from ..language import symbols as language
 from ..language.cell import Cell
-from ..language.symbols import Product, Reduction, stop_gradient
-from .evaluation import COMPARISONS, Array, Dual, Number, Walk, value_of
+from ..language.symbols import Reduction, Scan, stop_gradient
+from .evaluation import (
+    COMPARISONS,
+    Along,
+    Array,
+    Dual,
+    Number,
+    Pairing,
+    Walk,
+    aligned,
+    reduced,
+    value_of,
+)
 
 # --------------------------------------------------------------------------- what is exact
 
@@ -45,23 +56,25 @@ def _coarse(a: Array) -> Array:
     return np.asarray((np.abs(a) < _COARSE_LIMIT) & (np.round(a * _COARSE) == a * _COARSE))
 
 
-def _is_exact(e: Expr, value: Array, operands: Sequence[Array]) -> Any:
+def _is_exact(e: Expr, value: Array, operands: Sequence[Array], pairing: Pairing | None) -> Any:
     """Where no program rounds, whatever its order and its precision."""
     if isinstance(e, _CHOOSING):
         return True
-    if isinstance(e, Product):
-        return _rounded_terms(*operands) == 0
+    if pairing is not None:
+        return _rounded_terms(operands[0], operands[1], pairing) == 0
     fine = reduce(np.logical_and, map(_fine, operands), _fine(value))
     if isinstance(e, (sympy.Add, sympy.Mod)):
         return fine
     if isinstance(e, sympy.Mul):
         return reduce(np.logical_or, [a == 0 for a in operands], fine)
     if isinstance(e, Reduction):
-        whole = _fine(operands[0]).all(axis=-1, keepdims=True) & _fine(value)
+        along = Along.of(e)
+        kept = along.keepdims or isinstance(e, Scan)
+        whole = _fine(operands[0]).all(axis=along.axis, keepdims=kept) & _fine(value)
         if isinstance(e, language.mean):
-            units = operands[0].shape[-1]
+            units = operands[0].shape[along.axis]
             whole = whole & (units & (units - 1) == 0)
-        return whole | (operands[0] == 0).all(axis=-1, keepdims=True)
+        return whole | (operands[0] == 0).all(axis=along.axis, keepdims=kept)
     if isinstance(e, sympy.Pow):
         x, p = operands
         whole = (p >= 0) & (np.floor(p) == p)
@@ -69,27 +82,26 @@ def _is_exact(e: Expr, value: Array, operands: Sequence[Array]) -> Any:
     return fine & reduce(np.logical_and, [a == 0 for a in operands])  # tanh 0, exp 0, σ(0)
 
 
-def _rounded_terms(u: Array, matrix: Array) -> Array:
-    """How many terms of each row's sum are not 0 and not exact."""
-    terms = (u != 0).astype(float) @ (matrix != 0).astype(float)
-    exact = ((u != 0) & _coarse(u)).astype(float) @ ((matrix != 0) & _coarse(matrix)).astype(float)
-    return np.asarray(terms - exact)
+def _rounded_terms(u: Array, matrix: Array, pairing: Pairing) -> Array:
+    """How many terms of each sum are not 0 and not exact."""
+
+    def count(*masks: Array) -> Array:
+        return pairing(*(m.astype(float) for m in masks))
+
+    terms = count(u != 0, matrix != 0)
+    return terms - count((u != 0) & _coarse(u), (matrix != 0) & _coarse(matrix))
 
 
-def _magnitude(e: Expr, value: Array, operands: Sequence[Array]) -> Array:
+def _magnitude(e: Expr, value: Array, operands: Sequence[Array], pairing: Pairing | None) -> Array:
     """What a rounding error is relative to: the terms of a sum, not what is left of them."""
     if isinstance(e, sympy.Add):
         return reduce(np.add, map(np.abs, operands))
-    if isinstance(e, Product):
-        return np.asarray(np.abs(operands[0]) @ np.abs(operands[1]))
+    if pairing is not None:
+        return pairing(np.abs(operands[0]), np.abs(operands[1]))
     if isinstance(e, sympy.Mod):
         return np.abs(operands[0])
-    if isinstance(e, language.mean):
-        return np.asarray(np.abs(operands[0]).mean(axis=-1, keepdims=True))
-    if isinstance(e, language.sum_):
-        return np.asarray(np.abs(operands[0]).sum(axis=-1, keepdims=True))
-    if isinstance(e, language.cumsum):
-        return np.cumsum(np.abs(operands[0]), axis=-1)
+    if isinstance(e, Reduction) and not isinstance(e, language.max_):
+        return reduced(e, np.abs(operands[0]))
     return np.abs(value)
 
 
@@ -110,16 +122,26 @@ class Rounding:
         self.amount, self.dtype, self.copies = amount, dtype, copies
         self.rng = np.random.default_rng(seed)
 
-    def __call__(self, e: Expr, value: Number, operands: Sequence[Number]) -> Number:
+    def __call__(
+        self,
+        e: Expr,
+        value: Number,
+        operands: Sequence[Number],
+        pairing: Pairing | None = None,
+    ) -> Number:
         plain, given = value_of(value), [value_of(a) for a in operands]
-        exact = _is_exact(e, plain, given) if given else plain.astype(self.dtype) == plain
+        if not (pairing or isinstance(e, Reduction)):
+            given = [value_of(a) for a in aligned(*given)] if given else given
+        exact = _is_exact(e, plain, given, pairing) if given else plain.astype(self.dtype) == plain
         if np.all(exact):
             return value
         shape = (self.copies or len(plain), *plain.shape[1:])
         signs = self._signs(shape)
         if self.copies:
             signs[0] = 0
-        moved = plain + self.amount * signs * np.where(exact, 0, _magnitude(e, plain, given))
+        moved = plain + self.amount * signs * np.where(
+            exact, 0, _magnitude(e, plain, given, pairing)
+        )
         if not isinstance(value, Dual):
             return np.asarray(moved)
         inner = operands[0]
@@ -145,7 +167,7 @@ _DECISIONS: dict[type, Callable[..., Any]] = {
     language.relu: np.sign,
     language.step: np.sign,
     language.equal: np.equal,
-    language.max_: lambda z: z == z.max(axis=-1, keepdims=True),
+    language.max_: lambda z, *axis: z == z.max(axis=_place(*axis), keepdims=True),
     sympy.Abs: np.sign,
     sympy.sign: np.sign,
     sympy.Heaviside: lambda z, at_zero: np.sign(z),
@@ -157,6 +179,11 @@ _DECISIONS: dict[type, Callable[..., Any]] = {
     **dict.fromkeys(COMPARISONS, lambda a, b: np.sign(a - b)),
 }
 _CONTINUOUS = (language.relu, language.max_, sympy.Abs, sympy.Max, sympy.Min)
+
+
+def _place(axis: Array | None = None) -> int:
+    """The axis of an array that a maximum looks along."""
+    return -1 if axis is None else 2 + int(axis.item())
 
 
 def _bits(masks: Sequence[Array]) -> Array:

@@ -342,7 +342,8 @@ class _Page:
                 name = "_".join([*parts[:last], STAR, *parts[last + 1 :]])
                 self.order.adopt(name, s.name)
                 if isinstance(s, Matrix):
-                    swap[s] = Matrix(name, s.rows, s.columns, s.transposed)
+                    *heads, rows, columns = s.axes
+                    swap[s] = Matrix(name, rows, columns, s.transposed, tuple(heads))
                 else:
                     swap[s] = Vector(name, s.category, str(self.cell.size(s)), s.time)
         return Eq(e.lhs.xreplace(swap), e.rhs.xreplace(swap), evaluate=False)

@@ -1006,7 +1006,7 @@ class Backward(Writer):
         lines: list[str] = []
         size = self.cell.size
         named = {
-            Vector(p.name, "coefficient", p.size): (p, term)
+            Vector(p.name, "coefficient", p.axes): (p, term)
             for p, term in pairs
             if size(p) == self.cell.shapes.of(term) and len(self._summed_together(pairs, p)) == 1
         }
