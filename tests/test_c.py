@@ -1154,17 +1154,17 @@ def test_who_may_touch_whom():
         first = Multiply((c,), (W.c,), (x,), (None,), False)
         return Writes(Pass((), (first, Fused(loops)), ()))
 
-    together = writes(Loop(size, (Eq(a, tanh(c)), Eq(b, tanh(a)))))
+    together = writes(Loop((size,), (Eq(a, tanh(c)), Eq(b, tanh(a)))))
     assert together.may_touch(a, b) and together.may_touch(c, a)
     assert not together.may_touch(b, a) and not together.may_touch(a, c)
-    scanned = writes(Loop(size, (Eq(a, tanh(c)), Eq(b, cumsum(a)))))
+    scanned = writes(Loop((size,), (Eq(a, tanh(c)), Eq(b, cumsum(a)))))
     assert not scanned.may_touch(a, b)
-    apart = writes(Loop(size, (Eq(a, cumsum(c)),)), Loop(size, (Eq(b, tanh(a)),)))
+    apart = writes(Loop((size,), (Eq(a, cumsum(c)),)), Loop((size,), (Eq(b, tanh(a)),)))
     assert apart.may_touch(a, b) and not apart.may_touch(b, a)
-    free = writes(loop := Loop(size, (Eq(b, tanh(c)), Eq(a, sigmoid(c)))))
+    free = writes(loop := Loop((size,), (Eq(b, tanh(c)), Eq(a, sigmoid(c)))))
     free.settle([(a, b)])  # neither needs the other
     assert free.may_touch(a, b) and [e.lhs for e in free.equations(loop)] == [a, b]
-    needed = writes(loop := Loop(size, (Eq(b, tanh(c)), Eq(a, sigmoid(b)))))
+    needed = writes(loop := Loop((size,), (Eq(b, tanh(c)), Eq(a, sigmoid(b)))))
     needed.settle([(a, b)])
     assert not needed.may_touch(a, b) and [e.lhs for e in needed.equations(loop)] == [b, a]
 

@@ -454,18 +454,18 @@ def test_a_plan_that_is_not_sound_is_refused() -> None:
     broken = {
         "has another size than a": _with_step(made, narrow),
         "is read before it is written": _with_step(
-            made, *(Fused((Loop(made.size(h), (e,)),)) for e in (Eq(h1, tanh(b)), Eq(b, h)))
+            made, *(Fused((Loop((made.size(h),), (e,)),)) for e in (Eq(h1, tanh(b)), Eq(b, h)))
         ),
         "and not stored": _with_step(
-            made, *(Fused((Loop(made.size(h), (e,)),)) for e in (Eq(b, h), Eq(h1, tanh(b))))
+            made, *(Fused((Loop((made.size(h),), (e,)),)) for e in (Eq(b, h), Eq(h1, tanh(b))))
         ),
-        "in a loop over 1 units": _with_step(made, Fused((Loop(sympy.S.One, (Eq(h1, h),)),))),
+        "in a loop over (1,)": _with_step(made, Fused((Loop((sympy.S.One,), (Eq(h1, h),)),))),
         "for many steps where there is room for one": replace(
             kept := plan(cell(Eq(a, U.a @ h), Eq(h.next, tanh(a)), Eq(c.next, c + W.a @ x + a))),
-            forward=Pass((Fused((Loop(made.size(h), (Eq(_in_step(kept), h),)),)),), (), ()),
+            forward=Pass((Fused((Loop((made.size(h),), (Eq(_in_step(kept), h),)),)),), (), ()),
         ),
         "h.next has another size": _with_step(
-            made, Fused((Loop(made.size(h), (Eq(h1, mean(h)),)),))
+            made, Fused((Loop((made.size(h),), (Eq(h1, mean(h)),)),))
         ),
     }  # fmt: skip
     for said, other in broken.items():

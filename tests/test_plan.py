@@ -22,7 +22,7 @@ from lstmgen import (
     weights,
 )
 from lstmgen.language.symbols import Matrix, Size
-from lstmgen.planning.operations import Fused, Multiply, Outers, area
+from lstmgen.planning.operations import Fused, K, Multiply, Outers, area
 
 T, B, D, H, P = (Size(n) for n in "TBDHP")
 
@@ -69,7 +69,7 @@ def test_counts_of_the_lstm():
     assert sympy.expand(plan.flops_of(plan.backward) - 2 * products).coeff(H, 2) == 0
     # i f g o for every step, h and c with the initial state in front
     assert sympy.expand(plan.tape - (4 * T * B * H + 2 * (T + 1) * B * H)) == 0
-    assert set(plan.workspace.free_symbols) == {Size("K"), B, H}
+    assert set(plan.workspace.free_symbols) == {K, B, H}
 
 
 def test_only_products_with_the_state_stay_inside_the_loop(cell):

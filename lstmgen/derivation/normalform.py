@@ -217,8 +217,7 @@ class _Normaliser:
 
     def _name(self, e: Expr, name: str) -> Vector:
         if e not in self.known:
-            axes = tuple(map(str, self.cell.shapes.axes(e)))
-            symbol = Vector(self.namer(name), "vector", axes)
+            symbol = Vector(self.namer(name), "vector", self.cell.shapes.declared(e))
             self.out.append(Eq(symbol, e, evaluate=False))
             self.known[e] = symbol
         return self.known[e]

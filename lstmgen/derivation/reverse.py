@@ -231,8 +231,7 @@ class _Sweep:
 
     def _name(self, e: Expr, v: Vector) -> Vector:
         kind = next((n for k, n in _KINDS.items() if isinstance(e, k)), "sum")
-        shape = tuple(map(str, self.shapes.axes(e)))
-        name = Vector(self.namer(f"{kind}_{v.name}"), "adjoint", shape)
+        name = Vector(self.namer(f"{kind}_{v.name}"), "adjoint", self.shapes.declared(e))
         self.out.append(Eq(name, e, evaluate=False))
         return name
 

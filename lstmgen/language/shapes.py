@@ -40,8 +40,11 @@ class _Open(sympy.Symbol):
     """A size that no declaration gives: a variable, named after what it is of."""
 
     def __new__(cls, owner: str, part: str) -> _Open:
-        obj: _Open = sympy.Symbol.__xnew__(cls, f"?{owner} {part}", integer=True, positive=True)
+        obj: _Open = sympy.Symbol.__xnew__(cls, f"{owner} {part}", integer=True, positive=True)
         return obj
+
+    def __getnewargs_ex__(self) -> tuple[tuple[str, ...], dict[str, object]]:
+        return tuple(self.name.split(" ", 1)), {}
 
 
 class Shapes:
@@ -78,6 +81,10 @@ class Shapes:
     def of(self, expr: Expr) -> Expr:
         """The number of units of an expression over the cell's symbols."""
         return units(self.axes(expr))
+
+    def declared(self, expr: Expr) -> tuple[str, ...]:
+        """The axes of an expression, as a declaration has them."""
+        return tuple(map(str, self.axes(expr)))
 
     def axis(self, reduction: Reduction) -> int:
         """The place of the axis that a reduction looks along."""

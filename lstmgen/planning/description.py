@@ -85,7 +85,7 @@ def _cost(op: Multiply | Outers, order: Order) -> str:
 
 def _fused(op: Fused, order: Order, home: Mapping[Vector, Buffer]) -> tuple[str, str]:
     values = " ".join(text(e.lhs, order) for e in op.equations)
-    loops = [f"{loop.size}" for loop in op.loops]
+    loops = op.loops
     reductions = sum(isinstance(e.rhs, Reduction) for e in op.equations)
     note = "one fused stage" if len(loops) == 1 else f"fused, {len(loops)} loops over units"
     if reductions:
@@ -133,4 +133,5 @@ def polynomial(e: Expr) -> str:
 
 
 def _place(s: Size) -> tuple[int, str]:
-    return ("TKB".find(s.name) if s.name in ("T", "K", "B") else 9, s.name)
+    first = ("T", "tile", "B")
+    return (first.index(s.name) if s.name in first else 9, s.name)

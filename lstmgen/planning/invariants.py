@@ -11,10 +11,13 @@ from collections.abc import Iterator
 
 from sympy import Eq, Expr
 
+from ..derivation.linear import leaves
+from ..derivation.normalform import MIXING
 from ..errors import LstmgenError
 from ..language.cell import Cell
-from ..language.symbols import GIVEN, Matrix, Reduction, Scan, Vector, sum_
-from .operations import Fill, Fused, Loop, Multiply, Operation, Outers, Pass, vectors_in
+from ..language.shapes import SCALAR, Shape
+from ..language.symbols import GIVEN, Reduction, Vector, sum_
+from .operations import Fill, Fused, Loop, Multiply, Operation, Outers, Pass, iteration
 from .plans import Plan
 
 
@@ -47,55 +50,61 @@ def _sizes(part: Pass, cell: Cell) -> Iterator[str]:
                     yield from _of_equation(e, loop, cell)
         elif isinstance(op, Outers):
             for p, left in zip(op.parameters, op.lefts, strict=True):
-                if cell.shape(p) != (cell.size(left), cell.size(op.right)):
+                if not _is_outer(cell.shape(p), cell.shape(left), cell.shape(op.right)):
                     yield f"∂L/∂{p} has another shape than {left} times {op.right}"
         elif isinstance(op, Fill):
             yield from _of_biases(op, cell)
         else:
             for v, term in zip(op.parameters, op.terms, strict=True):
-                if not _fits(term, cell.size(v), cell) and cell.size(v) != 1:
+                if not _fits(term, cell.shape(v), cell) and cell.shape(v) != SCALAR:
                     yield f"∂L/∂{v} has another size than {term}"
 
 
 def _of_product(op: Multiply, cell: Cell) -> Iterator[str]:
     outs, operands = op.outs * len(op.matrices), op.operands * len(op.matrices)
     for m, out, operand in zip(op.matrices, outs, operands, strict=False):
-        if _shape(m, cell) != (cell.size(out), cell.size(operand)):
+        made, wide = cell.shape(out), cell.shape(operand)
+        shapes = (made, wide) if not m.transposed else (wide, made)
+        if not _is_outer(cell.shape(m), *shapes):
             yield f"{m} @ {operand} has another size than {out}"
     yield from _of_biases(op, cell)
 
 
-def _shape(m: Matrix, cell: Cell) -> tuple[Expr, ...]:
-    shape = cell.shape(m)
-    return shape[::-1] if m.transposed else shape
+def _is_outer(matrix: Shape, left: Shape, right: Shape) -> bool:
+    """Whether a matrix has the rows of ``left`` and the columns of ``right``, for their heads."""
+    if len(matrix) == 2:
+        return matrix == (left[-1], right[-1]) and left[:-1] == right[:-1]
+    if len(right) == 1:
+        return matrix == (*left, *right)
+    return matrix == (*left, right[-1]) and left[:-1] == right[:-1]
 
 
 def _of_biases(op: Multiply | Fill, cell: Cell) -> Iterator[str]:
     for out, bias in zip(op.outs, op.biases, strict=False):
-        if bias is not None and cell.size(bias) != cell.size(out):
+        if bias is not None and cell.shape(bias) != cell.shape(out):
             yield f"the bias {bias} has another size than {out}"
 
 
 def _of_equation(e: Eq, loop: Loop, cell: Cell) -> Iterator[str]:
-    size = cell.size(e.lhs)
-    if isinstance(e.rhs, Reduction):
-        wanted = cell.shapes.of(e.rhs.args[0])
-        if size != (wanted if isinstance(e.rhs, Scan) else 1):
-            yield f"{e.lhs} has another size than {e.rhs}"
-    else:
-        wanted = size
-        if not _fits(e.rhs, size, cell):
-            yield f"{e.lhs} has another size than {e.rhs}"
-    if loop.size != wanted:
-        yield f"{e.lhs} is computed in a loop over {loop.size} units"
+    shape, rhs = cell.shape(e.lhs), e.rhs
+    if loop.shape != iteration(e, cell):
+        yield f"{e.lhs} is computed in a loop over {loop.shape}"
+    if isinstance(rhs, Reduction):
+        if not _fits(rhs.args[0], loop.shape, cell) or shape != cell.shapes.axes(rhs):
+            yield f"{e.lhs} has another size than {rhs}"
+    elif rhs.has(*MIXING):
+        if shape != cell.shapes.axes(rhs):
+            yield f"{e.lhs} has another size than {rhs}"
+    elif not _fits(rhs, shape, cell):
+        yield f"{e.lhs} has another size than {rhs}"
 
 
-def _fits(e: Expr, size: Expr, cell: Cell) -> bool:
-    """Whether ``e`` has that many units, or is one number for all of them."""
-    return all(cell.size(v) in (1, size) for v in vectors_in([e]) if not _is_summed(v, e))
+def _fits(e: Expr, shape: Shape, cell: Cell) -> bool:
+    """Whether ``e`` has that shape, or is one number for all of it."""
+    return all(cell.shapes.axes(v) in (SCALAR, shape) for v in leaves(e) if not _is_summed(v, e))
 
 
-def _is_summed(v: Vector, e: Expr) -> bool:
+def _is_summed(v: Expr, e: Expr) -> bool:
     return any(r.has(v) for r in e.atoms(sum_))
 
 

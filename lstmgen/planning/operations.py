@@ -12,9 +12,15 @@ import sympy
 from sympy import Eq, Expr, Function
 
 from ..language.cell import Cell
-from ..language.symbols import Matrix, Size, Total, Vector
+from ..language.shapes import Shape, units
+from ..language.symbols import Concat, Contract, Matrix, Reduction, Size, Total, Vector, View
 
-T, B, K = Size("T"), Size("B"), Size("K")  # steps, rows of the batch, steps in a tile
+
+class _Steps(Size):
+    """The number of steps in a tile, which no size of a cell's equals, whatever its name."""
+
+
+T, B, K = Size("T"), Size("B"), _Steps("tile")  # steps, rows of the batch, steps in a tile
 ZERO = sympy.S.Zero
 BEFORE, STEP, AFTER = "before", "step", "after"
 
@@ -59,15 +65,21 @@ class Fill:
 
 @dataclass(frozen=True)
 class Loop:
-    """Equations that one loop over units can compute; of size 1, plain statements.
+    """Equations that one loop over units can compute; of shape (1,), plain statements.
 
-    A reduction's value is known only when its loop has ended. ``backwards`` runs from the last
-    unit to the first, as a reversed running sum needs.
+    Over several axes it is a nest, the last axis innermost. The value of a reduction or of a
+    contraction is known only when its loop has ended. ``backwards`` runs from the last unit to the
+    first, as a reversed running sum needs.
     """
 
-    size: Expr
+    shape: Shape
     equations: tuple[Eq, ...]
     backwards: bool = False
+
+    @property
+    def size(self) -> Expr:
+        """How many units it runs over."""
+        return units(self.shape)
 
 
 @dataclass(frozen=True)
@@ -172,8 +184,34 @@ def vectors_in(exprs: Iterable[Expr]) -> list[Vector]:
 
 def area(cell: Cell, m: Matrix) -> Expr:
     """The number of entries of a matrix."""
-    rows, columns = cell.shape(m)
-    return rows * columns
+    return units(cell.shape(m))
+
+
+def heads(cell: Cell, m: Matrix, operand: Vector) -> Shape:
+    """The axes of the heads over which a product with a matrix is repeated; () of a plain one.
+
+    Each head has its own matrix if ``m`` has those axes, too; else all have the same.
+    """
+    return cell.shape(operand)[:-1] if not m.merged else ()
+
+
+def iteration(e: Eq, cell: Cell) -> Shape:
+    """The axes over which an equation is computed: those of its result, and what it sums over."""
+    axes = cell.shapes.axes
+    if isinstance(e.rhs, Reduction):
+        return axes(e.rhs.args[0])
+    if isinstance(e.rhs, Contract):
+        left, right, out = e.rhs.spec
+        sizes = dict(zip(left + right, (*axes(e.rhs.args[0]), *axes(e.rhs.args[1])), strict=True))
+        order = left if set(out) <= set(left) else out + "".join(sorted(set(left) - set(out)))
+        return tuple(sizes[letter] for letter in order)
+    return axes(e.lhs)
+
+
+def moved(e: Expr) -> set[Vector]:
+    """What an equation's right-hand side reads at other units than the one that it computes."""
+    mixing = e.atoms(View, Concat, Contract)
+    return {v for m in mixing for v in m.atoms(Vector)}
 
 
 def count_arithmetic(e: Expr) -> int:
@@ -188,6 +226,8 @@ def count_arithmetic(e: Expr) -> int:
             exponent = node.exp
             small = exponent.is_Integer and abs(int(exponent)) <= 4
             visual += abs(int(exponent)) - 1 if small and exponent > 0 else 1
-        elif isinstance(node, Function) and not isinstance(node, Total):
+        elif isinstance(node, Contract):
+            visual += 1 if node.is_outer else 2
+        elif isinstance(node, Function) and not isinstance(node, (Total, View, Concat)):
             visual += 1
     return visual

@@ -14,11 +14,14 @@ from ..derivation.normalform import Namer
 from ..language.cell import Cell
 from ..language.symbols import (
     ADJOINT,
+    Concat,
+    Contract,
     Outer,
     Product,
     Reduction,
     Total,
     Vector,
+    View,
     equal,
     relu,
     step,
@@ -36,7 +39,7 @@ def share(equations: Sequence[Eq], namer: Namer, cell: Cell) -> tuple[Eq, ...]:
         node = repeated[0]  # an innermost one, so that an outer one will read its name
         inner = node.args[0]
         name = f"{node.func.__name__}_{inner.name}" if inner.is_Symbol else "shared"
-        symbol = Vector(namer(name), "shared", str(cell.shapes.of(node)))
+        symbol = Vector(namer(name), "shared", cell.shapes.declared(node))
         first = next(k for k, e in enumerate(lines) if e.rhs.has(node))
         lines = [Eq(e.lhs, e.rhs.xreplace({node: symbol}), evaluate=False) for e in lines]
         lines.insert(first, Eq(symbol, node, evaluate=False))
@@ -48,7 +51,7 @@ def _repeated(lines: Sequence[Eq]) -> list[Expr]:
     for e in lines:
         for node in sympy.preorder_traversal(e.rhs):
             if isinstance(node, Function) and not isinstance(
-                node, (Product, Reduction, Outer, Total, *_CHEAP_FUNCTIONS)
+                node, (Product, Reduction, Outer, Total, Contract, View, Concat, *_CHEAP_FUNCTIONS)
             ):
                 counts[node] = counts.get(node, 0) + 1
     repeated = [node for node, n in counts.items() if n > 1]
@@ -104,29 +107,31 @@ def split_coefficients(equations: Sequence[Eq], namer: Namer, cell: Cell) -> tup
         changes = any(v.category not in ("parameter", "constant") for v in rest.atoms(Vector))
         if len(flowing) != 1 or rest.is_Atom or not changes or rest.has(Reduction, Product):
             return term
+        if len(cell.shapes.axes(rest)) > 1:
+            return term  # of a matrix, all steps are too many to be kept for one product
         if all(f.is_Number for f in sympy.Mul.make_args(rest) if not f.is_Symbol) and (
             len([f for f in sympy.Mul.make_args(rest) if isinstance(f, Vector)]) < 2
         ):
             return term
-        coefficient = Vector(namer(f"k_{name}"), "coefficient", str(cell.shapes.of(rest)))
+        coefficient = Vector(namer(f"k_{name}"), "coefficient", cell.shapes.declared(rest))
         out.append(Eq(coefficient, rest, evaluate=False))
         return flowing[0] * coefficient
 
     for e in equations:
-        rhs, wrap = e.rhs, None
-        if isinstance(rhs, Reduction):
-            rhs, wrap = rhs.args[0], rhs.func
-        terms = [split(t, e.lhs.name) for t in sympy.Add.make_args(rhs)]
-        new = sum(terms, ZERO)
-        out.append(Eq(e.lhs, wrap(new) if wrap else new, evaluate=False))
+        summed = isinstance(e.rhs, Reduction)
+        rhs = e.rhs.args[0] if summed else e.rhs
+        new = sum((split(t, e.lhs.name) for t in sympy.Add.make_args(rhs)), ZERO)
+        rhs = e.rhs.func(new, *e.rhs.args[1:]) if summed else new
+        out.append(Eq(e.lhs, rhs, evaluate=False))
     return tuple(out)
 
 
 def recompute(
-    forward: Sequence[Eq], adjoints: Sequence[Eq], totals: Sequence[Eq]
+    forward: Sequence[Eq], adjoints: Sequence[Eq], totals: Sequence[Eq], *, outers_only: bool
 ) -> tuple[Eq, ...]:
     """Forward equations that are cheaper to run again than to keep: a few additions and products
-    of what is on the tape anyway, such as f = 1 - i.
+    of what is on the tape anyway, such as f = 1 - i, and the outer product of two vectors, which
+    has many more units than they have.
     """
     wanted = {v for e in (*adjoints, *totals) for v in e.rhs.atoms(Vector)}
     # what products read, or sums over all steps, would have to be kept for all steps anyway
@@ -140,7 +145,11 @@ def recompute(
         lhs, rhs = e.lhs, e.rhs
         if lhs not in wanted or lhs in whole or lhs.category != "vector":
             continue
-        if rhs.has(Product, Reduction, Function, sympy.Pow) or count_arithmetic(rhs) > 3:
+        if not (isinstance(rhs, Contract) and rhs.is_outer) and (
+            outers_only
+            or rhs.has(Product, Reduction, Function, sympy.Pow)
+            or count_arithmetic(rhs) > 3
+        ):
             continue
         if all(v in wanted or v.category in ("input", "parameter") for v in rhs.atoms(Vector)):
             again.insert(0, Eq(lhs, rhs, evaluate=False))

@@ -10,6 +10,7 @@ from sympy import Eq, Expr
 
 from ..derivation.reverse import Derivation
 from ..language.cell import Cell
+from ..language.shapes import units
 from ..language.symbols import Matrix, Vector
 from ..printing.orders import Order
 from . import description
@@ -27,6 +28,7 @@ from .operations import (
     T,
     area,
     count_arithmetic,
+    heads,
 )
 
 
@@ -86,7 +88,7 @@ class Plan:
 
     @cached_property
     def workspace(self) -> Expr:
-        """Numbers of scratch space, for tiles of K steps (K = T if all are done at once)."""
+        """Numbers of scratch space, for tiles of some steps (all T if they are done at once)."""
         rows = {"tile": K * B, "step": B, "carry": 2 * B}
         kept = [b for b in self.buffers if b.scope in rows]
         return sympy.expand(sum((rows[b.scope] * self.width(b) for b in kept), ZERO))
@@ -108,7 +110,7 @@ class Plan:
     def _flops(self, op: Operation) -> Expr:
         """Per row."""
         if isinstance(op, (Multiply, Outers)):
-            return 2 * self._weights(op)
+            return sum((2 * area(self.cell, m) * n for m, n in self._products(op)), ZERO)
         if isinstance(op, Fused):
             return sum(
                 (loop.size * count_arithmetic(e.rhs) for loop in op.loops for e in loop.equations),
@@ -117,6 +119,16 @@ class Plan:
         if isinstance(op, Sums):
             return sum((self.cell.shapes.of(t) * (count_arithmetic(t) + 1) for t in op.terms), ZERO)
         return ZERO
+
+    def _products(self, op: Multiply | Outers) -> list[tuple[Matrix, Expr]]:
+        """Each matrix, and how often its entries are used for a row: once, or once a head."""
+        rights = op.operands if isinstance(op, Multiply) else (op.right,)
+        pairs = zip(op.matrices, rights * len(op.matrices), strict=False)
+        used = []
+        for m, v in pairs:
+            alike = len(self.cell.shape(m)) == 2
+            used.append((m, units(heads(self.cell, m, v)) if alike else ZERO + 1))
+        return used
 
     def _traffic(self, op: Operation) -> Expr:
         """Numbers read and written per row."""
@@ -141,7 +153,7 @@ class Plan:
         """The costs in words: what they are of, and how much."""
         poly = description.polynomial
         weights = [area(self.cell, p) for p in self.cell.parameters if isinstance(p, Matrix)]
-        tiles = "" if self.eager else ", K steps a tile"
+        tiles = "" if self.eager else ", tile: the steps of one"
         return [
             ("forward", f"{poly(self.flops_of(self.forward))} flop"),
             ("backward", f"{poly(self.flops_of(self.backward))} flop"),

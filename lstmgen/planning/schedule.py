@@ -24,7 +24,9 @@ from ..derivation.normalform import namer_for, products, remainder
 from ..derivation.reverse import Derivation, adjoint, carry, derive
 from ..errors import LstmgenError
 from ..language.cell import Cell
+from ..language.shapes import Shape
 from ..language.symbols import (
+    Contract,
     Gradient,
     Matrix,
     Outer,
@@ -53,6 +55,9 @@ from .operations import (
     Pass,
     Sums,
     atoms,
+    heads,
+    iteration,
+    moved,
 )
 from .passes import recompute, share, split_coefficients, unscaled
 from .plans import Plan
@@ -110,10 +115,10 @@ class _Planner:
         adjoints = tuple(e for e in lines if not isinstance(e.lhs, Gradient))
         totals = tuple(e for e in lines if isinstance(e.lhs, Gradient))
 
+        again = recompute(forward, adjoints, totals, outers_only=self.eager)
         if self.eager:
             adjoints = split_coefficients(adjoints, self.namer, cell)
-        else:
-            adjoints = recompute(forward, adjoints, totals) + adjoints
+        adjoints = again + adjoints
         defined = {e.lhs for e in adjoints}
         tape = {
             v
@@ -211,14 +216,19 @@ class _Direction:
             if e.lhs in feeds and e.lhs in depends:
                 region[e.lhs] = STEP
             elif e.lhs in depends:
-                movable = self.eager or e.rhs.has(Product)
-                region[e.lhs] = AFTER if late or movable else STEP
+                region[e.lhs] = AFTER if late or self._movable(e) else STEP
             elif e.lhs.category == "carry":
                 region[e.lhs] = STEP
             else:
-                region[e.lhs] = BEFORE if self.eager or e.rhs.has(Product) else "lazy"
+                region[e.lhs] = BEFORE if self._movable(e) else "lazy"
         self._place_lazy(region)
         return region
+
+    def _movable(self, e: Eq) -> bool:
+        """Whether ``e`` is better done for all steps at once: products are, and what has a price
+        of its own; but of a matrix, all steps are too many to be kept.
+        """
+        return e.rhs.has(Product) or (self.eager and len(iteration(e, self.cell)) == 1)
 
     def _place_lazy(self, region: dict[Vector, str]) -> None:
         """Elementwise work that no recurrence needs goes to whoever needs it, the step first."""
@@ -272,9 +282,9 @@ class _Direction:
 
     def _split_bias(self, e: Eq) -> tuple[Vector | None, Expr]:
         rest = remainder(e.rhs)
-        size = self.cell.size(e.lhs)
+        shape = self.cell.shape(e.lhs)
         for t in sorted(sympy.Add.make_args(rest), key=str):
-            if isinstance(t, Vector) and t.category == "parameter" and self.cell.size(t) == size:
+            if isinstance(t, Vector) and t.category == "parameter" and self.cell.shape(t) == shape:
                 return t, rest - t
         return None, rest
 
@@ -315,7 +325,10 @@ class _Direction:
         waiting = {t.out for t in terms if t not in ready}
         groups: dict[tuple[str, Vector, int], list[_Term]] = {}
         for t in ready:
-            if t.by_operand:
+            if heads(self.cell, t.product.matrix, t.product.operand):
+                if t.out not in waiting:  # as many products as heads, which nothing is stacked with
+                    groups["head", t.out, len(groups)] = [t]
+            elif t.by_operand:
                 _join(groups, "operand", t.product.operand, t, lambda u: u.out)
             elif t.out not in waiting:
                 _join(groups, "sum", t.out, t, lambda u: u.product.operand)
@@ -458,27 +471,32 @@ def _partial(v: Vector) -> Vector:
 def _loops(equations: Sequence[Eq], cell: Cell) -> tuple[Loop, ...]:
     """Put equations into as few loops over units as their reductions allow.
 
-    Each goes into the first loop of its size that does not come before the values it reads; the
+    Each goes into the first loop of its shape that does not come before the values it reads; the
     value of a reduction is there only after its loop.
     """
-    loops: list[tuple[Expr, bool, list[Eq]]] = []
+    loops: list[tuple[Shape, bool, list[Eq]]] = []
     ready: dict[Vector, int] = {}  # value -> the first loop that may read it
+    made: dict[Vector, int] = {}
     for e in equations:
-        scan = isinstance(e.rhs, Scan)
-        size = cell.shapes.of(e.rhs.args[0]) if isinstance(e.rhs, Reduction) else cell.size(e.lhs)
-        backwards = isinstance(e.rhs, rcumsum)
-        first = max((ready.get(v, 0) for v in e.rhs.atoms(Vector)), default=0)
-        for k in range(first, len(loops)):
-            if loops[k][0] == size and loops[k][1] == backwards:
+        shape, backwards = iteration(e, cell), isinstance(e.rhs, rcumsum)
+        elsewhere = moved(e.rhs)
+        first = max(
+            (made[v] + 1 if v in elsewhere else ready[v] for v in e.rhs.atoms(Vector) if v in made),
+            default=0,
+        )
+        alone = isinstance(e.rhs, Scan) and len(shape) > 1  # which runs along one of the axes
+        for k in range(len(loops) if alone else first, len(loops)):
+            if loops[k][:2] == (shape, backwards):
                 break
         else:
             k = len(loops)
-            loops.append((size, backwards, []))
+            loops.append((shape, backwards, []))
         loops[k][2].append(e)
-        # a loop that runs the other way cannot share a register with this one, nor can a reduction
-        ends = (isinstance(e.rhs, Reduction) and not scan) or size != cell.size(e.lhs)
-        ready[e.lhs] = k + 1 if ends else k
-    return tuple(Loop(size, tuple(lines), back) for size, back, lines in loops)
+        # a loop that runs the other way cannot share a register with this one, nor can a sum
+        summed = isinstance(e.rhs, (Reduction, Contract)) and not isinstance(e.rhs, Scan)
+        made[e.lhs] = k
+        ready[e.lhs] = k + 1 if summed or alone or shape != cell.shape(e.lhs) else k
+    return tuple(Loop(shape, tuple(lines), back) for shape, back, lines in loops)
 
 
 # --------------------------------------------------------------------------- gradients

@@ -9,9 +9,10 @@ from itertools import permutations
 import sympy
 from sympy import Eq, Expr, Function
 
+from ..derivation.normalform import MIXING
 from ..derivation.reverse import adjoint
 from ..language.cell import Cell
-from ..language.symbols import Product, Reduction, Vector, sigmoid
+from ..language.symbols import Vector, sigmoid
 from .operations import (
     AFTER,
     BEFORE,
@@ -128,7 +129,7 @@ def heirs(
 def _spent(e: Eq) -> Vector | None:
     """What ``e`` could be written over as it is computed, unit by unit."""
     rhs = e.rhs
-    if isinstance(rhs, Function) and not isinstance(rhs, (Product, Reduction)):
+    if isinstance(rhs, Function) and not isinstance(rhs, MIXING):
         found = rhs.args if len(rhs.args) == 1 else ()
         made = ("vector",)
     else:
