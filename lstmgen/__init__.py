@@ -13,15 +13,22 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import cells
-    from .derivation.reverse import Derivation, derive
+    from .derivation.forward import Tangents
+    from .derivation.modes import derive
+    from .derivation.reverse import Derivation
     from .errors import CellError, GenerateError, LstmgenError, ToolchainError
     from .language.cell import Cell
     from .language.symbols import (
+        Size,
         biases,
+        chunk,
+        concat,
         constants,
         cumsum,
         elu,
+        expand,
         expm1,
+        flatten,
         gelu,
         inputs,
         layer_norm,
@@ -32,12 +39,15 @@ if TYPE_CHECKING:
         max_,
         mean,
         named,
+        outer,
         relu,
+        repeat,
         rsqrt,
         sigmoid,
         silu,
         softmax,
         softplus,
+        split,
         states,
         step,
         stop_gradient,
@@ -58,6 +68,7 @@ _HOME = {
     "Cell": "language.cell",
     "CellError": "errors",
     "Derivation": "derivation.reverse",
+    "Tangents": "derivation.forward",
     "GenerateError": "errors",
     "LstmgenError": "errors",
     "Plan": "planning.plans",
@@ -65,15 +76,16 @@ _HOME = {
     "ToolchainError": "errors",
     "check": "verification.checking",
     "compile": "runtime.toolchain",
-    "derive": "derivation.reverse",
+    "derive": "derivation.modes",
     "generate": "targets",
     "load_cell": "runtime.loading",
     "plan": "planning.schedule",
 } | dict.fromkeys(
     (
-        "biases constants cumsum elu expm1 gelu inputs layer_norm leaky_relu log_sigmoid masks "
-        "matrix max_ mean named relu rsqrt sigmoid silu softmax softplus states step "
-        "stop_gradient sum_ tanh vector vectors weights"
+        "Size biases chunk concat constants cumsum elu expand expm1 flatten gelu inputs "
+        "layer_norm leaky_relu log_sigmoid masks matrix max_ mean named outer relu repeat "
+        "rsqrt sigmoid silu softmax softplus split states step stop_gradient sum_ tanh "
+        "vector vectors weights "
     ).split(),
     "language.symbols",
 )
@@ -86,16 +98,22 @@ __all__ = [
     "LstmgenError",
     "Plan",
     "Report",
+    "Size",
+    "Tangents",
     "ToolchainError",
     "biases",
     "cells",
     "check",
+    "chunk",
     "compile",
+    "concat",
     "constants",
     "cumsum",
     "derive",
     "elu",
+    "expand",
     "expm1",
+    "flatten",
     "gelu",
     "generate",
     "inputs",
@@ -108,13 +126,16 @@ __all__ = [
     "max_",
     "mean",
     "named",
+    "outer",
     "plan",
     "relu",
+    "repeat",
     "rsqrt",
     "sigmoid",
     "silu",
     "softmax",
     "softplus",
+    "split",
     "states",
     "step",
     "stop_gradient",

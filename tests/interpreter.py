@@ -122,7 +122,8 @@ class Interpreter:
             if isinstance(inner, Outer):
                 left, right = (walk(arg) for arg in inner.args)
                 left, right = np.broadcast_arrays(left[..., None], _under(left, right))
-                walk.memo[total] = (left * right).sum(axis=1)
+                rows = tuple(range(1, left.ndim - len(shape)))  # heads that share a matrix, too
+                walk.memo[total] = (left * right).sum(axis=rows)
             else:
                 walk.memo[total] = walk(inner).sum(axis=1, keepdims=True)
         value = walk(e.rhs)

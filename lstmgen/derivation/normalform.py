@@ -17,12 +17,13 @@ textbook would: ``a_i`` is the pre-activation of ``i``, ``Uh_n`` is U_n h, ``rh`
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import sympy
 from sympy import Eq, Expr, Function, Symbol
 
 from ..language.cell import Cell
+from ..language.shapes import Shapes
 from ..language.symbols import (
     Concat,
     Contract,
@@ -68,25 +69,24 @@ def namer_for(cell: Cell, equations: Iterable[Eq]) -> Namer:
     return Namer({*taken, "T", "B", *(n.name for n in cell.sizes)})
 
 
-def normalise(cell: Cell) -> tuple[Eq, ...]:
-    """The equations of ``cell`` in normal form, in an order in which they can be run."""
-    return _Normaliser(cell).run()
+def normalise(equations: Sequence[Eq], shapes: Shapes, namer: Namer) -> tuple[Eq, ...]:
+    """``equations`` in normal form, in an order in which they can be run."""
+    return _Normaliser(equations, shapes, namer).run()
 
 
 class _Normaliser:
-    def __init__(self, cell: Cell) -> None:
-        self.cell = cell
+    def __init__(self, equations: Sequence[Eq], shapes: Shapes, namer: Namer) -> None:
+        self.equations, self.shapes, self.namer = equations, shapes, namer
         self.out: list[Eq] = []
         self.known: dict[Expr, Vector] = {}
         self.root: dict[Vector, str] = {}  # what a part of a normalisation was made from
-        self.namer = namer_for(cell, cell.equations)
         self.target = ""
 
     def run(self) -> tuple[Eq, ...]:
-        for equation in self.cell.equations:
+        for equation in self.equations:
             self.target, lhs = equation.lhs.name, equation.lhs
             rhs = self._right(_without_mod(plain_conditions(equation.rhs)))
-            alike = self.cell.shapes.axes(rhs) == self.cell.shape(lhs)
+            alike = self.shapes.axes(rhs) == self.shapes.axes(lhs)
             if not alike and rhs.has(*MIXING):
                 rhs = self._name(rhs, f"{lhs.name}_one")
             self.out.append(Eq(lhs, rhs, evaluate=False))
@@ -95,7 +95,7 @@ class _Normaliser:
         return tuple(self.out)
 
     def _size(self, e: Expr) -> Expr:
-        return self.cell.shapes.of(e)
+        return self.shapes.of(e)
 
     def _right(self, rhs: Expr) -> Expr:
         if isinstance(rhs, named):
@@ -134,7 +134,7 @@ class _Normaliser:
 
     def _merged(self, matrix: Matrix, operand: Expr) -> Matrix:
         """A matrix a head makes one tall matrix where one vector is for all heads."""
-        axes = self.cell.shapes.axes
+        axes = self.shapes.axes
         alone = len(axes(matrix)) > 2 and len(axes(operand)) == 1
         return matrix.merge() if alone else matrix
 
@@ -217,7 +217,7 @@ class _Normaliser:
 
     def _name(self, e: Expr, name: str) -> Vector:
         if e not in self.known:
-            symbol = Vector(self.namer(name), "vector", self.cell.shapes.declared(e))
+            symbol = Vector(self.namer(name), "vector", self.shapes.declared(e))
             self.out.append(Eq(symbol, e, evaluate=False))
             self.known[e] = symbol
         return self.known[e]

@@ -107,17 +107,11 @@ class Derivation:
         return next((e.rhs for e in self.adjoints if e.lhs == symbol), ZERO)
 
 
-def derive(cell: Cell) -> Derivation:
-    """Derive backpropagation through time for ``cell``.
-
-    Raises
-    ------
-    CellError
-        If an equation holds a function that cannot be differentiated.
-    """
+def reverse(cell: Cell) -> Derivation:
+    """Derive backpropagation through time for ``cell``; ``derive`` is the way in."""
     require_cell(cell)
-    forward = normalise(cell)
-    return _Sweep(cell, forward).run()
+    namer = namer_for(cell, cell.equations)
+    return _Sweep(cell, normalise(cell.equations, cell.shapes, namer)).run()
 
 
 def adjoint(v: Vector) -> Vector:

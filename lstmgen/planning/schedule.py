@@ -21,7 +21,7 @@ import sympy
 from sympy import Eq, Expr
 
 from ..derivation.normalform import namer_for, products, remainder
-from ..derivation.reverse import Derivation, adjoint, carry, derive
+from ..derivation.reverse import Derivation, adjoint, carry, reverse
 from ..errors import LstmgenError
 from ..language.cell import Cell
 from ..language.shapes import Shape
@@ -95,7 +95,7 @@ def plan(cell: Cell | Derivation, *, eager: bool = False, dtype: str = "float64"
     """
     if dtype not in ("float32", "float64"):
         raise LstmgenError(f'dtype is "float32" or "float64", not {dtype!r}')
-    derivation = cell if isinstance(cell, Derivation) else derive(cell)
+    derivation = cell if isinstance(cell, Derivation) else reverse(cell)
     made = _Planner(derivation, eager, dtype).run()
     require_sound(made)
     return made

@@ -17,7 +17,7 @@ from functools import cached_property
 import sympy
 from sympy import Eq, Expr, Function
 
-from ...derivation.reverse import Derivation, derive
+from ...derivation.reverse import Derivation, reverse
 from ...language.cell import Cell
 from ...language.symbols import (
     Gradient,
@@ -109,7 +109,7 @@ class _Page:
 
     def __init__(self, cell: Cell, source: str) -> None:
         self.cell = cell
-        self.derivation: Derivation = derive(cell)
+        self.derivation: Derivation = reverse(cell)
         self.order = Order(cell, self.derivation.forward)
         self.names = Names(self._symbol_names())
         self.header = [

@@ -1,0 +1,148 @@
+"""Forward mode: the tangents of equations, by the same linear maps that reverse mode transposes.
+
+The tangent of v is the change of v that a change of what it depends on brings, dv = Σ A_u du. What
+no equation defines, parameters, inputs and states that come in, has a tangent that the caller
+gives; masks and constants have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sympy
+from sympy import Eq, Expr
+
+from ..language.shapes import Shapes
+from ..language.symbols import (
+    Gradient,
+    Matrix,
+    Outer,
+    Reduction,
+    Total,
+    Vector,
+)
+from .linear import Chain, Linearised, Symbol
+from .normalform import MIXING, Namer, normalise
+
+ZERO = sympy.S.Zero
+
+
+@dataclass(frozen=True)
+class Tangents:
+    """A list of equations, and that of their tangents.
+
+    Attributes
+    ----------
+    lines : tuple of (Eq, tuple of Eq)
+        Each of the equations, in normal form, and what its tangent takes: ``dv = Σ A_u du``, after
+        the number of units that share a maximum, where there is one. Run in their order.
+    symbols : dict
+        From each quantity to its tangent, those that the caller gives included.
+    """
+
+    lines: tuple[tuple[Eq, tuple[Eq, ...]], ...]
+    symbols: dict[Expr, Expr]
+
+    @property
+    def forward(self) -> tuple[Eq, ...]:
+        """The equations whose tangents these are, in normal form."""
+        return tuple(e for e, _ in self.lines)
+
+    @property
+    def equations(self) -> list[Eq]:
+        """The equations of the tangents, without those that they are of."""
+        return [made for _, tangents in self.lines for made in tangents]
+
+
+def forward(
+    equations: Sequence[Eq], shapes: Shapes | None = None, *, normal: bool = False
+) -> Tangents:
+    """The tangents of ``equations``, which are in normal form if they are ``normal``; those of a
+    list without a cell have shapes of their own.
+    """
+    taken = {s.name for e in equations for s in e.free_symbols}
+    namer = Namer({*taken, "T", "B"})
+    sums = tuple(e for e in equations if isinstance(e.lhs, Gradient))
+    lines = tuple(e for e in equations if not isinstance(e.lhs, Gradient))
+    if shapes is None:
+        shapes = Shapes(lines)
+        lines = tuple(Eq(e.lhs, shapes.explicit(e.rhs), evaluate=False) for e in lines)
+    if not normal:
+        lines = normalise(lines, shapes, namer)
+    return _Sweep((*lines, *sums), shapes, namer).run()
+
+
+def tangent(v: Vector) -> Vector:
+    """The change of v, at the time of v."""
+    return Vector(v.name, f"tangent {v.category}", v.axes, v.time)
+
+
+class _Sweep:
+    def __init__(self, equations: tuple[Eq, ...], shapes: Shapes, namer: Namer) -> None:
+        self.equations, self.shapes, self.namer = equations, shapes, namer
+        self.names: dict[Expr, Expr] = {}  # what derivatives are written in, of what is known
+        self.symbols: dict[Expr, Expr] = {}
+
+    def run(self) -> Tangents:
+        lines = tuple(
+            (e, self._total(e) if isinstance(e.lhs, Gradient) else self._line(e))
+            for e in self.equations
+        )
+        return Tangents(lines, self.symbols)
+
+    def _of(self, symbol: Symbol) -> Expr | None:
+        """The tangent of a quantity; None if it has none."""
+        if isinstance(symbol, Vector) and symbol.category in ("mask", "constant"):
+            return None
+        if symbol not in self.symbols:
+            if isinstance(symbol, Matrix):
+                *heads, rows, columns = symbol.axes
+                name = self.namer(f"d{symbol.name}")
+                self.symbols[symbol] = Matrix(name, rows, columns, False, tuple(heads))
+            else:
+                self.symbols[symbol] = tangent(symbol)
+        return self.symbols[symbol]
+
+    def _line(self, e: Eq) -> tuple[Eq, ...]:
+        def tie() -> Vector:
+            return Vector(self.namer(f"ties_{e.lhs.name}"), "vector", e.lhs.axes)
+
+        plain = not (e.rhs.is_Atom or e.rhs.has(*MIXING) or e.rhs.is_Add)
+        if plain and self.shapes.axes(e.rhs) == self.shapes.axes(e.lhs):
+            self.names[e.rhs] = e.lhs
+        derivative = Linearised(self.shapes, lambda x: x.xreplace(self.names))
+        found = [(self._of(symbol), chain) for symbol, chain in derivative(e, tie)]
+        pairs = [(change, chain) for change, chain in found if change is not None]
+        if isinstance(e.rhs, Reduction):  # the changes of its operand first, then their sum
+            last = pairs[0][1].links[-1:] if pairs else ()
+            inner = sum((Chain(c.links[:-1]).apply(d) for d, c in pairs), ZERO)
+            value = Chain(last).apply(inner) if inner != 0 else ZERO
+        else:
+            value = sum((chain.apply(change) for change, chain in pairs), ZERO)
+        return (*derivative.extra, Eq(self._of(e.lhs), value, evaluate=False))
+
+    def _total(self, e: Eq) -> tuple[Eq, ...]:
+        """Of a gradient, which is a sum over steps of outer products and of elementwise terms."""
+        parameter = e.lhs.args[0]
+        terms = [self._of_total(t) for t in sympy.Add.make_args(e.rhs) if t != 0]
+        made = Gradient(self._of(parameter))
+        return (Eq(made, sum(terms, ZERO), evaluate=False),)
+
+    def _of_total(self, term: Expr) -> Expr:
+        total = next(iter(term.atoms(Total)))
+        factor, inner = term / total, total.args[0]
+        if isinstance(inner, Outer):
+            left, right = inner.args
+            changes = (Outer(self._of(left), right), Outer(left, self._of(right)))
+            return sum((factor * Total(c) for c in changes), ZERO)
+        if isinstance(inner, Reduction):
+            within = self._elementwise(inner.args[0])
+            return factor * Total(inner.func(within, *inner.args[1:]))
+        return factor * Total(self._elementwise(inner))
+
+    def _elementwise(self, e: Expr) -> Expr:
+        line = Eq(Vector("?", "vector", self.shapes.declared(e)), e, evaluate=False)
+        found = Linearised(self.shapes, lambda x: x.xreplace(self.names))(line, lambda: None)  # type: ignore[arg-type, return-value]
+        pairs = [(self._of(symbol), chain) for symbol, chain in found]
+        return sum((chain.apply(d) for d, chain in pairs if d is not None), ZERO)

@@ -1,0 +1,171 @@
+"""Cells whose quantities have several axes: what published cells ask for, and what they do not."""
+
+from sympy import Abs, Eq, Max, exp, sqrt
+
+from lstmgen import (
+    Cell,
+    Size,
+    biases,
+    chunk,
+    concat,
+    cumsum,
+    expand,
+    flatten,
+    inputs,
+    log_sigmoid,
+    max_,
+    mean,
+    outer,
+    repeat,
+    sigmoid,
+    softmax,
+    split,
+    states,
+    sum_,
+    tanh,
+    vectors,
+    weights,
+)
+
+SIZES = {"D": 6, "H": 5, "K": 4, "N": 3, "P": 2}
+
+x, h = inputs("x"), states("h")
+W, U, b = weights("W"), weights("U"), biases("b")
+
+
+def matrix_memory() -> Cell:
+    """The mLSTM, stabilised."""
+    C, n, m = states("C", shape=("H", "K")), states("n", "K"), states("m", 1)
+    q, k = vectors("q k", "K")
+    v, o = vectors("v o")
+    i, f, late = vectors("i f l", 1)
+    return Cell(
+        "matrix_memory",
+        [
+            Eq(q, W.q @ x + b.q),
+            Eq(k, (W.k @ x + b.k) / sqrt(Size("K"))),
+            Eq(v, W.v @ x + b.v),
+            Eq(o, sigmoid(W.o @ x + b.o)),
+            Eq(late, log_sigmoid(W.f @ x + b.f) + m),
+            Eq(m.next, Max(late, W.i @ x + b.i)),
+            Eq(i, exp(W.i @ x + b.i - m.next)),
+            Eq(f, exp(late - m.next)),
+            Eq(C.next, f * C + i * outer(v, k)),
+            Eq(n.next, f * n + i * k),
+            Eq(h.next, o * (C.next @ q) / Max(Abs(sum_(n.next * q)), exp(-m.next))),
+        ],
+        h,
+    )
+
+
+def delta_rule() -> Cell:
+    S = states("S", shape=("H", "K"))
+    q, k = vectors("q k", "K")
+    v, rate = vectors("v"), vectors("beta", 1)
+    return Cell(
+        "delta_rule",
+        [
+            Eq(q, W.q @ x),
+            Eq(k, softmax(W.k @ x)),
+            Eq(v, W.v @ x),
+            Eq(rate, sigmoid(W.b @ x)),
+            Eq(S.next, S + rate * outer(v - S @ k, k)),
+            Eq(h.next, S.next @ q),
+        ],
+        h,
+    )
+
+
+def transposed() -> Cell:
+    S, k, v = states("S", shape=("H", "K")), vectors("k", "K"), vectors("v")
+    return Cell(
+        "transposed",
+        [
+            Eq(v, W.v @ x),
+            Eq(k, S.T @ v + W.k @ x),
+            Eq(S.next, tanh(S * expand(v, S) + expand(k, S) * 0.3)),
+            Eq(h.next, mean(S.next, "K") + max_(S * S, "K") + sum_(softmax(k)) * v),
+        ],
+        h,
+    )
+
+
+def heads() -> Cell:
+    n, z = states("n", shape=("N", "P")), vectors("z", shape=("N", "P"))
+    R, V = weights("R", shape=("N", "P", "P")), weights("V", shape=("N", "P", "D"))
+    g, y = vectors("g", "N"), vectors("y", "N*P")
+    c = biases("c", shape=("N", "P"))
+    return Cell(
+        "heads",
+        [
+            Eq(z, tanh(V.z @ x + R.z @ n + c.z)),
+            Eq(g, sigmoid(W.g @ x + mean(n, "P"))),
+            Eq(n.next, expand(g, n) * n + (1 - expand(g, n)) * z),
+            Eq(y, flatten(n.next) * repeat(g, "P")),
+        ],
+        y,
+    )
+
+
+def shared_by_heads() -> Cell:
+    n, z = states("n", shape=("N", "P")), vectors("z", shape=("N", "P"))
+    return Cell(
+        "shared_by_heads",
+        [
+            Eq(z, tanh(W.z @ n + chunk(W.x @ x, "N", "P") + expand(b.z, "N", "P"))),
+            Eq(n.next, z - 0.5 * n),
+        ],
+        n,
+    )
+
+
+def views() -> Cell:
+    s, c = states("s", "3*P"), states("c", "P")
+    q, k, v = split(W.a @ x + U.a @ s, "P", "P", "P")
+    u = vectors("u", shape=("P", 3))
+    return Cell(
+        "views",
+        [
+            Eq(c.next, sigmoid(q) * c + tanh(k)),
+            Eq(u, chunk(s, "P", 3) * expand(c.next, "P", 3)),
+            Eq(s.next, concat(v * c, c.next, q) + flatten(u) + W.z @ concat(x, c)),
+        ],
+        s,
+    )
+
+
+def scans() -> Cell:
+    S = states("S", shape=("H", "K"))
+    return Cell(
+        "scans",
+        [
+            Eq(
+                S.next,
+                cumsum(S, "H") * 0.2 + cumsum(tanh(S), "K") + expand(W.k @ x, "H", "K"),
+            ),
+            Eq(h.next, sum_(S.next * outer(h, W.q @ x), "K")),
+        ],
+        h,
+    )
+
+
+def matrix_times_matrix() -> Cell:
+    S, k = states("S", shape=("H", "K")), vectors("k", "K")
+    return Cell(
+        "matrix_times_matrix",
+        [
+            Eq(k, W.k @ x),
+            Eq(S.next, tanh(S @ outer(k, k) + 0.5 * S)),
+            Eq(h.next, S.next @ k),
+        ],
+        h,
+    )
+
+
+CELLS = {
+    f.__name__: f()
+    for f in (
+        matrix_memory, delta_rule, transposed, heads, shared_by_heads, views, scans,
+        matrix_times_matrix,
+    )
+}  # fmt: skip

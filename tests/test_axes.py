@@ -1,0 +1,126 @@
+"""Quantities with several axes: shapes, messages, and derivatives against dual numbers."""
+
+import pytest
+from dual_gradients import Problem
+from interpreter import interpret
+from several_axes import CELLS, SIZES, U, W, h, x
+from sympy import Eq, Integer, exp
+
+from lstmgen import (
+    CellError,
+    Size,
+    biases,
+    chunk,
+    concat,
+    expand,
+    flatten,
+    inputs,
+    matrix,
+    mean,
+    outer,
+    repeat,
+    split,
+    states,
+    sum_,
+    tanh,
+    vectors,
+    weights,
+)
+from lstmgen.language.shapes import Shapes
+
+# Both sides add a few dozen terms in double precision, in different orders.
+ROUNDING = 1e-13
+
+C, S = states("C", shape=("H", "K")), states("S", shape=("N", "P", "K"))
+q, v, n = vectors("q", "K"), vectors("v"), states("n", shape=("N", "P"))
+H, K, N, P = map(Size, "HKNP")
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_derivation_agrees_with_dual_numbers(name):
+    errors = Problem(CELLS[name], SIZES).errors(interpret(CELLS[name]))
+    assert max(errors.values()) < ROUNDING, errors
+
+
+@pytest.mark.parametrize(
+    ("e", "shape"),
+    [
+        (C @ q, (H,)),
+        (C.T @ v, (K,)),
+        (outer(v, q), (H, K)),
+        (C @ outer(q, q), (H, K)),
+        (S @ vectors("u", shape=("N", "K")), (N, P)),
+        (outer(n, vectors("u", shape=("N", "K"))), (N, P, K)),
+        (sum_(C, "K"), (H,)),
+        (mean(C, "H"), (K,)),
+        (sum_(S, 1), (N, K)),
+        (sum_(S, -1), (N, P)),
+        (expand(v, C), (H, K)),
+        (expand(q, "H", "K"), (H, K)),
+        (expand(vectors("m", 1), "N", 4), (N, Integer(4))),
+        (split(vectors("u", "H+K"), "H", "K")[1], (K,)),
+        (split(vectors("u", "3*P"), 3)[0], (P,)),
+        (flatten(n), (N * P,)),
+        (chunk(vectors("u", "N*P"), "N", "P"), (N, P)),
+        (repeat(vectors("u", "N"), "P"), (N * P,)),
+        (concat(v, q, v), (2 * H + K,)),
+        (weights("R", shape=("N", "K", "P")).i @ n, (N, K)),
+        (weights("R", shape=("N", "P", "D")).i @ x, (N, P)),
+        (weights("R", "K", "P").i @ n, (N, K)),
+    ],
+    ids=str,
+)
+def test_shapes(e, shape):
+    assert Shapes([]).axes(e) == shape
+    assert Shapes([]).axes(Shapes([]).explicit(e)) == shape
+
+
+def test_open_sizes_are_solved_through_views():
+    a, b, c = split(W.y @ x, 3)
+    y = states("y")
+    shapes = Shapes([Eq(y.next, a * b + y * c), Eq(h.next, U.k @ concat(y, x))])
+    assert shapes.shape(W.y) == (3 * H, Size("D"))
+    assert shapes.shape(U.k) == (H, H + Size("D"))
+
+
+@pytest.mark.parametrize(
+    ("rhs", "message", "hint"),
+    [
+        (lambda: C * v, "C gives shape (H, K), but v gives size H", "expand(v, "),
+        (lambda: sum_(C) + v, "no axis is named", 'sum_(C, "K")'),
+        (lambda: sum_(C, "J"), "sum(C, J): C has shape (H, K)", "it has no axis J"),
+        (lambda: sum_(states("Q", shape=("H", "H")), "H"), "shape (H, H)", "twice"),
+        (lambda: C @ v, "C has K columns, but v has size H", "another for v"),
+        (lambda: outer(n, q) @ q, "has shape (N, P), but q has size K", "heads"),
+        (lambda: split(h, 3)[0], "not 3 times another size", '"3*P"'),
+        (lambda: split(h, "K", "P")[0], "its parts have K + P together", "add up"),
+        (lambda: flatten(chunk(h, "N", "P")), "H units, not N*P", 'size="N*P"'),
+        (lambda: expand(q, "H", "P"), "not among", "in their order"),
+        (lambda: weights("R", shape=("N", "P", "K")).i @ n, "R_i has K columns", "another for n"),
+        (
+            lambda: weights("R", shape=("J", "K", "P")).i @ n,
+            "has shape (J, K, P)",
+            "a matrix a head",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_said(rhs, message, hint):
+    with pytest.raises(CellError) as caught:
+        Shapes([Eq(h.next, rhs())])
+    text = str(caught.value)
+    assert text.startswith("equation 1, h.next = ")
+    assert message in text and hint in text
+
+
+def test_a_matrix_memory_is_not_scaled_by_accident():
+    with pytest.raises(TypeError, match="v is a vector, not a matrix"):
+        v @ q
+
+
+def test_names_of_the_language_for_arrays_of_several_axes():
+    cell = CELLS["matrix_memory"]
+    assert {s.name: cell.shape(s) for s in cell.states}["C"] == (H, K)
+    assert [str(s) for s in cell.sizes] == ["D", "H", "K"]
+    assert tanh(exp(C)).has(C) and matrix("V", shape=("H", "K")).axes == ("H", "K")
+    assert biases("b", shape=("N", "P")).i.axes == ("N", "P")
+    assert inputs("u", shape=("N", "P")).axes == ("N", "P")
