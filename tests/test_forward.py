@@ -35,9 +35,7 @@ class Run:
     def _give(self, memo, symbol, value, entity, pick=lambda a: a):
         memo[symbol] = value[None, None] if entity[0] == "parameter" else value[None]
         if symbol in self.tangents.symbols:
-            change = pick(
-                self.direction.get(entity, np.zeros_like(self.problem.entities()[entity]))
-            )
+            change = pick(self.direction[entity])
             change = change[None, None] if entity[0] == "parameter" else change[None]
             memo[self.tangents.symbols[symbol]] = change
 

@@ -197,14 +197,14 @@ class Multiplied:
 class Weighing:
     """W u as a map of the matrix; back, the sum of outer products over all steps and rows."""
 
+    matrix: Matrix
     operand: Vector
-    transposed: bool
 
     def apply(self, change: Matrix) -> Expr:
-        return Product(change.T if self.transposed else change, self.operand)
+        return Product(change.like(self.matrix), self.operand)
 
     def transpose(self, delta: Expr) -> Expr:
-        pair = (self.operand, delta) if self.transposed else (delta, self.operand)
+        pair = (self.operand, delta) if self.matrix.transposed else (delta, self.operand)
         return Total(Outer(*pair))
 
 
@@ -259,10 +259,9 @@ class Linearised:
             yield rhs.operand, Chain((self._view(rhs),))
         else:
             for product in products(rhs):
-                yield product.operand, Chain((Multiplied(product.matrix),))
-                yield product.matrix.base, Chain((
-                    Weighing(product.operand, product.matrix.transposed),
-                ))  # fmt: skip
+                matrix, operand = product.args
+                yield operand, Chain((Multiplied(matrix),))
+                yield matrix.base, Chain((Weighing(matrix, operand),))
             yield from self._elementwise(remainder(rhs), self.shapes.axes(equation.lhs), equation)
 
     def _elementwise(

@@ -348,6 +348,10 @@ class Matrix(Operator, Symbol):
         """The parameter itself, not transposed."""
         return self._viewed(False, False)
 
+    def like(self, other: Matrix) -> Matrix:
+        """Transposed and merged as the other one is."""
+        return self._viewed(other.transposed, other.merged)
+
     def merge(self) -> Matrix:
         """Heads and rows as one axis: (N, P, D) takes (D,) to (N, P), and so back."""
         return self._viewed(self.transposed, True)
