@@ -14,16 +14,19 @@ from sympy import Add, Eq, Expr, Function, Mul, Pow, Symbol
 from sympy.printing.precedence import PRECEDENCE, precedence
 
 from ..language.cell import Cell
+from ..language.shapes import SCALAR
 from ..language.symbols import (
     ADJOINT,
     STATIC,
+    Concat,
+    Contract,
     Matrix,
     Outer,
     Product,
     Reduction,
-    Scan,
     Size,
     Vector,
+    View,
     layer_norm,
     max_,
     mean,
@@ -210,12 +213,14 @@ class Order:
         """Whether ``e`` is one number for a whole vector: no ⊙ stands beside it."""
         if isinstance(e, Vector):
             return bool(self.cell.size(e) == 1)
-        if isinstance(e, Reduction) and not isinstance(e, Scan):
-            return True
-        if isinstance(e, Product):
-            rows, columns = self.cell.shape(e.matrix)
-            return bool((columns if e.matrix.transposed else rows) == 1)
+        if isinstance(e, (Reduction, Product, Contract, View, Concat)):
+            return bool(self.cell.shapes.axes(e) == SCALAR)
         return not isinstance(e, Outer) and all(self.scalar(a) for a in e.args)
+
+    def axis(self, e: Reduction) -> Expr | None:
+        """The size of the axis that a reduction looks along; None of a vector, which has one."""
+        shapes = self.cell.shapes
+        return None if e.axis is None else shapes.axes(e.args[0])[shapes.axis(e)]
 
     def _ranks(self, f: Expr) -> tuple[int, ...]:
         return tuple(sorted(self.rank(v) for v in f.atoms(Vector, Matrix)))

@@ -17,8 +17,15 @@ from ..language.cell import Cell
 from ..language.symbols import (
     ADJOINT,
     STATIC,
+    Concat,
+    Contract,
+    Expand,
     Gradient,
     Matrix,
+    Part,
+    Reduction,
+    Reshape,
+    Transpose,
     Vector,
     equal,
     expm1,
@@ -198,8 +205,39 @@ class _TextPrinter(Printer):
         return f"{self._print(e.matrix)} {self._bound(e.operand, 'Mul')}"
 
     def _print_Outer(self, e: Expr) -> str:
-        left, right = e.args
+        left, right = e.args[:2]
         return f"{self._bound(left, 'Mul')} {self._bound(right, 'Mul')}ᵀ"
+
+    def _print_Contract(self, e: Contract) -> str:
+        left, right, out = e.spec
+        if e.is_outer:
+            return self._print_Outer(e)
+        raised = "ᵀ" if left[-1] in out and left[-1] not in right else ""
+        return f"{self._bound(e.args[0], 'Mul')}{raised} {self._bound(e.args[1], 'Mul')}"
+
+    def _print_Reduction(self, e: Reduction) -> str:
+        axis = self.person.axis(e)
+        return self._call(e.func(e.args[0]) if axis is None else e.func(e.args[0], axis))
+
+    # SymPy's printers look for the class of a function itself, not for one that it inherits from
+    _print_mean = _print_sum_ = _print_max_ = _print_cumsum = _print_rcumsum = _print_Reduction
+
+    def _print_Expand(self, e: Expand) -> str:
+        return f"expand({self._print(e.operand)})"
+
+    def _print_Part(self, e: Part) -> str:
+        return f"split({self._print(e.operand)})[{e.number}]"
+
+    def _print_Reshape(self, e: Reshape) -> str:
+        axes = " × ".join(self._print(n) for n in e.args[1])
+        inner = self._print(e.operand)
+        return f"chunk({inner}, {axes})" if len(e.args[1]) > 1 else f"flatten({inner})"
+
+    def _print_Transpose(self, e: Transpose) -> str:
+        return f"{self._bound(e.operand, 'Pow')}ᵀ"
+
+    def _print_Concat(self, e: Concat) -> str:
+        return f"[{self._list(e.args)}]"
 
     def _print_Total(self, e: Expr) -> str:
         return f"Σ_t {self._bound(e.args[0], 'Add')}"

@@ -12,7 +12,21 @@ from sympy import Eq, Expr, Function, Symbol
 from sympy.printing.latex import LatexPrinter
 from sympy.printing.precedence import PRECEDENCE
 
-from ...language.symbols import ADJOINT, STATIC, Gradient, Matrix, Vector, named
+from ...language.symbols import (
+    ADJOINT,
+    STATIC,
+    Concat,
+    Contract,
+    Expand,
+    Gradient,
+    Matrix,
+    Part,
+    Reduction,
+    Reshape,
+    Transpose,
+    Vector,
+    named,
+)
 from ...printing.orders import Helper, Order, binds, is_negative, number, one_line, tidy, unnamed
 
 # --------------------------------------------------------------------------- names
@@ -352,8 +366,44 @@ class Typesetter(LatexPrinter):
         return f"{self._print(e.args[0])} {self._bound(e.args[1], 'Mul')}"
 
     def _print_Outer(self, e: Expr) -> str:
-        left, right = (self._bound(a, "Mul") for a in e.args)
+        left, right = (self._bound(a, "Mul") for a in e.args[:2])
         return rf"{left}\, {right}^{{\top}}"
+
+    def _print_Contract(self, e: Contract) -> str:
+        left, right, out = e.spec
+        if e.is_outer:
+            return self._print_Outer(e)
+        matrix, vector = (self._bound(a, "Mul") for a in e.args[:2])
+        transposed = left[-1] in out and left[-1] not in right
+        return matrix + (r"^{\top}" if transposed else "") + f" {vector}"
+
+    def _print_Reduction(self, e: Reduction) -> str:
+        axis = self.person.axis(e)
+        if axis is None:
+            return self._call(e)
+        command = _COMMANDS.get(e.func.__name__, rf"\operatorname{{{e.func.__name__}}}")
+        along = _script("_", self._print(axis))
+        return command + along + _parentheses(self._print(e.args[0]))
+
+    # SymPy's printers look for the class of a function itself, not for one that it inherits from
+    _print_mean = _print_sum_ = _print_max_ = _print_cumsum = _print_Reduction
+
+    def _print_Expand(self, e: Expand) -> str:
+        shape = r" \times ".join(map(self._print, e.args[1]))
+        return rf"\operatorname{{expand}}_{{{shape}}}{_parentheses(self._print(e.operand))}"
+
+    def _print_Part(self, e: Part) -> str:
+        return _parentheses(self._print(e.operand)) + _script("_", f"[{e.number + 1}]")
+
+    def _print_Reshape(self, e: Reshape) -> str:
+        shape = r" \times ".join(map(self._print, e.args[1]))
+        return _parentheses(self._print(e.operand)) + _script("_", shape)
+
+    def _print_Transpose(self, e: Transpose) -> str:
+        return self._bound(e.operand, "Pow") + r"^{\top}"
+
+    def _print_Concat(self, e: Concat) -> str:
+        return rf"\left[{'; '.join(map(self._print, e.args))}\right]"
 
     def _print_Total(self, e: Expr) -> str:
         return rf"\sum_{{t=1}}^{{T}} {self._bound(e.args[0], 'Add')}"
