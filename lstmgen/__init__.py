@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from .runtime.loading import load_cell
     from .runtime.toolchain import compile
     from .targets import generate
-    from .verification.checking import Report, check
+    from .verification.checking import check
+    from .verification.report import Report
 
 _HOME = {
     "Cell": "language.cell",
@@ -61,7 +62,7 @@ _HOME = {
     "GenerateError": "errors",
     "LstmgenError": "errors",
     "Plan": "planning.plans",
-    "Report": "verification.checking",
+    "Report": "verification.report",
     "ToolchainError": "errors",
     "check": "verification.checking",
     "compile": "runtime.toolchain",

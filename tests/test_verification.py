@@ -43,7 +43,7 @@ from lstmgen import (
 )
 from lstmgen.derivation.reverse import carry
 from lstmgen.language.symbols import Matrix, Outer, Product, Vector
-from lstmgen.verification.checking import Examination
+from lstmgen.verification.examination import Examination
 from lstmgen.verification.report import Report
 from lstmgen.verification.rounding import Rounding
 
@@ -73,7 +73,7 @@ def assert_witnesses_equal_autograd(cell: Cell, autograd) -> None:
         value = np.broadcast_to(witness.base.states[-1][name][0], final.shape)
         np.testing.assert_allclose(value, final, rtol=1e-12, atol=1e-12)
     for entity, expected in theirs.named().items():
-        scale = examination._scale(0, entity)
+        scale = examination.comparisons[0].tolerance.scale(entity)
         exact = sum(witness.complex_step(entity))
         np.testing.assert_allclose(exact / scale, expected / scale, rtol=0, atol=2e-12)
         value, bound = witness.central_difference(entity)
