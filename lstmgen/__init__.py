@@ -16,33 +16,20 @@ if TYPE_CHECKING:
     from .derivation.reverse import Derivation, derive
     from .errors import CellError, GenerateError, LstmgenError, ToolchainError
     from .language.cell import Cell
+    from .language.composed import elu, gelu, layer_norm, leaky_relu, log_sigmoid, silu, softmax
+    from .language.functions import expm1, relu, rsqrt, sigmoid, softplus, step, stop_gradient, tanh
     from .language.symbols import (
         biases,
         constants,
         cumsum,
-        elu,
-        expm1,
-        gelu,
         inputs,
-        layer_norm,
-        leaky_relu,
-        log_sigmoid,
         masks,
         matrix,
         max_,
         mean,
         named,
-        relu,
-        rsqrt,
-        sigmoid,
-        silu,
-        softmax,
-        softplus,
         states,
-        step,
-        stop_gradient,
         sum_,
-        tanh,
         vector,
         vectors,
         weights,
@@ -70,14 +57,14 @@ _HOME = {
     "generate": "targets",
     "load_cell": "runtime.loading",
     "plan": "planning.schedule",
-} | dict.fromkeys(
-    (
-        "biases constants cumsum elu expm1 gelu inputs layer_norm leaky_relu log_sigmoid masks "
-        "matrix max_ mean named relu rsqrt sigmoid silu softmax softplus states step "
-        "stop_gradient sum_ tanh vector vectors weights"
-    ).split(),
-    "language.symbols",
-)
+}
+for _module, _names in {
+    "symbols": "biases constants cumsum inputs masks matrix max_ mean named states sum_ vector "
+    "vectors weights",
+    "functions": "expm1 relu rsqrt sigmoid softplus step stop_gradient tanh",
+    "composed": "elu gelu layer_norm leaky_relu log_sigmoid silu softmax",
+}.items():
+    _HOME |= dict.fromkeys(_names.split(), f"language.{_module}")
 
 __all__ = [
     "Cell",

@@ -129,18 +129,13 @@ def main(context: click.Context) -> None:
 @_reports
 def cells() -> None:
     """List the reference cells."""
-    import sympy
-
     from . import cells as reference
-    from .language.symbols import sigmoid
+    from .language.functions import GATES
 
     found = [reference.get(name) for name in reference.names()]
     rows = []
     for cell in found:
-        activations = (sympy.tanh, sigmoid)
-        gates = sum(
-            e.lhs.category == "vector" and isinstance(e.rhs, activations) for e in cell.equations
-        )
+        gates = sum(e.lhs.category == "vector" and isinstance(e.rhs, GATES) for e in cell.equations)
         states = " ".join(s.name for s in cell.states)
         rows.append((cell.name, cell.title, cell.source, f"{gates} gates", states))
     widths = [max(len(row[k]) for row in rows) + 2 for k in range(5)]

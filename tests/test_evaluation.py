@@ -90,16 +90,6 @@ def test_compositions_lose_nothing(x: float) -> None:
     assert found.slope.item() == pytest.approx(1 / (1 + math.exp(x)), rel=8 * EPS)
 
 
-def test_expm1_if_the_language_has_it() -> None:
-    from lstmgen.language import symbols
-
-    if not hasattr(symbols, "expm1"):
-        pytest.skip("the language has no expm1")
-    found = walk(a=([1e-12], [1.0]))(symbols.expm1(A))
-    assert found.value.item() == math.expm1(1e-12)
-    assert found.slope.item() == math.exp(1e-12)
-
-
 # --------------------------------------------------------------------------- kinks and ties
 
 

@@ -21,17 +21,8 @@ import sympy
 from sympy import Eq, Expr, Function, Symbol
 
 from ..language.cell import Cell
-from ..language.symbols import (
-    Product,
-    Reduction,
-    Scan,
-    Vector,
-    max_,
-    named,
-    plain_conditions,
-    sigmoid,
-    softplus,
-)
+from ..language.functions import sigmoid, softplus
+from ..language.symbols import Product, Reduction, Scan, Vector, max_, named, plain_conditions
 
 _SHORT = {"mean": "mu", "sum_": "sum", "max_": "max", "cumsum": "cum", "rcumsum": "rcum"}
 

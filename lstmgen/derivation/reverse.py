@@ -20,6 +20,7 @@ from sympy import Eq, Expr, Integer
 
 from ..errors import CellError, require_cell
 from ..language.cell import Cell
+from ..language.functions import equal
 from ..language.symbols import (
     Gradient,
     Matrix,
@@ -29,7 +30,6 @@ from ..language.symbols import (
     Total,
     Vector,
     cumsum,
-    equal,
     max_,
     mean,
     rcumsum,

@@ -12,21 +12,11 @@ from sympy import Eq, Expr, Function
 
 from ..derivation.normalform import Namer
 from ..language.cell import Cell
-from ..language.symbols import (
-    ADJOINT,
-    Outer,
-    Product,
-    Reduction,
-    Total,
-    Vector,
-    equal,
-    relu,
-    step,
-    stop_gradient,
-)
+from ..language.functions import equal, where
+from ..language.symbols import ADJOINT, Outer, Product, Reduction, Total, Vector
 from .operations import ZERO, count_arithmetic
 
-_CHEAP_FUNCTIONS = (relu, step, stop_gradient, equal, sympy.Abs, sympy.sign, sympy.Max, sympy.Min)
+_CHEAP_FUNCTIONS = where(lambda f: f.cheap)
 
 
 def share(equations: Sequence[Eq], namer: Namer, cell: Cell) -> tuple[Eq, ...]:

@@ -24,6 +24,7 @@ from ..derivation.normalform import namer_for, products, remainder
 from ..derivation.reverse import Derivation, adjoint, carry, derive
 from ..errors import LstmgenError
 from ..language.cell import Cell
+from ..language.functions import sigmoid
 from ..language.symbols import (
     Gradient,
     Matrix,
@@ -34,7 +35,6 @@ from ..language.symbols import (
     Total,
     Vector,
     rcumsum,
-    sigmoid,
 )
 from .invariants import require_sound
 from .lanes import Lanes, lane_order

@@ -11,7 +11,8 @@ from sympy import Eq, Expr, Function
 
 from ..derivation.reverse import adjoint
 from ..language.cell import Cell
-from ..language.symbols import Product, Reduction, Vector, sigmoid
+from ..language.functions import GATES
+from ..language.symbols import Product, Reduction, Vector
 from .operations import (
     AFTER,
     BEFORE,
@@ -80,7 +81,7 @@ def _gaps(order: Sequence[Vector], sets: Sequence[frozenset[Vector]]) -> int:
 
 def pre_activation(e: Eq) -> Vector | None:
     """The argument of a gate, σ or tanh of a vector that has a name; None for other equations."""
-    is_gate = isinstance(e.rhs, (sigmoid, sympy.tanh)) and isinstance(e.rhs.args[0], Vector)
+    is_gate = isinstance(e.rhs, GATES) and isinstance(e.rhs.args[0], Vector)
     return e.rhs.args[0] if is_gate else None
 
 

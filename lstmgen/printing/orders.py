@@ -14,6 +14,8 @@ from sympy import Add, Eq, Expr, Function, Mul, Pow, Symbol
 from sympy.printing.precedence import PRECEDENCE, precedence
 
 from ..language.cell import Cell
+from ..language.composed import layer_norm, softmax
+from ..language.functions import rsqrt
 from ..language.symbols import (
     ADJOINT,
     STATIC,
@@ -24,13 +26,10 @@ from ..language.symbols import (
     Scan,
     Size,
     Vector,
-    layer_norm,
     max_,
     mean,
     named,
     plain_conditions,
-    rsqrt,
-    softmax,
     sum_,
 )
 

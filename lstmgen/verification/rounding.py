@@ -18,7 +18,8 @@ from sympy import Expr
 
 from ..language import symbols as language
 from ..language.cell import Cell
-from ..language.symbols import Product, Reduction, stop_gradient
+from ..language.functions import FUNCTIONS, GATES, stop_gradient, where
+from ..language.symbols import Product, Reduction
 from .evaluation import COMPARISONS, Array, Dual, Number, Walk, value_of
 
 # --------------------------------------------------------------------------- what is exact
@@ -29,12 +30,7 @@ _FINE, _FINE_LIMIT = 2.0**10, 2.0**12
 _COARSE, _COARSE_LIMIT = 2.0**5, 2.0**6
 
 # They hand on one of their operands, or a small whole number.
-_CHOOSING: tuple[type, ...] = (
-    language.relu, language.step, language.equal, language.max_, sympy.Abs, sympy.sign, sympy.Max,
-    sympy.Min, sympy.Heaviside, sympy.floor, sympy.ceiling,
-)  # fmt: skip
-# Bounded by 1, which they approach.
-_BOUNDED: tuple[type, ...] = (sympy.tanh, language.sigmoid)
+_CHOOSING = where(lambda f: f.kind in ("kink", "jump") and f.symbol is not sympy.Mod)
 
 
 def _fine(a: Array) -> Array:
@@ -47,7 +43,7 @@ def _coarse(a: Array) -> Array:
 
 def _is_exact(e: Expr, value: Array, operands: Sequence[Array]) -> Any:
     """Where no program rounds, whatever its order and its precision."""
-    if isinstance(e, _CHOOSING):
+    if isinstance(e, (*_CHOOSING, language.max_)):
         return True
     if isinstance(e, Product):
         return _rounded_terms(*operands) == 0
@@ -123,7 +119,7 @@ class Rounding:
         if not isinstance(value, Dual):
             return np.asarray(moved)
         inner = operands[0]
-        if isinstance(e, _BOUNDED) and isinstance(inner, Dual):
+        if isinstance(e, GATES) and isinstance(inner, Dual):
             # Programs have the slope from the value, as 1 - t² or s (1 - s): near 1 a difference.
             part = self.amount * self._signs(value.slope.shape) * plain**2
             return Dual(np.asarray(moved), value.slope + part * inner.slope)
@@ -142,25 +138,11 @@ class Rounding:
 # --------------------------------------------------------------------------- what decides
 
 _DECISIONS: dict[type, Callable[..., Any]] = {
-    language.relu: np.sign,
-    language.step: np.sign,
-    language.equal: np.equal,
+    **{symbol: f.decides for symbol, f in FUNCTIONS.items() if f.decides},
     language.max_: lambda z: z == z.max(axis=-1, keepdims=True),
-    sympy.Abs: np.sign,
-    sympy.sign: np.sign,
-    sympy.Heaviside: lambda z, at_zero: np.sign(z),
-    sympy.floor: lambda z: np.floor(z) + np.ceil(z),
-    sympy.ceiling: lambda z: np.floor(z) + np.ceil(z),
-    sympy.Mod: lambda a, b: np.floor(a / b) + np.ceil(a / b),
-    sympy.Max: lambda *z: _bits([a == reduce(np.maximum, z) for a in z]),
-    sympy.Min: lambda *z: _bits([a == reduce(np.minimum, z) for a in z]),
     **dict.fromkeys(COMPARISONS, lambda a, b: np.sign(a - b)),
 }
-_CONTINUOUS = (language.relu, language.max_, sympy.Abs, sympy.Max, sympy.Min)
-
-
-def _bits(masks: Sequence[Array]) -> Array:
-    return np.asarray(sum(mask * 2.0**k for k, mask in enumerate(masks)))
+_CONTINUOUS = (*where(lambda f: f.kind == "kink"), language.max_)
 
 
 def decisions(cell: Cell) -> list[Expr]:

@@ -17,7 +17,8 @@ from sympy.printing.printer import Printer
 
 from ...errors import GenerateError
 from ...language.cell import C_KEYWORDS
-from ...language.symbols import Size, Vector, equal, expm1, relu, sigmoid, softplus, step
+from ...language.functions import equal, expm1, relu, sigmoid, softplus, step
+from ...language.symbols import Size, Vector
 from ...planning.operations import B, K, T
 from ...printing.orders import Order, binds, is_negative, literal
 from ..naming import Names
