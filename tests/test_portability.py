@@ -207,7 +207,7 @@ def single_functions() -> list[Cell]:
     for function in (*registry.FUNCTIONS, Piecewise, mean, sum_, max_, cumsum):
         if function is Piecewise:
             uses.append(lambda a: Piecewise((a, a > 0), (-a, True)))
-        elif 1 in function.nargs:
+        elif 1 in function.nargs and function not in (Max, Min):
             uses.append(function)
         else:
             uses.append(lambda a, function=function: function(a, 2))

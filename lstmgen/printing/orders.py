@@ -15,7 +15,7 @@ from sympy.printing.precedence import PRECEDENCE, precedence
 
 from ..language.cell import Cell
 from ..language.composed import layer_norm, softmax
-from ..language.functions import rsqrt
+from ..language.functions import rsqrt, sigmoid
 from ..language.symbols import (
     ADJOINT,
     STATIC,
@@ -33,6 +33,8 @@ from ..language.symbols import (
     sum_,
 )
 
+# tanh²(c), as people write it; relu²(c) they would not
+RAISED = (sigmoid, sympy.tanh, sympy.sin, sympy.cos, sympy.tan, sympy.sinh, sympy.cosh)
 # Where a symbol stands in a product, by category; what a step computes is at 5.
 _PLACE = {"parameter": 2, "constant": 2, "mask": 3, "state": 6, "input": 7} | dict.fromkeys(
     ADJOINT, 4

@@ -14,7 +14,7 @@ from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.printer import Printer
 
 from ..language.cell import Cell
-from ..language.functions import FUNCTIONS, Range, sigmoid
+from ..language.functions import FUNCTIONS, Range
 from ..language.symbols import (
     ADJOINT,
     STATIC,
@@ -28,6 +28,7 @@ from ..language.symbols import (
     sum_,
 )
 from .orders import (
+    RAISED,
     Helper,
     Order,
     binds,
@@ -45,11 +46,7 @@ Style = Literal["show", "code"]
 
 _MARKS = {"adjoint": "δ", "cotangent": "Δ", "carry": "δ"}
 _NAMES = {"sigmoid": "σ", "sum_": "sum", "max_": "max", "Max": "max", "Min": "min", "log": "log"}
-_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-# tanh²(c), as people write it; relu²(c) they would not
-_RAISES_NAME = (
-    sigmoid, sympy.tanh, sympy.sin, sympy.cos, sympy.tan, sympy.sinh, sympy.cosh,
-)  # fmt: skip
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _RELATIONS = {"==": "=", "!=": "≠", "<=": "≤", ">=": "≥", "<": "<", ">": ">"}
 
 
@@ -139,8 +136,8 @@ class _TextPrinter(Printer):
             return f"sqrt({self._print(base)})"
         if not power.is_Integer:
             return f"{self._bound(base, 'Pow')}^{self._bound(power, 'Mul')}"
-        raised = str(power).translate(_RAISED)
-        if isinstance(base, _RAISES_NAME):
+        raised = str(power).translate(_SUPERSCRIPTS)
+        if isinstance(base, RAISED):
             return self._call(base, raised)
         return f"{self._bound(base, 'Pow')}{raised}"
 
