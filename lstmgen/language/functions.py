@@ -339,7 +339,7 @@ _ENTRIES = (
     Elementwise(sympy.cosh, np.cosh, _unary(np.sinh), _within(1, math.inf)),
     Elementwise(sympy.asinh, np.arcsinh, _unary(lambda z: 1 / np.hypot(1, z))),
     Elementwise(
-        sympy.acosh, np.arccosh, _unary(lambda z: 1 / np.sqrt((z - 1) * (z + 1))),
+        sympy.acosh, np.arccosh, _unary(lambda z: 1 / (np.sqrt(z - 1) * np.sqrt(z + 1))),
         _within(0, math.inf),
     ),
     Elementwise(sympy.atanh, np.arctanh, _unary(lambda z: 1 / ((1 - z) * (1 + z)))),
