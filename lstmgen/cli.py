@@ -15,6 +15,7 @@ import click.shell_completion
 
 from . import __version__
 from .errors import LstmgenError
+from .language.dtypes import OF_MODULES
 from .verification.supervision import TIMEOUT, Task, supervise
 
 if TYPE_CHECKING:
@@ -87,9 +88,10 @@ def _find(name: str) -> Cell:
 
 
 _cell = click.argument("cell", type=_Cell())
+_DTYPES = [known.name for known in OF_MODULES]
 _dtype = click.option(
     "--dtype",
-    type=click.Choice(["float64", "float32"]),
+    type=click.Choice(_DTYPES),
     default="float64",
     show_default=True,
     help="Precision of the C code.",
@@ -285,7 +287,7 @@ def check(
     default=["c", "numpy"],
     help="Repeatable.  [default: both]",
 )
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32",
+@click.option("--dtype", type=click.Choice(_DTYPES), default="float32",
               show_default=True, help="Precision.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(min=1), default=15, show_default=True,
               help="How often each is visited.")  # fmt: skip

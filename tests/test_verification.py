@@ -42,6 +42,7 @@ from lstmgen import (
     weights,
 )
 from lstmgen.derivation.reverse import carry
+from lstmgen.language import dtypes
 from lstmgen.language.symbols import Matrix, Outer, Product, Vector
 from lstmgen.verification.examination import Examination
 from lstmgen.verification.report import Report
@@ -783,7 +784,8 @@ class Reordered(Interpreter):
     """As right as another, but sums are added up in another order, and functions end an ulp off."""
 
     def _step(self, *args):
-        self.rounding = Rounding(float(np.finfo(self.dtype).eps) / 2, self.dtype, seed=3)
+        made_in = dtypes.dtype(self.dtype.name)
+        self.rounding = Rounding(made_in.eps / 2, made_in, seed=3)
         try:
             return super()._step(*args)
         finally:

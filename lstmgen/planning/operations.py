@@ -12,6 +12,7 @@ import sympy
 from sympy import Eq, Expr, Function
 
 from ..language.cell import Cell
+from ..language.dtypes import DType
 from ..language.symbols import Matrix, Size, Total, Vector
 
 T, B, K = Size("T"), Size("B"), Size("K")  # steps, rows of the batch, steps in a tile
@@ -141,6 +142,7 @@ class Buffer:
     name: str
     blocks: tuple[Vector, ...]
     scope: str
+    dtype: DType
 
 
 @dataclass(frozen=True)

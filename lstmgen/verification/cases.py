@@ -21,6 +21,7 @@ from sympy import Expr
 
 from ..errors import LstmgenError
 from ..language.cell import Cell
+from ..language.dtypes import DType
 from ..language.symbols import Matrix, Vector
 from .evaluation import Array, Entity, number
 from .rounding import decisions
@@ -53,7 +54,7 @@ class Maker:
     ----------
     cell : Cell
     sizes : mapping of str to int
-    dtype : numpy dtype
+    dtype : DType
         Of the module: values are rounded to it.
     seed : sequence of int
     scale : float
@@ -68,7 +69,7 @@ class Maker:
         self,
         cell: Cell,
         sizes: Mapping[str, int],
-        dtype: np.dtype[Any],
+        dtype: DType,
         seed: Sequence[int],
         scale: float = 1.0,
         positive: bool = False,
@@ -120,7 +121,7 @@ class Maker:
         return np.abs(drawn) + 0.1 * self.scale if self.positive else drawn
 
     def _rounded(self, drawn: Array) -> Array:
-        return drawn.astype(self.dtype).astype(float)
+        return drawn.astype(self.dtype.storage.name).astype(float)
 
 
 class _Zeros(Maker):
@@ -168,7 +169,7 @@ class _Grid(Maker):
         ]
         levels = np.unique([-1.0, -0.5, 0.0, 0.5, 1.0, *named])
         # what the module cannot hold exactly is no boundary to it
-        held = levels[levels.astype(self.dtype).astype(float) == levels]
+        held = levels[levels.astype(self.dtype.storage.name).astype(float) == levels]
         return np.asarray(np.abs(held) if self.positive else held)
 
 
@@ -201,7 +202,7 @@ class _Large(Maker):
 
     def input(self, shape: tuple[int, ...]) -> Array:
         # σ(-40) is beside 1 what rounding is, and σ(-17) in single precision
-        return np.asarray((40 if self.dtype.itemsize > 4 else 15) * self._drawn(shape))
+        return np.asarray((40 if self.dtype.eps < 1e-12 else 15) * self._drawn(shape))
 
 
 # Cases at kinks and ties, and in the tails.

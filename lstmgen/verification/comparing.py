@@ -98,7 +98,7 @@ class Comparison:
         got = np.asarray(got)
         if got.shape != want.shape:
             return broken(f"has shape {got.shape} where {want.shape} is expected")
-        if got.dtype != self.dtype:
+        if got.dtype != self.dtype.storage.name:
             return broken(f"is {got.dtype} where {self.dtype} is expected")
         with np.errstate(all="ignore"):
             error = np.abs(got.astype(float) - want) / scale

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import LstmgenError
+from ..language import dtypes
 from ..language.cell import Cell
 from .cases import SPECIAL, choose_sizes
 from .comparing import Comparison
@@ -51,7 +52,7 @@ class Examination:
         seeds: int = 3,
         kinks: bool = True,
     ) -> None:
-        self.cell, self.dtype = cell, np.dtype(dtype)
+        self.cell, self.dtype = cell, dtypes.dtype(dtype)
         self.sizes = choose_sizes(cell, sizes, {T, B})
         select = Selection(cell, self.sizes, self.dtype)
         # The first is the one that central differences are taken of.

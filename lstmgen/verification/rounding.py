@@ -18,6 +18,7 @@ from sympy import Expr
 
 from ..language import symbols as language
 from ..language.cell import Cell
+from ..language.dtypes import DType
 from ..language.functions import FUNCTIONS, GATES, stop_gradient, where
 from ..language.symbols import Product, Reduction
 from .evaluation import COMPARISONS, Array, Dual, Number, Walk, value_of
@@ -95,20 +96,21 @@ class Rounding:
     Parameters
     ----------
     amount : float
-    dtype : numpy dtype
+    dtype : DType
         Of the module whose rounding is imitated: numbers that it cannot hold are rounded as well.
     copies : int
         How many to make of the values, of which the first is left as it is; 0 moves those there
         are, and their derivatives with them.
     """
 
-    def __init__(self, amount: float, dtype: np.dtype[Any], copies: int = 0, seed: int = 0) -> None:
+    def __init__(self, amount: float, dtype: DType, copies: int = 0, seed: int = 0) -> None:
         self.amount, self.dtype, self.copies = amount, dtype, copies
         self.rng = np.random.default_rng(seed)
 
     def __call__(self, e: Expr, value: Number, operands: Sequence[Number]) -> Number:
         plain, given = value_of(value), [value_of(a) for a in operands]
-        exact = _is_exact(e, plain, given) if given else plain.astype(self.dtype) == plain
+        held = plain.astype(self.dtype.compute.name) == plain
+        exact = _is_exact(e, plain, given) if given else held
         if np.all(exact):
             return value
         shape = (self.copies or len(plain), *plain.shape[1:])

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..language.cell import Cell
+from ..language.dtypes import DType
 from .comparing import Comparison
 from .evaluation import Array, Entity, number
 from .report import Finding, broken
@@ -43,15 +44,13 @@ class Runner:
     ----------
     cell : Cell
     sizes : mapping of str to int
-    dtype : numpy dtype
+    dtype : DType
         Of the arguments.
     module
         Of the generated kind.
     """
 
-    def __init__(
-        self, cell: Cell, sizes: Mapping[str, int], dtype: np.dtype[Any], module: Any
-    ) -> None:
+    def __init__(self, cell: Cell, sizes: Mapping[str, int], dtype: DType, module: Any) -> None:
         self.cell, self.sizes, self.dtype, self.module = cell, sizes, dtype, _Guarded(module)
 
     def run(
@@ -90,7 +89,7 @@ class Runner:
         return full, partial
 
     def _cast(self, value: Array) -> Array:
-        return np.ascontiguousarray(value, dtype=self.dtype)
+        return np.ascontiguousarray(value, dtype=self.dtype.storage.name)
 
     def _join(self, by_name: dict[str, Array]) -> Any:
         """One input is an array, several are a dict."""
@@ -114,7 +113,7 @@ class Runner:
         """
         batch = dy.shape[1]
         shapes = {s.name: (batch, number(self.cell.size(s), self.sizes)) for s in self.cell.states}
-        zeros = {n: np.zeros(shape, self.dtype) for n, shape in shapes.items()}
+        zeros = {n: np.zeros(shape, self.dtype.storage.name) for n, shape in shapes.items()}
         shaped = (*self.cell.parameters, *self.cell.inputs)
         known = {n for symbol in shaped for n in self.cell.shape(symbol)}
         # A size that only states have has to be told by them.

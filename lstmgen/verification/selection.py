@@ -10,12 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
-
-import numpy as np
 
 from ..errors import LstmgenError
 from ..language.cell import Cell
+from ..language.dtypes import FLOAT64, DType
 from .cases import SPECIAL, Maker
 from .witnesses import Witness
 
@@ -42,14 +40,14 @@ class Selection:
     cell : Cell
     sizes : mapping of str to int
         A number for each symbolic size.
-    dtype : numpy dtype
+    dtype : DType
         Of the module.
     """
 
-    def __init__(self, cell: Cell, sizes: Mapping[str, int], dtype: np.dtype[Any]) -> None:
+    def __init__(self, cell: Cell, sizes: Mapping[str, int], dtype: DType) -> None:
         self.cell, self.sizes, self.dtype = cell, sizes, dtype
         # How much rounding may grow: with half of all digits lost, there is little to verify.
-        self._bearable = 0.25 / math.sqrt(float(np.finfo(dtype).eps))
+        self._bearable = 0.25 / math.sqrt(dtype.eps)
 
     def longest(self, steps: int, batch: int, seed: int) -> Witness:
         """The main case: of fewer steps, if all that are longer outgrow the numbers there are."""
@@ -91,7 +89,7 @@ class Selection:
                 f"{self.cell.name} cannot be checked: in {len(wild)} random cases of {steps} steps "
                 f"rounding errors grow by a factor of {least:.0e} or more, so that the equations "
                 f"do not determine a result in {self.dtype}\n  hint: a sequence of fewer steps may "
-                "do (--steps 2, or T=2)" + (", or float64" if self.dtype.itemsize < 8 else "")
+                "do (--steps 2, or T=2)" + (", or float64" if self.dtype.eps > FLOAT64.eps else "")
             )
         return max(wild, key=lambda found: (found[0], found[1].settled))[1]
 

@@ -59,7 +59,7 @@ class Tolerance:
     def __init__(self, witness: Witness, chain: int) -> None:
         self.witness = witness
         steps, batch = witness.case.steps, witness.case.batch
-        eps = float(np.finfo(witness.dtype).eps)
+        eps = witness.dtype.eps
         self.results = steps * chain * eps
         self.gradients = 8 * self.results + steps * batch * eps
         self.ceiling = math.sqrt(eps)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..language.cell import Cell
+from ..language.dtypes import DType
 from .cases import Case
 from .evaluation import Array, Dual, Entity, Evaluator, Number, Shake, Trace, Walk
 from .rounding import Rounding, decisions, is_settled
@@ -40,7 +41,7 @@ class Witness:
     cell : Cell
     case : Case
     sizes : mapping of str to int
-    dtype : numpy dtype
+    dtype : DType
         Of the module to be judged. The witness itself computes in float64.
     shake : Shake, optional
         The rounding of another program, imitated.
@@ -51,7 +52,7 @@ class Witness:
         cell: Cell,
         case: Case,
         sizes: Mapping[str, int],
-        dtype: np.dtype[Any],
+        dtype: DType,
         shake: Shake | None = None,
     ) -> None:
         self.cell, self.case, self.sizes, self.dtype, self.shake = cell, case, sizes, dtype, shake
@@ -91,7 +92,7 @@ class Witness:
         module has none.
         """
         found = results_of(self.base)
-        if self.extent > 1e-6 * float(np.finfo(self.dtype).max):
+        if self.extent > 1e-6 * self.dtype.largest:
             return math.nan
         return float(np.max([np.max(np.abs(a)) if np.isfinite(a).all() else np.nan for a in found]))
 
@@ -103,7 +104,7 @@ class Witness:
     @cached_property
     def has_derivative(self) -> bool:
         """Whether the derivative in a random direction is finite."""
-        limit = 1e-6 * float(np.finfo(self.dtype).max)
+        limit = 1e-6 * self.dtype.largest
         return all((np.abs(_slope(a)) < limit).all() for a in results_of(self._along(None)))
 
     def _along(self, shake: Shake | None) -> Trace:
@@ -126,7 +127,7 @@ class Witness:
         """What rounding does: whether all decisions stand, and how much more than the error of a
         single operation the results and L are off, both as numbers.
         """
-        amount = 32 * float(np.finfo(self.dtype).eps)  # beyond what a module's functions are off
+        amount = 32 * self.dtype.eps  # beyond what a module's functions are off
         nodes, settled = decisions(self.cell), []
         moved = self._run(
             self.start,
@@ -161,7 +162,7 @@ class Witness:
     @cached_property
     def amplified(self) -> float:
         """How much more than one the relative error of results and derivatives is."""
-        amount = 32 * float(np.finfo(self.dtype).eps)
+        amount = 32 * self.dtype.eps
         one, other = (results_of(self._along(s)) for s in (None, Rounding(amount, self.dtype)))
         slopes = max(float(np.max(np.abs(_slope(a)))) for a in one)
         with np.errstate(all="ignore"):
