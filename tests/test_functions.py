@@ -18,9 +18,10 @@ from lstmgen import Cell, LstmgenError, generate, inputs, matrix, states, vector
 from lstmgen.benchmark.dialects import Jax, Torch
 from lstmgen.benchmark.transcript import transcribe
 from lstmgen.derivation.differentiation import slope
-from lstmgen.language.functions import FUNCTIONS, GATES, Elementwise, stop_gradient, where
-from lstmgen.language.symbols import Function, Vector
-from lstmgen.printing.text import text
+from lstmgen.language.functions import FUNCTIONS, GATES, Elementwise, functions_with, stop_gradient
+from lstmgen.language.symbols import Function, Vector, cumsum, max_, mean, rcumsum, sum_
+from lstmgen.printing.text import _NAMES, text
+from lstmgen.targets.latex.typesetting import _COMMANDS
 from lstmgen.verification.evaluation import Walk
 
 U, V, Z = Vector("u", "vector", "1"), Vector("v", "vector", "1"), Symbol("z", real=True)
@@ -192,7 +193,7 @@ def test_what_decides_differs_on_both_sides(f: Elementwise) -> None:
 def test_kinds_are_told_by_what_decides() -> None:
     for f in FUNCTIONS.values():
         assert (f.decides is not None) == (f.kind in ("kink", "jump")), f.name
-    assert where(lambda f: f.kind == "cut") == (stop_gradient,)
+    assert functions_with(lambda f: f.kind == "cut") == (stop_gradient,)
 
 
 # --------------------------------------------------------------------------- bounds
@@ -281,3 +282,14 @@ def test_what_no_printer_knows_is_an_error_or_has_its_own_name(printer: str, mon
         return
     with pytest.raises(LstmgenError, match="strange"):
         PRINTERS[printer](strange)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [Torch.functions, Jax.functions, _COMMANDS, _NAMES],
+    ids=["torch", "jax", "latex", "text"],
+)
+def test_tables_hold_nothing_that_the_language_lacks(table) -> None:
+    """A line under a name that is misspelt, or gone, would never be read."""
+    reductions = {kind.__name__ for kind in (mean, sum_, max_, cumsum, rcumsum)}
+    assert set(table) <= {f.name for f in FUNCTIONS.values()} | reductions

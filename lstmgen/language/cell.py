@@ -19,7 +19,7 @@ from sympy.logic.boolalg import Boolean, BooleanAtom
 
 from ..errors import CellError, did_you_mean
 from . import symbols as language
-from .functions import FUNCTIONS, where
+from .functions import FUNCTIONS, functions_with
 from .misuse import bound, located, rounded, short
 from .shapes import Shapes
 from .symbols import Matrix, Misplaced, Operator, Product, Reduction, Size, Vector, finite, named
@@ -195,7 +195,7 @@ class Cell:
     @property
     def is_analytic(self) -> bool:
         """Whether the complex step is a witness: no kinks, no jumps, no cut gradients."""
-        broken = (*where(lambda f: not f.is_analytic), language.max_, sympy.Piecewise)
+        broken = (*functions_with(lambda f: not f.is_analytic), language.max_, sympy.Piecewise)
         return not any(e.rhs.has(*broken) for e in self.equations)
 
 

@@ -379,9 +379,9 @@ _ENTRIES = (
 FUNCTIONS: dict[type[Expr], Elementwise] = {entry.symbol: entry for entry in _ENTRIES}
 
 
-def where(holds: Callable[[Elementwise], bool]) -> tuple[type[Expr], ...]:
+def functions_with(holds: Callable[[Elementwise], bool]) -> tuple[type[Expr], ...]:
     """The functions for which something holds, as ``isinstance`` and ``has`` take them."""
     return tuple(symbol for symbol, entry in FUNCTIONS.items() if holds(entry))
 
 
-GATES = where(lambda f: f.gate)
+GATES = functions_with(lambda f: f.gate)

@@ -12,11 +12,11 @@ from sympy import Eq, Expr, Function
 
 from ..derivation.normalform import Namer
 from ..language.cell import Cell
-from ..language.functions import equal, where
+from ..language.functions import equal, functions_with
 from ..language.symbols import ADJOINT, Outer, Product, Reduction, Total, Vector
 from .operations import ZERO, count_arithmetic
 
-_CHEAP_FUNCTIONS = where(lambda f: f.cheap)
+_CHEAP_FUNCTIONS = functions_with(lambda f: f.cheap)
 
 
 def share(equations: Sequence[Eq], namer: Namer, cell: Cell) -> tuple[Eq, ...]:

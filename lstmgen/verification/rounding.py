@@ -19,7 +19,7 @@ from sympy import Expr
 from ..language import symbols as language
 from ..language.cell import Cell
 from ..language.dtypes import DType
-from ..language.functions import FUNCTIONS, GATES, stop_gradient, where
+from ..language.functions import FUNCTIONS, GATES, functions_with, stop_gradient
 from ..language.symbols import Product, Reduction
 from .evaluation import COMPARISONS, Array, Dual, Number, Walk, value_of
 
@@ -31,7 +31,7 @@ _FINE, _FINE_LIMIT = 2.0**10, 2.0**12
 _COARSE, _COARSE_LIMIT = 2.0**5, 2.0**6
 
 # They hand on one of their operands, or a small whole number.
-_CHOOSING = where(lambda f: f.kind in ("kink", "jump") and f.symbol is not sympy.Mod)
+_CHOOSING = functions_with(lambda f: f.kind in ("kink", "jump") and f.symbol is not sympy.Mod)
 
 
 def _fine(a: Array) -> Array:
@@ -144,7 +144,7 @@ _DECISIONS: dict[type, Callable[..., Any]] = {
     language.max_: lambda z: z == z.max(axis=-1, keepdims=True),
     **dict.fromkeys(COMPARISONS, lambda a, b: np.sign(a - b)),
 }
-_CONTINUOUS = (*where(lambda f: f.kind == "kink"), language.max_)
+_CONTINUOUS = (*functions_with(lambda f: f.kind == "kink"), language.max_)
 
 
 def decisions(cell: Cell) -> list[Expr]:
