@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .derivation.reverse import Derivation
     from .errors import CellError, GenerateError, LstmgenError, ToolchainError
     from .language.cell import Cell
+    from .language.composed import elu, gelu, layer_norm, leaky_relu, log_sigmoid, silu, softmax
+    from .language.functions import expm1, relu, rsqrt, sigmoid, softplus, step, stop_gradient, tanh
     from .language.symbols import (
         Size,
         biases,
@@ -25,34 +27,19 @@ if TYPE_CHECKING:
         concat,
         constants,
         cumsum,
-        elu,
         expand,
-        expm1,
         flatten,
-        gelu,
         inputs,
-        layer_norm,
-        leaky_relu,
-        log_sigmoid,
         masks,
         matrix,
         max_,
         mean,
         named,
         outer,
-        relu,
         repeat,
-        rsqrt,
-        sigmoid,
-        silu,
-        softmax,
-        softplus,
         split,
         states,
-        step,
-        stop_gradient,
         sum_,
-        tanh,
         vector,
         vectors,
         weights,
@@ -62,7 +49,8 @@ if TYPE_CHECKING:
     from .runtime.loading import load_cell
     from .runtime.toolchain import compile
     from .targets import generate
-    from .verification.checking import Report, check
+    from .verification.checking import check
+    from .verification.report import Report
 
 _HOME = {
     "Cell": "language.cell",
@@ -72,7 +60,7 @@ _HOME = {
     "GenerateError": "errors",
     "LstmgenError": "errors",
     "Plan": "planning.plans",
-    "Report": "verification.checking",
+    "Report": "verification.report",
     "ToolchainError": "errors",
     "check": "verification.checking",
     "compile": "runtime.toolchain",
@@ -80,15 +68,14 @@ _HOME = {
     "generate": "targets",
     "load_cell": "runtime.loading",
     "plan": "planning.schedule",
-} | dict.fromkeys(
-    (
-        "Size biases chunk concat constants cumsum elu expand expm1 flatten gelu inputs "
-        "layer_norm leaky_relu log_sigmoid masks matrix max_ mean named outer relu repeat "
-        "rsqrt sigmoid silu softmax softplus split states step stop_gradient sum_ tanh "
-        "vector vectors weights "
-    ).split(),
-    "language.symbols",
-)
+}
+for _module, _names in {
+    "symbols": "Size biases chunk concat constants cumsum expand flatten inputs masks matrix max_ "
+    "mean named outer repeat split states sum_ vector vectors weights",
+    "functions": "expm1 relu rsqrt sigmoid softplus step stop_gradient tanh",
+    "composed": "elu gelu layer_norm leaky_relu log_sigmoid silu softmax",
+}.items():
+    _HOME |= dict.fromkeys(_names.split(), f"language.{_module}")
 
 __all__ = [
     "Cell",

@@ -15,6 +15,7 @@ import click.shell_completion
 
 from . import __version__
 from .errors import LstmgenError
+from .language.dtypes import OF_MODULES
 from .verification.supervision import TIMEOUT, Task, supervise
 
 if TYPE_CHECKING:
@@ -87,9 +88,10 @@ def _find(name: str) -> Cell:
 
 
 _cell = click.argument("cell", type=_Cell())
+_DTYPES = [known.name for known in OF_MODULES]
 _dtype = click.option(
     "--dtype",
-    type=click.Choice(["float64", "float32"]),
+    type=click.Choice(_DTYPES),
     default="float64",
     show_default=True,
     help="Precision of the C code.",
@@ -129,18 +131,13 @@ def main(context: click.Context) -> None:
 @_reports
 def cells() -> None:
     """List the reference cells."""
-    import sympy
-
     from . import cells as reference
-    from .language.symbols import sigmoid
+    from .language.functions import GATES
 
     found = [reference.get(name) for name in reference.names()]
     rows = []
     for cell in found:
-        activations = (sympy.tanh, sigmoid)
-        gates = sum(
-            e.lhs.category == "vector" and isinstance(e.rhs, activations) for e in cell.equations
-        )
+        gates = sum(e.lhs.category == "vector" and isinstance(e.rhs, GATES) for e in cell.equations)
         states = " ".join(s.name for s in cell.states)
         rows.append((cell.name, cell.title, cell.source, f"{gates} gates", states))
     widths = [max(len(row[k]) for row in rows) + 2 for k in range(5)]
@@ -290,7 +287,7 @@ def check(
     default=["c", "numpy"],
     help="Repeatable.  [default: both]",
 )
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32",
+@click.option("--dtype", type=click.Choice(_DTYPES), default="float32",
               show_default=True, help="Precision.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(min=1), default=15, show_default=True,
               help="How often each is visited.")  # fmt: skip

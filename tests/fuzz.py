@@ -35,6 +35,7 @@ import numpy as np
 import strategies
 
 from lstmgen import Cell, CellError, compile, generate
+from lstmgen.language import dtypes
 from lstmgen.language.symbols import Matrix
 from lstmgen.runtime import native
 from lstmgen.verification.evaluation import Dual, Evaluator, number, value_of
@@ -121,7 +122,7 @@ class Point:
         amount = 4 * float(np.finfo(self.dtype).eps)
         values, slopes = 0.0, dict.fromkeys(self.slopes, 0.0)
         for seed in range(6):
-            y, final, found = self._evaluate(Rounding(amount, np.dtype(self.dtype), seed=seed))
+            y, final, found = self._evaluate(Rounding(amount, dtypes.dtype(self.dtype), seed=seed))
             distances = [np.abs(y - self.y), *(np.abs(final[n] - self.final[n]) for n in final)]
             values = max(values, *(_finite(d.max(initial=0)) for d in distances))
             for e, slope in found.items():

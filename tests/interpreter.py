@@ -16,8 +16,8 @@ from sympy import Eq
 from lstmgen import Cell, derive
 from lstmgen.derivation.reverse import Derivation, carry, cotangent
 from lstmgen.language.symbols import Outer, Total, Vector
-from lstmgen.verification.checking import snapshot
 from lstmgen.verification.evaluation import Walk, number, widened
+from lstmgen.verification.running import snapshot
 
 
 class Interpreter:

@@ -28,7 +28,7 @@ from lstmgen import (
     vectors,
     weights,
 )
-from lstmgen.verification.checking import Examination
+from lstmgen.verification.examination import Examination
 
 NAMES = cells.names()
 TARGETS = ["numpy", "c"]

@@ -44,8 +44,8 @@ from lstmgen import (
     vectors,
     weights,
 )
-from lstmgen.language.cell import ELEMENTWISE
-from lstmgen.language.symbols import Matrix, Vector, equal
+from lstmgen.language.functions import FUNCTIONS, equal
+from lstmgen.language.symbols import Matrix, Vector
 from lstmgen.printing.orders import Order
 from lstmgen.targets import rendering
 from lstmgen.targets.latex import target as latex
@@ -417,9 +417,7 @@ def test_expressions(expression, expected):
 
 def test_every_function_of_the_language_can_be_set(tmp_path):
     lines = []
-    for function in ELEMENTWISE:
-        if function is Piecewise:
-            continue
+    for function in FUNCTIONS:
         args = (z, h) if function in (equal, Max, Min, sympy.Mod) else (h,)
         lines.append(typeset(2 * function(*args) ** 2 * z))
         assert function.__name__ != "rsqrt" or "rsqrt" not in lines[-1]

@@ -61,7 +61,6 @@ def test_nothing_is_imported_from_the_right(name):
     assert not wrong
 
 
-@pytest.mark.xfail(reason="supervision starts the check that is supervised")
 def test_no_import_goes_in_a_circle():
     done: set[str] = set()
 

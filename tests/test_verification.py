@@ -42,8 +42,9 @@ from lstmgen import (
     weights,
 )
 from lstmgen.derivation.reverse import carry
+from lstmgen.language import dtypes
 from lstmgen.language.symbols import Matrix, Outer, Product, Vector
-from lstmgen.verification.checking import Examination
+from lstmgen.verification.examination import Examination
 from lstmgen.verification.report import Report
 from lstmgen.verification.rounding import Rounding
 
@@ -73,7 +74,7 @@ def assert_witnesses_equal_autograd(cell: Cell, autograd) -> None:
         value = np.broadcast_to(witness.base.states[-1][name][0], final.shape)
         np.testing.assert_allclose(value, final, rtol=1e-12, atol=1e-12)
     for entity, expected in theirs.named().items():
-        scale = examination._scale(0, entity)
+        scale = examination.comparisons[0].tolerance.scale(entity)
         exact = sum(witness.complex_step(entity))
         np.testing.assert_allclose(exact / scale, expected / scale, rtol=0, atol=2e-12)
         value, bound = witness.central_difference(entity)
@@ -783,7 +784,8 @@ class Reordered(Interpreter):
     """As right as another, but sums are added up in another order, and functions end an ulp off."""
 
     def _step(self, *args):
-        self.rounding = Rounding(float(np.finfo(self.dtype).eps) / 2, self.dtype, seed=3)
+        made_in = dtypes.dtype(self.dtype.name)
+        self.rounding = Rounding(made_in.eps / 2, made_in, seed=3)
         try:
             return super()._step(*args)
         finally:

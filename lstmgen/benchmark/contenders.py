@@ -21,6 +21,7 @@ import numpy as np
 
 from .. import cells
 from ..errors import ToolchainError
+from ..language import dtypes
 from ..language.cell import Cell
 from ..runtime import toolchain
 from ..runtime.loading import load_python
@@ -405,7 +406,7 @@ class JaxScan(Contender):
     def prepare(self, problem: Problem) -> Prepared:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
         jax = library("jax")
-        if problem.dtype == "float64":
+        if dtypes.dtype(problem.dtype).compute == dtypes.DOUBLE:
             jax.config.update("jax_enable_x64", True)
         made, module = _written(problem, _JAX)
         values = problem.values()

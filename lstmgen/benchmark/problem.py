@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import LstmgenError
+from ..language import dtypes
 from ..language.cell import Cell
 from ..language.symbols import Matrix, Size
 from ..planning.plans import Plan
@@ -27,9 +29,6 @@ WORKS = {
     TRAINING: "forward and backward, with all gradients",
     STEP: "one streaming step",
 }
-
-# Of a tensor's largest entry. float32: sums over all steps and rows in another order.
-_TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
 
 
 class MismatchError(LstmgenError):
@@ -193,7 +192,9 @@ class Problem:
         MismatchError
             If a result is missing or differs by more than rounding can; it names the tensor.
         """
-        tolerance = _TOLERANCE[self.dtype]
+        # Of a tensor's largest entry: half of all digits. Sums over all steps and rows are added up
+        # in another order.
+        tolerance = 0.3 * math.sqrt(dtypes.dtype(self.dtype).eps)
         for name, right in self.reference.items():
             if name not in values:
                 raise MismatchError(f"{who} does not compute {name} ({self})")

@@ -34,7 +34,8 @@ from sympy import Eq, Expr, Function
 
 from ..derivation.normalform import Namer
 from ..language.cell import Cell
-from ..language.symbols import Matrix, Product, Vector, mean, named, rsqrt
+from ..language.functions import rsqrt
+from ..language.symbols import Matrix, Product, Vector, mean, named
 from ..verification.evaluation import number
 from .dialects import Dialect, Parts, Printer
 

@@ -2,13 +2,15 @@
 
 SymPy differentiates; but what it says of some functions holds almost everywhere, or for complex
 arguments, or is a quotient that has no value where its function has one. Those are replaced by
-stand-ins while it works, each with the slope that is meant:
+stand-ins while it works, each with the slope that is meant. That of a function is in its entry of
+the registry:
 
-- a power x^p: p x^(p-1), where SymPy has p x^p / x, which is 0/0 at 0; by the exponent
-  x^p log x, which is 0 at x = 0;
 - |x|: sign x, where SymPy, not knowing that x is real, has a formula in re, im and atan2;
 - a maximum or minimum: shared equally among the arguments that tie, so that shares add up to 1;
 - functions that jump (sign, floor, a step): 0, without an impulse at the jump.
+
+And a power x^p has p x^(p-1), where SymPy has p x^p / x, which is 0/0 at 0; by the exponent
+x^p log x, which is 0 at x = 0.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ import sympy
 from sympy import Eq, Expr, Function, Piecewise
 from sympy.functions.elementary.piecewise import ExprCondPair
 
-from ..language.symbols import Vector, equal, plain_conditions
+from ..language.functions import FUNCTIONS
+from ..language.symbols import Vector, plain_conditions
 
 ONE, ZERO = sympy.S.One, sympy.S.Zero
 
@@ -30,34 +33,6 @@ class _StandIn(Function):
 
     is_real = True
     original: Any
-
-
-class _Jump(_StandIn):
-    def fdiff(self, argindex: int = 1) -> Expr:
-        return ZERO
-
-
-class _Sign(_Jump):
-    original = sympy.sign
-
-
-class _Floor(_Jump):
-    original = sympy.floor
-
-
-class _Ceiling(_Jump):
-    original = sympy.ceiling
-
-
-class _Heaviside(_Jump):
-    original = sympy.Heaviside
-
-
-class _Absolute(_StandIn):
-    original = sympy.Abs
-
-    def fdiff(self, argindex: int = 1) -> Expr:
-        return sympy.sign(self.args[0])
 
 
 class _Power(_StandIn):
@@ -73,29 +48,19 @@ class _Power(_StandIn):
         return exponent * base**lower
 
 
-class _Extreme(_StandIn):
-    """The largest or the smallest of several; the normal form makes all of them symbols."""
+def _stand_in(function: type, derivative: Callable[[Expr, int], Expr]) -> type[_StandIn]:
+    class StandIn(_StandIn):
+        original = function
 
-    def fdiff(self, argindex: int = 1) -> Expr:
-        arg = self.args[argindex - 1]
-        if len(self.args) == 2:
-            other = self.args[2 - argindex]
-            larger = arg - other if self.original is sympy.Max else other - arg
-            return sympy.Heaviside(larger)
-        return equal(arg, self) / sympy.Add(*(equal(a, self) for a in self.args))
+        def fdiff(self, argindex: int = 1) -> Expr:
+            return derivative(self, argindex)
 
-
-class _Largest(_Extreme):
-    original = sympy.Max
+    StandIn.__name__ = f"_{function.__name__}"
+    return StandIn
 
 
-class _Smallest(_Extreme):
-    original = sympy.Min
-
-
-_STAND_INS: dict[Any, type[_StandIn]] = {
-    f.original: f
-    for f in (_Sign, _Floor, _Ceiling, _Heaviside, _Absolute, _Power, _Largest, _Smallest)
+_STAND_INS: dict[Any, type[_StandIn]] = {sympy.Pow: _Power} | {
+    symbol: _stand_in(symbol, f.derivative) for symbol, f in FUNCTIONS.items() if f.derivative
 }
 
 

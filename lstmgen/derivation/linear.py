@@ -17,6 +17,7 @@ import sympy
 from sympy import Eq, Expr, Integer, Tuple
 
 from ..errors import CellError
+from ..language.functions import equal
 from ..language.shapes import SCALAR, Shape, Shapes
 from ..language.symbols import (
     Concat,
@@ -34,7 +35,6 @@ from ..language.symbols import (
     Vector,
     View,
     cumsum,
-    equal,
     max_,
     mean,
     rcumsum,

@@ -23,6 +23,7 @@ import sympy
 from sympy import Eq, Expr, Function, Symbol
 
 from ..language.cell import Cell
+from ..language.functions import sigmoid, softplus
 from ..language.shapes import Shapes
 from ..language.symbols import (
     Concat,
@@ -40,8 +41,6 @@ from ..language.symbols import (
     max_,
     named,
     plain_conditions,
-    sigmoid,
-    softplus,
 )
 
 # What leaves a term no plain elementwise work.

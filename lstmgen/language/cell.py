@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import sympy
-from sympy import Eq, Expr, Integer
+from sympy import Eq, Expr
 from sympy.core.function import AppliedUndef, UndefinedFunction
 from sympy.core.relational import Relational
 from sympy.core.symbol import Str
@@ -20,6 +20,7 @@ from sympy.logic.boolalg import Boolean, BooleanAtom
 
 from ..errors import CellError, did_you_mean
 from . import symbols as language
+from .functions import FUNCTIONS, functions_with
 from .misuse import bound, located, rounded, short
 from .shapes import Shapes
 from .symbols import (
@@ -37,23 +38,6 @@ from .symbols import (
     named,
 )
 
-# Elementwise functions that every target can print and that derivation can differentiate.
-ELEMENTWISE: tuple[type, ...] = (
-    language.sigmoid, language.relu, language.step, language.softplus, language.rsqrt,
-    language.expm1, language.stop_gradient, language.equal, sympy.tanh, sympy.exp, sympy.log,
-    sympy.sin, sympy.cos,
-    sympy.tan, sympy.asin, sympy.acos, sympy.atan, sympy.sinh, sympy.cosh, sympy.asinh,
-    sympy.acosh, sympy.atanh, sympy.erf, sympy.Abs, sympy.sign, sympy.Heaviside, sympy.Max,
-    sympy.Min, sympy.Piecewise, sympy.floor, sympy.ceiling, sympy.Mod,
-)  # fmt: skip
-
-# Of those, the ones with a kink or a jump: there, and only there, the complex step is no witness.
-NOT_ANALYTIC: tuple[type, ...] = (
-    language.relu, language.step, language.equal, language.stop_gradient, language.max_, sympy.erf,
-    sympy.Abs, sympy.sign, sympy.Heaviside, sympy.Max, sympy.Min, sympy.Piecewise, sympy.floor,
-    sympy.ceiling, sympy.Mod,
-)  # fmt: skip
-
 C_KEYWORDS = frozenset(
     """alignas alignof and and_eq asm auto bitand bitor bool break case catch char char8_t char16_t
     char32_t class co_await co_return co_yield compl concept const const_cast consteval constexpr
@@ -65,21 +49,13 @@ C_KEYWORDS = frozenset(
     virtual void volatile wchar_t while xor xor_eq
     NULL NAN INFINITY HUGE_VAL EOF errno linux unix""".split()
 )
+_REDUCTIONS = (language.mean, language.sum_, language.max_, language.cumsum)
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _LONGEST_NAME = 40  # C99 promises 31 significant characters for external names; we add prefixes
 # What functions of the language make of numbers: SymPy knows that of its own only.
 _OF_NUMBERS: dict[type, Callable[..., Expr]] = {
-    language.sigmoid: lambda x: 1 / (1 + sympy.exp(-x)),
-    language.relu: lambda x: sympy.Max(x, 0),
-    language.step: lambda x: Integer(bool(x > 0)),
-    language.softplus: lambda x: sympy.log(1 + sympy.exp(x)),
-    language.rsqrt: lambda x: 1 / sympy.sqrt(x),
-    language.expm1: lambda x: sympy.exp(x) - 1,
-    language.equal: lambda x, y: Integer(x == y),
-    **dict.fromkeys(
-        (language.mean, language.sum_, language.max_, language.cumsum, language.stop_gradient),
-        lambda x: x,
-    ),
+    **{symbol: f.exactly for symbol, f in FUNCTIONS.items() if f.exactly},
+    **dict.fromkeys(_REDUCTIONS, lambda x: x),
 }
 _SMALLEST = math.ulp(0.0)  # of all doubles
 _LARGEST_EXPONENT = 2**24  # beyond, a float cannot tell even from odd
@@ -234,7 +210,8 @@ class Cell:
     @property
     def is_analytic(self) -> bool:
         """Whether the complex step is a witness: no kinks, no jumps, no cut gradients."""
-        return not any(e.rhs.has(*NOT_ANALYTIC) for e in self.equations)
+        broken = (*functions_with(lambda f: not f.is_analytic), language.max_, sympy.Piecewise)
+        return not any(e.rhs.has(*broken) for e in self.equations)
 
 
 def _sorted(size: Expr) -> list[Size]:
@@ -448,7 +425,7 @@ def _check_node(node: Any, where: str) -> None:
     if type(node) is sympy.Tuple or isinstance(node, (Str, Size)):
         return  # what a view or a contraction says of axes
     if isinstance(node, sympy.Function) and not isinstance(
-        node, (*ELEMENTWISE, Product, Contract, Reduction, View, Concat, named)
+        node, (*FUNCTIONS, sympy.Piecewise, Product, Contract, Reduction, View, Concat, named)
     ):
         near = did_you_mean(node.func.__name__, _function_names().split())
         hint = f"{near} it knows: {_function_names()}".strip()
@@ -530,10 +507,7 @@ def _check_numbers(e: Any, where: str) -> None:
 
 
 def _function_names() -> str:
-    return " ".join(sorted(f.__name__ for f in (*ELEMENTWISE, *_REDUCTIONS)))
-
-
-_REDUCTIONS = (language.mean, language.sum_, language.max_, language.cumsum)
+    return " ".join(sorted(f.__name__ for f in (*FUNCTIONS, sympy.Piecewise, *_REDUCTIONS)))
 
 
 def _check_matrices(expr: Expr, where: str) -> None:

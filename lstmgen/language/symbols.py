@@ -23,7 +23,6 @@ from typing import Any, ParamSpec, TypeVar
 import sympy
 from sympy import Expr, Symbol
 from sympy.core.symbol import Str
-from sympy.functions.elementary.hyperbolic import tanh
 from sympy.printing.precedence import PRECEDENCE
 
 from ..errors import did_you_mean
@@ -37,30 +36,15 @@ __all__ = [
     "biases",
     "constants",
     "cumsum",
-    "elu",
-    "expm1",
-    "gelu",
     "inputs",
-    "layer_norm",
-    "leaky_relu",
-    "log_sigmoid",
     "masks",
     "matrix",
     "max_",
     "mean",
     "named",
-    "relu",
-    "rsqrt",
     "shift",
-    "sigmoid",
-    "silu",
-    "softmax",
-    "softplus",
     "states",
-    "step",
-    "stop_gradient",
     "sum_",
-    "tanh",
     "vector",
     "vectors",
     "weights",
@@ -752,7 +736,7 @@ def plain_conditions(e: Expr) -> Expr:
     )
 
 
-# --------------------------------------------------------------------------- what mixes units
+# --------------------------------------------------------------------------- functions
 
 
 class Function(Quantity, sympy.Function):
@@ -1052,92 +1036,6 @@ def _axes(given: tuple[Any, ...]) -> tuple[Expr, ...]:
     return tuple(size_of(_size(n)) for n in given)
 
 
-# --------------------------------------------------------------------------- elementwise functions
-# SymPy's own where its derivative folds back to the value (tanh), else ours with its own fdiff.
-
-
-class sigmoid(Function):
-    """The logistic function 1 / (1 + exp(-x)). As a function of its own its derivative folds back
-    to σ(1 - σ), which 1/(1 + exp(-x)) never does.
-    """
-
-    nargs = 1
-    is_real = True
-
-    def fdiff(self, argindex: int = 1) -> Expr:
-        return self * (1 - self)
-
-
-class step(Function):
-    """1 where x > 0, else 0: the derivative of ``relu``."""
-
-    nargs = 1
-    is_real = True
-
-    def fdiff(self, argindex: int = 1) -> Expr:
-        return sympy.S.Zero
-
-
-class relu(Function):
-    """max(x, 0), with derivative 0 at 0."""
-
-    nargs = 1
-    is_real = True
-
-    def fdiff(self, argindex: int = 1) -> Expr:
-        return step(self.args[0])
-
-
-class softplus(Function):
-    """log(1 + exp(x)), without overflow."""
-
-    nargs = 1
-    is_real = True
-
-    def fdiff(self, argindex: int = 1) -> Expr:
-        return sigmoid(self.args[0])
-
-
-class rsqrt(Function):
-    """1 / sqrt(x), as one function so that its derivative is in terms of its value."""
-
-    nargs = 1
-    is_real = True
-
-    def fdiff(self, argindex: int = 1) -> Expr:
-        return -(self**3) / 2
-
-
-class expm1(Function):
-    """exp(x) - 1, exact to the last digits near 0."""
-
-    nargs = 1
-    is_real = True
-
-    def fdiff(self, argindex: int = 1) -> Expr:
-        return sympy.exp(self.args[0])
-
-
-class stop_gradient(Function):
-    """The identity in the forward pass; no gradient flows back through it."""
-
-    nargs = 1
-    is_real = True
-
-    def fdiff(self, argindex: int = 1) -> Expr:
-        return sympy.S.Zero
-
-
-class equal(Function):
-    """1 where both arguments are equal, else 0: how the gradient of ``max_`` finds its unit."""
-
-    nargs = 2
-    is_real = True
-
-    def fdiff(self, argindex: int = 1) -> Expr:
-        return sympy.S.Zero
-
-
 class named(Function):
     """The identity, but kept together: ``named(e)`` is computed once and has a name of its own.
 
@@ -1160,55 +1058,3 @@ class named(Function):
 
     def _sympystr(self, printer: Any) -> str:
         return f"({printer._print(self.args[0])})"
-
-
-def log_sigmoid(x: Any) -> Expr:
-    """log(σ(x)), without overflow."""
-    return -softplus(-named(x))
-
-
-def silu(x: Any) -> Expr:
-    """x σ(x), also called swish."""
-    x = named(x)
-    return x * sigmoid(x)
-
-
-def gelu(x: Any) -> Expr:
-    """x Φ(x), exact (with erf), as PyTorch's default."""
-    x = named(x)
-    return x * (1 + sympy.erf(x / sympy.sqrt(2))) / 2
-
-
-def elu(x: Any, alpha: Any = 1) -> Expr:
-    """x where x > 0, else α (exp(x) - 1): the slope at 0 is α, as PyTorch has it."""
-    x = named(x)
-    # x - relu(x) is min(x, 0) with slope 1 at 0: where x is taken, exp(x) must not overflow
-    return sympy.Piecewise((x, x > 0), (alpha * expm1(x - relu(x)), True))
-
-
-def leaky_relu(x: Any, slope: Any = sympy.Rational(1, 100)) -> Expr:
-    """x where x > 0, else slope · x: the slope at 0 is ``slope``, as PyTorch has it."""
-    x = named(x)
-    return sympy.Piecewise((x, x > 0), (slope * x, True))
-
-
-def softmax(x: Any) -> Expr:
-    """exp(x - max x) / Σ exp(x - max x) over the units of a vector.
-
-    The maximum cancels exactly, so that no gradient needs to flow through it.
-    """
-    x = named(x)
-    e = named(sympy.exp(x - stop_gradient(max_(x))), "e")
-    return e / sum_(e)
-
-
-def layer_norm(x: Any, gain: Any = 1, bias: Any = 0, eps: Any = 1e-5) -> Expr:
-    """gain · (x - mean x) / sqrt(var x + eps) + bias, over the units of a vector.
-
-    The variance is the biased one (Ba, Kiros & Hinton 2016). Not a primitive: it is written with
-    ``mean``, and its gradient is derived like any other.
-    """
-    x = named(x)
-    centred = named(x - mean(x), "d")
-    scale = named(rsqrt(named(mean(centred**2), "var") + eps), "r")
-    return gain * centred * scale + bias

@@ -12,6 +12,7 @@ import sympy
 from sympy import Eq, Expr, Function
 
 from ..language.cell import Cell
+from ..language.dtypes import DType
 from ..language.shapes import Shape, units
 from ..language.symbols import Concat, Contract, Matrix, Reduction, Size, Total, Vector, View
 
@@ -153,6 +154,7 @@ class Buffer:
     name: str
     blocks: tuple[Vector, ...]
     scope: str
+    dtype: DType
 
 
 @dataclass(frozen=True)

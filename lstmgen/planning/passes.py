@@ -12,6 +12,7 @@ from sympy import Eq, Expr, Function
 
 from ..derivation.normalform import Namer
 from ..language.cell import Cell
+from ..language.functions import equal, functions_with
 from ..language.symbols import (
     ADJOINT,
     Concat,
@@ -22,14 +23,10 @@ from ..language.symbols import (
     Total,
     Vector,
     View,
-    equal,
-    relu,
-    step,
-    stop_gradient,
 )
 from .operations import ZERO, count_arithmetic
 
-_CHEAP_FUNCTIONS = (relu, step, stop_gradient, equal, sympy.Abs, sympy.sign, sympy.Max, sympy.Min)
+_CHEAP_FUNCTIONS = functions_with(lambda f: f.cheap)
 
 
 def share(equations: Sequence[Eq], namer: Namer, cell: Cell) -> tuple[Eq, ...]:

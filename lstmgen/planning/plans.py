@@ -10,6 +10,7 @@ from sympy import Eq, Expr
 
 from ..derivation.reverse import Derivation
 from ..language.cell import Cell
+from ..language.dtypes import DType
 from ..language.shapes import units
 from ..language.symbols import Matrix, Vector
 from ..printing.orders import Order
@@ -41,7 +42,7 @@ class Plan:
     backward: Pass
     buffers: tuple[Buffer, ...]
     eager: bool
-    dtype: str
+    dtype: DType
     origin: dict[Vector, Eq] = field(compare=False)  # the whole equation of a sum that was cut up
 
     @property
@@ -102,10 +103,10 @@ class Plan:
         """The traffic of one pass over T steps of B rows."""
         total = ZERO
         for op in part.before + part.after:
-            total += T * B * self._traffic(op) + self._weights(op)
+            total += T * B * self._traffic(op) + self._weights(op) * self.dtype.bytes
         for op in part.step:
-            total += T * (B * self._traffic(op) + self._weights(op))
-        return sympy.expand(total * {"float32": 4, "float64": 8}[self.dtype])
+            total += T * (B * self._traffic(op) + self._weights(op) * self.dtype.bytes)
+        return sympy.expand(total)
 
     def _flops(self, op: Operation) -> Expr:
         """Per row."""
@@ -131,10 +132,15 @@ class Plan:
         return used
 
     def _traffic(self, op: Operation) -> Expr:
-        """Numbers read and written per row."""
+        """Bytes read and written per row."""
         arrays = ("input", "mask", "cotangent", "state", "carry")
-        stored = [v for v in (*op.reads, *op.writes) if v in self.home or v.category in arrays]
-        return sum((self.size(v) for v in stored), ZERO)
+        total = ZERO
+        for v in (*op.reads, *op.writes):
+            if v in self.home:
+                total += self.size(v) * self.home[v].dtype.bytes
+            elif v.category in arrays:  # of the caller's
+                total += self.size(v) * self.dtype.bytes
+        return total
 
     def _weights(self, op: Operation) -> Expr:
         """Numbers of parameters read, or of gradients written, whatever the number of rows."""

@@ -22,8 +22,10 @@ from sympy import Eq, Expr
 
 from ..derivation.normalform import namer_for, products, remainder
 from ..derivation.reverse import Derivation, adjoint, carry, reverse
-from ..errors import LstmgenError
+from ..language import dtypes
 from ..language.cell import Cell
+from ..language.dtypes import DType
+from ..language.functions import sigmoid
 from ..language.shapes import Shape
 from ..language.symbols import (
     Contract,
@@ -36,7 +38,6 @@ from ..language.symbols import (
     Total,
     Vector,
     rcumsum,
-    sigmoid,
 )
 from .invariants import require_sound
 from .lanes import Lanes, lane_order
@@ -93,16 +94,15 @@ def plan(cell: Cell | Derivation, *, eager: bool = False, dtype: str = "float64"
         ``print`` shows it; ``flops``, ``bytes`` and ``tape`` are polynomials in T, B and the
         cell's sizes.
     """
-    if dtype not in ("float32", "float64"):
-        raise LstmgenError(f'dtype is "float32" or "float64", not {dtype!r}')
+    number_type = dtypes.dtype(dtype)
     derivation = cell if isinstance(cell, Derivation) else reverse(cell)
-    made = _Planner(derivation, eager, dtype).run()
+    made = _Planner(derivation, eager, number_type).run()
     require_sound(made)
     return made
 
 
 class _Planner:
-    def __init__(self, derivation: Derivation, eager: bool, dtype: str) -> None:
+    def __init__(self, derivation: Derivation, eager: bool, dtype: DType) -> None:
         self.derivation, self.cell = derivation, derivation.cell
         self.eager, self.dtype = eager, dtype
         self.namer = namer_for(self.cell, (*derivation.forward, *derivation.adjoints))
@@ -150,7 +150,7 @@ class _Planner:
             backward_pass = back.finish(layouts, _split_gradients(gradients, layouts))
             buffers = Housing(
                 self.cell, forward_pass, backward_pass, tape, layouts, grouped
-            ).buffers()
+            ).buffers(self.dtype)
             layouts = [b.blocks for b in buffers]
         return Plan(
             self.derivation, forward_pass, backward_pass, buffers, self.eager, self.dtype,

@@ -12,7 +12,9 @@ from sympy import Eq, Expr, Function
 from ..derivation.normalform import MIXING
 from ..derivation.reverse import adjoint
 from ..language.cell import Cell
-from ..language.symbols import Vector, sigmoid
+from ..language.dtypes import DType
+from ..language.functions import GATES
+from ..language.symbols import Vector
 from .operations import (
     AFTER,
     BEFORE,
@@ -81,7 +83,7 @@ def _gaps(order: Sequence[Vector], sets: Sequence[frozenset[Vector]]) -> int:
 
 def pre_activation(e: Eq) -> Vector | None:
     """The argument of a gate, σ or tanh of a vector that has a name; None for other equations."""
-    is_gate = isinstance(e.rhs, (sigmoid, sympy.tanh)) and isinstance(e.rhs.args[0], Vector)
+    is_gate = isinstance(e.rhs, GATES) and isinstance(e.rhs.args[0], Vector)
     return e.rhs.args[0] if is_gate else None
 
 
@@ -201,7 +203,7 @@ class Housing:
         if scope == "tile" or v not in self.scope:
             self.scope[v] = scope
 
-    def buffers(self) -> tuple[Buffer, ...]:
+    def buffers(self, dtype: DType) -> tuple[Buffer, ...]:
         placed: set[Vector] = set()
         out: list[Buffer] = []
         for order in self.layouts:
@@ -210,11 +212,11 @@ class Housing:
                 if len(blocks) > 1 and not placed & set(blocks):
                     scope = "tile" if any(self.scope[v] == "tile" for v in blocks) else "step"
                     scope = "tape" if scopes == ("tape",) else scope
-                    out.append(Buffer(_common_name(blocks), blocks, scope))
+                    out.append(Buffer(_common_name(blocks), blocks, scope, dtype))
                     placed.update(blocks)
         for v, scope in self.scope.items():
             if v not in placed:
-                out.append(Buffer(v.name, (v,), scope))
+                out.append(Buffer(v.name, (v,), scope, dtype))
         rank = {"given": 0, "state": 1, "tape": 2, "tile": 3, "step": 4, "carry": 5}
         return tuple(sorted(out, key=lambda b: rank[b.scope]))
 

@@ -14,6 +14,8 @@ from sympy import Add, Eq, Expr, Function, Mul, Pow, Symbol
 from sympy.printing.precedence import PRECEDENCE, precedence
 
 from ..language.cell import Cell
+from ..language.composed import layer_norm, softmax
+from ..language.functions import rsqrt, sigmoid
 from ..language.shapes import SCALAR
 from ..language.symbols import (
     ADJOINT,
@@ -27,16 +29,15 @@ from ..language.symbols import (
     Size,
     Vector,
     View,
-    layer_norm,
     max_,
     mean,
     named,
     plain_conditions,
-    rsqrt,
-    softmax,
     sum_,
 )
 
+# tanh²(c), as people write it; relu²(c) they would not
+RAISED = (sigmoid, sympy.tanh, sympy.sin, sympy.cos, sympy.tan, sympy.sinh, sympy.cosh)
 # Where a symbol stands in a product, by category; what a step computes is at 5.
 _PLACE = {"parameter": 2, "constant": 2, "mask": 3, "state": 6, "input": 7} | dict.fromkeys(
     ADJOINT, 4

@@ -14,6 +14,7 @@ from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.printer import Printer
 
 from ..language.cell import Cell
+from ..language.functions import FUNCTIONS, Range
 from ..language.symbols import (
     ADJOINT,
     STATIC,
@@ -27,21 +28,14 @@ from ..language.symbols import (
     Reshape,
     Transpose,
     Vector,
-    equal,
-    expm1,
     max_,
     mean,
     named,
-    relu,
-    rsqrt,
     shift,
-    sigmoid,
-    softplus,
-    step,
-    stop_gradient,
     sum_,
 )
 from .orders import (
+    RAISED,
     Helper,
     Order,
     binds,
@@ -59,11 +53,7 @@ Style = Literal["show", "code"]
 
 _MARKS = {"adjoint": "δ", "cotangent": "Δ", "carry": "δ"}
 _NAMES = {"sigmoid": "σ", "sum_": "sum", "max_": "max", "Max": "max", "Min": "min", "log": "log"}
-_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-# tanh²(c), as people write it; relu²(c) they would not
-_RAISES_NAME = (
-    sigmoid, sympy.tanh, sympy.sin, sympy.cos, sympy.tan, sympy.sinh, sympy.cosh,
-)  # fmt: skip
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _RELATIONS = {"==": "=", "!=": "≠", "<=": "≤", ">=": "≥", "<": "<", ">": ">"}
 
 
@@ -153,8 +143,8 @@ class _TextPrinter(Printer):
             return f"sqrt({self._print(base)})"
         if not power.is_Integer:
             return f"{self._bound(base, 'Pow')}^{self._bound(power, 'Mul')}"
-        raised = str(power).translate(_RAISED)
-        if isinstance(base, _RAISES_NAME):
+        raised = str(power).translate(_SUPERSCRIPTS)
+        if isinstance(base, RAISED):
             return self._call(base, raised)
         return f"{self._bound(base, 'Pow')}{raised}"
 
@@ -295,21 +285,7 @@ class _TextPrinter(Printer):
 
 # --------------------------------------------------------------------------- ranges
 
-Range = tuple[float, float]
 _ANY: Range = (-math.inf, math.inf)
-_FIXED_RANGES: dict[type, Range] = {
-    sigmoid: (0, 1),
-    step: (0, 1),
-    equal: (0, 1),
-    sympy.Heaviside: (0, 1),
-    sympy.sign: (-1, 1),
-    sympy.sin: (-1, 1),
-    sympy.cos: (-1, 1),
-    sympy.exp: (0, math.inf),
-    expm1: (-1, math.inf),
-    softplus: (0, math.inf),
-    rsqrt: (0, math.inf),
-}
 
 
 def value_range(e: Expr, known: Mapping[Vector, Range]) -> Range:
@@ -318,30 +294,20 @@ def value_range(e: Expr, known: Mapping[Vector, Range]) -> Range:
         return (float(e), float(e))
     if isinstance(e, Vector):
         return known.get(e, _ANY)
-    if e.func in _FIXED_RANGES:
-        return _FIXED_RANGES[e.func]
     args = [value_range(a, known) for a in e.args if isinstance(a, Expr)]
     if e.is_Add:
         return (sum(a for a, _ in args), sum(b for _, b in args))
     if e.is_Mul:
         return _product_range(e, known)
-    if isinstance(e, (named, stop_gradient, mean, max_)):
+    if e.func in FUNCTIONS:
+        return FUNCTIONS[e.func].bounds(*args)
+    if isinstance(e, (named, mean, max_)):
         return args[0]
-    if isinstance(e, (sympy.tanh, sympy.erf)):
-        return (0 if args[0][0] >= 0 else -1, 0 if args[0][1] <= 0 else 1)
     if isinstance(e, sympy.Piecewise):
         values = [value_range(value, known) for value, _ in e.args]
         return (min(a for a, _ in values), max(b for _, b in values))
-    if isinstance(e, sympy.Max):
-        return (max(a for a, _ in args), max(b for _, b in args))
-    if isinstance(e, sympy.Min):
-        return (min(a for a, _ in args), min(b for _, b in args))
-    if isinstance(e, relu):
-        return (max(0, args[0][0]), max(0, args[0][1]))
-    is_square = e.is_Pow and e.exp.is_Integer and e.exp % 2 == 0 and e.exp > 0
-    if is_square or isinstance(e, sympy.Abs):
-        power = int(e.exp) if is_square else 1
-        return (0, max(abs(args[0][0]), abs(args[0][1])) ** power)
+    if e.is_Pow and e.exp.is_Integer and e.exp % 2 == 0 and e.exp > 0:
+        return (0, max(abs(args[0][0]), abs(args[0][1])) ** int(e.exp))
     return _ANY
 
 

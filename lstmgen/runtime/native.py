@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import LstmgenError, missing_extra
+from ..language import dtypes
 from ..language.cell import Cell
 from ..targets.numpy.target import face
 from .loading import load_python
@@ -164,7 +165,7 @@ class NativeModule:
         self._output_is_state = cell.output.category == "state"
         self._sizes = ("T", "B", *(str(n) for n in cell.sizes))
         self._numbers: dict[str, int] = f.NUMBERS
-        self._array = self._ffi.typeof({"float32": "float[]", "float64": "double[]"}[dtype])
+        self._array = self._ffi.typeof(f"{dtypes.dtype(dtype).storage.c}[]")
         # A pointer to an array, which it keeps alive: what ffi.from_buffer calls in the end, where
         # cffi still has that. The Python before it would take as long again.
         plain = getattr(self._ffi, "_backend", self._ffi)

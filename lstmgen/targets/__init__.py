@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GenerateError, did_you_mean, require_cell
+from ..language import dtypes
 from .sealing import seal
 
 if TYPE_CHECKING:
@@ -48,9 +49,8 @@ def _checked(cell: Cell, target: str, module: Any, options: dict[str, Any]) -> d
     if module.TAKES_SIZES:
         known |= {str(n) for n in cell.sizes}
     options = dict(options)
-    dtype = options.get("dtype", "float64")
-    if dtype not in ("float32", "float64"):
-        raise GenerateError(f'dtype is "float32" or "float64", not {dtype!r}')
+    if "dtype" in options:
+        dtypes.dtype(options["dtype"])
     if "dtype" not in known:
         options.pop("dtype", None)
     unknown = sorted(set(options) - known)

@@ -16,7 +16,6 @@ p where x = 0.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -31,6 +30,7 @@ from sympy.logic.boolalg import Xnor
 from ..errors import LstmgenError
 from ..language import symbols as language
 from ..language.cell import Cell
+from ..language.functions import FUNCTIONS, Elementwise, stop_gradient
 from ..language.symbols import (
     Concat,
     Contract,
@@ -44,7 +44,6 @@ from ..language.symbols import (
     Vector,
     View,
     named,
-    stop_gradient,
 )
 
 Array: TypeAlias = NDArray[Any]
@@ -68,49 +67,7 @@ def value_of(a: Number) -> Array:
     return a.value if isinstance(a, Dual) else a
 
 
-# --------------------------------------------------------------------------- functions
-# Of each its value, and its slope by each argument: both functions of the arguments' values.
-
-
-class _Function(NamedTuple):
-    value: Callable[..., Array]
-    slopes: Callable[..., Sequence[Any]]
-
-
-def _unary(value: Callable[[Array], Array], slope: Callable[[Array], Any]) -> _Function:
-    return _Function(value, lambda z: (slope(z),))
-
-
-def _sigmoid(z: Array) -> Array:
-    e = np.exp(-np.abs(z))  # never overflows
-    return np.asarray(np.where(z >= 0, 1.0, e) / (1 + e))
-
-
-def _softplus(z: Array) -> Array:
-    return np.asarray(np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z))))
-
-
-_real_erf = np.frompyfunc(math.erf, 1, 1)
-
-
-def _erf(z: Array) -> Array:
-    return np.asarray(_real_erf(z), dtype=np.result_type(z, np.float32))
-
-
-def _flat(*z: Array) -> list[float]:
-    return [0.0] * len(z)
-
-
-def _extreme(choose: Callable[..., Array]) -> _Function:
-    """Of several arguments; those that tie share the slope equally."""
-
-    def slopes(*z: Array) -> list[Array]:
-        best = reduce(choose, z)
-        hits = [np.where(a == best, 1.0, 0.0) for a in z]
-        ties = sum(hits)
-        return [hit / ties for hit in hits]
-
-    return _Function(lambda *z: reduce(choose, z), slopes)
+# --------------------------------------------------------------------------- arithmetic
 
 
 def _power(x: Array, p: Array) -> Array:
@@ -133,46 +90,7 @@ def _power_slopes(x: Array, p: Array) -> list[Array]:
     return [by_base, by_exponent]
 
 
-_SQRT_PI = math.sqrt(math.pi)
-
-_FUNCTIONS: dict[type, _Function] = {
-    sympy.Pow: _Function(_power, _power_slopes),
-    sympy.Max: _extreme(np.maximum),
-    sympy.Min: _extreme(np.minimum),
-    sympy.Abs: _unary(np.abs, np.sign),
-    sympy.sign: _Function(np.sign, _flat),
-    sympy.Heaviside: _Function(
-        lambda z, at_zero: np.where(z > 0, 1.0, np.where(z < 0, 0.0, at_zero)),
-        lambda z, at_zero: (0.0, np.where(z == 0, 1.0, 0.0)),
-    ),
-    sympy.floor: _Function(np.floor, _flat),
-    sympy.ceiling: _Function(np.ceil, _flat),
-    sympy.Mod: _Function(
-        lambda a, b: a - b * np.floor(a / b), lambda a, b: (1.0, -np.floor(a / b))
-    ),
-    sympy.exp: _unary(np.exp, np.exp),
-    sympy.log: _unary(np.log, lambda z: 1 / z),
-    sympy.sin: _unary(np.sin, np.cos),
-    sympy.cos: _unary(np.cos, lambda z: -np.sin(z)),
-    sympy.tan: _unary(np.tan, lambda z: 1 + np.tan(z) ** 2),
-    sympy.asin: _unary(np.arcsin, lambda z: 1 / np.sqrt((1 - z) * (1 + z))),
-    sympy.acos: _unary(np.arccos, lambda z: -1 / np.sqrt((1 - z) * (1 + z))),
-    sympy.atan: _unary(np.arctan, lambda z: 1 / (1 + z * z)),
-    sympy.sinh: _unary(np.sinh, np.cosh),
-    sympy.cosh: _unary(np.cosh, np.sinh),
-    sympy.tanh: _unary(np.tanh, lambda z: 1 / np.cosh(z) ** 2),
-    sympy.asinh: _unary(np.arcsinh, lambda z: 1 / np.hypot(1, z)),
-    sympy.acosh: _unary(np.arccosh, lambda z: 1 / np.sqrt((z - 1) * (z + 1))),
-    sympy.atanh: _unary(np.arctanh, lambda z: 1 / ((1 - z) * (1 + z))),
-    sympy.erf: _unary(_erf, lambda z: 2 / _SQRT_PI * np.exp(-z * z)),
-    language.expm1: _unary(np.expm1, np.exp),
-    language.sigmoid: _unary(_sigmoid, lambda z: _sigmoid(z) * _sigmoid(-z)),
-    language.softplus: _unary(_softplus, _sigmoid),
-    language.relu: _unary(lambda z: np.maximum(z, 0), lambda z: np.where(z > 0, 1.0, 0.0)),
-    language.step: _Function(lambda z: np.where(z > 0, 1.0, 0.0), _flat),
-    language.rsqrt: _unary(lambda z: 1 / np.sqrt(z), lambda z: -0.5 / (z * np.sqrt(z))),
-    language.equal: _Function(lambda a, b: np.where(a == b, 1.0, 0.0), _flat),
-}
+_POWER = Elementwise(sympy.Pow, _power, _power_slopes)
 
 
 class Along(NamedTuple):
@@ -256,7 +174,7 @@ def _multiply(a: Number, b: Number) -> Number:
     return _dual(value, slopes)
 
 
-def _apply(function: _Function, arguments: Sequence[Number]) -> Number:
+def _apply(function: Elementwise, arguments: Sequence[Number]) -> Number:
     arguments = aligned(*arguments)
     values = [value_of(a) for a in arguments]
     value = np.asarray(function.value(*values))
@@ -527,11 +445,12 @@ class Walk:
             return reduce(_add, operands)
         if isinstance(e, sympy.Mul):
             return reduce(_multiply, operands)
-        if e.func not in _FUNCTIONS:
+        function = _POWER if isinstance(e, sympy.Pow) else FUNCTIONS.get(e.func)
+        if function is None:
             raise LstmgenError(
                 f"the evaluation of equations does not know {e.func.__name__}, in {e}"
             )
-        return _apply(_FUNCTIONS[e.func], operands)
+        return _apply(function, operands)
 
     def _reduced(self, e: Reduction, z: Number) -> Number:
         along = Along.of(e)

@@ -6,9 +6,11 @@ Nothing here needs NumPy or SymPy, so that who only prints a report does not wai
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
+
+Progress: TypeAlias = Callable[[int, int, str], None]  # done, of how many, and what comes next
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ from sympy import Expr
 
 from ..language import symbols as language
 from ..language.cell import Cell
-from ..language.symbols import Reduction, Scan, stop_gradient
+from ..language.dtypes import DType
+from ..language.functions import FUNCTIONS, GATES, functions_with, stop_gradient
+from ..language.symbols import Reduction, Scan
 from .evaluation import (
     COMPARISONS,
     Along,
@@ -40,12 +42,7 @@ _FINE, _FINE_LIMIT = 2.0**10, 2.0**12
 _COARSE, _COARSE_LIMIT = 2.0**5, 2.0**6
 
 # They hand on one of their operands, or a small whole number.
-_CHOOSING: tuple[type, ...] = (
-    language.relu, language.step, language.equal, language.max_, sympy.Abs, sympy.sign, sympy.Max,
-    sympy.Min, sympy.Heaviside, sympy.floor, sympy.ceiling,
-)  # fmt: skip
-# Bounded by 1, which they approach.
-_BOUNDED: tuple[type, ...] = (sympy.tanh, language.sigmoid)
+_CHOOSING = functions_with(lambda f: f.kind in ("kink", "jump") and f.symbol is not sympy.Mod)
 
 
 def _fine(a: Array) -> Array:
@@ -58,7 +55,7 @@ def _coarse(a: Array) -> Array:
 
 def _is_exact(e: Expr, value: Array, operands: Sequence[Array], pairing: Pairing | None) -> Any:
     """Where no program rounds, whatever its order and its precision."""
-    if isinstance(e, _CHOOSING):
+    if isinstance(e, (*_CHOOSING, language.max_)):
         return True
     if pairing is not None:
         return _rounded_terms(operands[0], operands[1], pairing) == 0
@@ -111,14 +108,14 @@ class Rounding:
     Parameters
     ----------
     amount : float
-    dtype : numpy dtype
+    dtype : DType
         Of the module whose rounding is imitated: numbers that it cannot hold are rounded as well.
     copies : int
         How many to make of the values, of which the first is left as it is; 0 moves those there
         are, and their derivatives with them.
     """
 
-    def __init__(self, amount: float, dtype: np.dtype[Any], copies: int = 0, seed: int = 0) -> None:
+    def __init__(self, amount: float, dtype: DType, copies: int = 0, seed: int = 0) -> None:
         self.amount, self.dtype, self.copies = amount, dtype, copies
         self.rng = np.random.default_rng(seed)
 
@@ -132,7 +129,8 @@ class Rounding:
         plain, given = value_of(value), [value_of(a) for a in operands]
         if not (pairing or isinstance(e, Reduction)):
             given = [value_of(a) for a in aligned(*given)] if given else given
-        exact = _is_exact(e, plain, given, pairing) if given else plain.astype(self.dtype) == plain
+        held = plain.astype(self.dtype.compute.name) == plain
+        exact = _is_exact(e, plain, given, pairing) if given else held
         if np.all(exact):
             return value
         shape = (self.copies or len(plain), *plain.shape[1:])
@@ -145,7 +143,7 @@ class Rounding:
         if not isinstance(value, Dual):
             return np.asarray(moved)
         inner = operands[0]
-        if isinstance(e, _BOUNDED) and isinstance(inner, Dual):
+        if isinstance(e, GATES) and isinstance(inner, Dual):
             # Programs have the slope from the value, as 1 - t² or s (1 - s): near 1 a difference.
             part = self.amount * self._signs(value.slope.shape) * plain**2
             return Dual(np.asarray(moved), value.slope + part * inner.slope)
@@ -164,30 +162,16 @@ class Rounding:
 # --------------------------------------------------------------------------- what decides
 
 _DECISIONS: dict[type, Callable[..., Any]] = {
-    language.relu: np.sign,
-    language.step: np.sign,
-    language.equal: np.equal,
+    **{symbol: f.decides for symbol, f in FUNCTIONS.items() if f.decides},
     language.max_: lambda z, *axis: z == z.max(axis=_place(*axis), keepdims=True),
-    sympy.Abs: np.sign,
-    sympy.sign: np.sign,
-    sympy.Heaviside: lambda z, at_zero: np.sign(z),
-    sympy.floor: lambda z: np.floor(z) + np.ceil(z),
-    sympy.ceiling: lambda z: np.floor(z) + np.ceil(z),
-    sympy.Mod: lambda a, b: np.floor(a / b) + np.ceil(a / b),
-    sympy.Max: lambda *z: _bits([a == reduce(np.maximum, z) for a in z]),
-    sympy.Min: lambda *z: _bits([a == reduce(np.minimum, z) for a in z]),
     **dict.fromkeys(COMPARISONS, lambda a, b: np.sign(a - b)),
 }
-_CONTINUOUS = (language.relu, language.max_, sympy.Abs, sympy.Max, sympy.Min)
+_CONTINUOUS = (*functions_with(lambda f: f.kind == "kink"), language.max_)
 
 
 def _place(axis: Array | None = None) -> int:
     """The axis of an array that a maximum looks along."""
     return -1 if axis is None else 2 + int(axis.item())
-
-
-def _bits(masks: Sequence[Array]) -> Array:
-    return np.asarray(sum(mask * 2.0**k for k, mask in enumerate(masks)))
 
 
 def decisions(cell: Cell) -> list[Expr]:

@@ -3,15 +3,14 @@
 A cell's file is a program, and may exit, crash or run for ever; so may compiled code that is wrong,
 and take the memory of its process with it. Here it takes a process that nothing else is lost with.
 
-The two processes talk over the standard streams of the second. What it is to do comes in by
-``pickle``, from the process that started it. What comes back, a line at a time, is JSON, and
-nothing that it could say is run. What a cell's file prints goes to standard error.
+This is the process that asks; ``serving`` is what the other one does. They talk over the standard
+streams of the second. What it is to do comes in by ``pickle``, from the process that started it.
+What comes back, a line at a time, is JSON, and nothing that it could say is run.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import queue
 import signal
@@ -19,25 +18,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import GenerateError, LstmgenError, ToolchainError
-from .report import Report
+from .report import Progress, Report
 
 if TYPE_CHECKING:
     from ..language.cell import Cell
 
-Progress: TypeAlias = Callable[[int, int, str], None]  # done, of how many, and what comes next
-
 TIMEOUT = 600.0  # seconds: several times what the largest of checks takes
 
-_LENGTH = 8  # bytes that say how long the task is
+LENGTH = 8  # bytes that say how long the task is
 
 # The folder that we run in is no place to import from: a file there may be called numpy.py.
-_START = f"import sys; sys.path[:] = sys.argv[1:]; from {__name__} import serve; serve()"
+_START = f"import sys; sys.path[:] = sys.argv[1:]; from {__package__}.serving import serve; serve()"
 
 
 @dataclass(frozen=True)
@@ -48,9 +45,6 @@ class Task:
     target: str
     dtype: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
-
-
-# --------------------------------------------------------------------------- the one who asks
 
 
 def supervise(task: Task, timeout: float = TIMEOUT, progress: Progress | None = None) -> Report:
@@ -162,7 +156,7 @@ def _started(task: Task) -> Iterator[subprocess.Popen[bytes]]:
         assert process.stdin is not None
         with suppress(BrokenPipeError):  # it has ended already: its status says how
             packed = pickle.dumps(task)
-            process.stdin.write(len(packed).to_bytes(_LENGTH, "little") + packed)
+            process.stdin.write(len(packed).to_bytes(LENGTH, "little") + packed)
             process.stdin.flush()
         yield process
     finally:
@@ -204,61 +198,3 @@ def _lines(process: subprocess.Popen[bytes], deadline: float) -> Iterator[str]:
         if line is None:
             return
         yield line.decode("utf-8")
-
-
-# --------------------------------------------------------------------------- the one who checks
-
-
-def serve() -> None:
-    """What the other process does."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # who asked is interrupted, too, and tells it
-    asked, answers = os.dup(0), os.dup(1)
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
-    os.dup2(2, 1)
-
-    def say(**what: Any) -> None:
-        os.write(answers, json.dumps(what).encode("utf-8") + b"\n")
-
-    task = pickle.loads(_read(asked, int.from_bytes(_read(asked, _LENGTH), "little")))
-    threading.Thread(target=_end_with, args=(asked,), daemon=True).start()
-    try:
-        _check(task, say)
-    except LstmgenError as error:
-        say(error=type(error).__name__, message=str(error))
-
-
-def _read(source: int, count: int) -> bytes:
-    parts = b""
-    while len(parts) < count:
-        part = os.read(source, count - len(parts))
-        if not part:
-            os._exit(1)  # who asked is gone
-        parts += part
-    return parts
-
-
-def _end_with(asked: int) -> None:
-    """Wait for the end of who asked, however it comes, and do not outlive it."""
-    if not os.read(asked, 1):
-        os._exit(1)
-
-
-def _check(task: Task, say: Callable[..., None]) -> None:
-    from ..runtime.loading import find_cell
-    from .checking import check_here
-
-    if isinstance(task.cell, str):
-        say(stage="loading")
-        cell = find_cell(task.cell)
-    else:
-        cell = task.cell
-
-    def progress(done: int, total: int, what: str) -> None:
-        say(progress=[done, total, what])
-
-    report = check_here(
-        cell, task.target, task.dtype, progress=progress, stage=lambda name: say(stage=name),
-        **task.arguments,
-    )  # fmt: skip
-    say(report=report.as_json())

@@ -16,8 +16,10 @@ from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.printer import Printer
 
 from ...errors import GenerateError
+from ...language import dtypes
 from ...language.cell import C_KEYWORDS
-from ...language.symbols import Size, Vector, equal, expm1, relu, sigmoid, softplus, step
+from ...language.functions import equal, expm1, relu, sigmoid, softplus, step
+from ...language.symbols import Size, Vector
 from ...planning.operations import B, K, T
 from ...printing.orders import Order, binds, is_negative, literal
 from ..naming import Names
@@ -246,7 +248,7 @@ class ExpressionPrinter(Printer):
     def __init__(self, order: Order, names: Names, dtype: str) -> None:
         super().__init__()
         self.person, self.names = order, names
-        self.suffix = {"float32": "f", "float64": ""}[dtype]
+        self.suffix = dtypes.dtype(dtype).compute.suffix
         self.reference: Callable[[Vector], str] = str
         self.single = False
 

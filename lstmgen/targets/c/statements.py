@@ -21,6 +21,7 @@ from typing import Any
 import sympy
 from sympy import Eq, Expr
 
+from ...language import dtypes
 from ...language.cell import Cell
 from ...language.symbols import Matrix, Reduction, Scan, Size, Vector, max_, mean, rcumsum, sum_
 from ...planning import schedule
@@ -117,7 +118,7 @@ class Source:
 
     def __init__(self, cell: Cell, dtype: str, fixed: dict[str, int]) -> None:
         self.cell, self.dtype, self.fixed = cell, dtype, fixed
-        self.pad = _PAD_BYTES // {"float32": 4, "float64": 8}[dtype]
+        self.pad = _PAD_BYTES // dtypes.dtype(dtype).bytes
         self.plan = schedule.plan(cell, dtype=dtype)
         self.order = Order(cell, self.plan.derivation.forward)
         self.names = Names(WORDS)

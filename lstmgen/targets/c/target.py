@@ -15,6 +15,7 @@ import sympy
 from sympy import Expr, Integer
 
 from ...errors import GenerateError
+from ...language import dtypes
 from ...language.cell import Cell
 from ...language.symbols import Matrix, Size, Vector
 from ...planning.operations import ZERO, B, K, T
@@ -149,9 +150,9 @@ class _Files:
         return {
             "name": cell.name,
             "NAME": cell.name.upper(),
-            "real": {"float32": "float", "float64": "double"}[self.dtype],
+            "real": dtypes.dtype(self.dtype).compute.c,
             "suffix": source.expressions.suffix,
-            "integer": {"float32": "int32_t", "float64": "int64_t"}[self.dtype],
+            "integer": dtypes.dtype(self.dtype).compute.integer,
             "sizes": [self._about_size(n) for n in cell.sizes],
             "parameters": [self._parameter(p) for p in cell.parameters],
             "constants": [v.name for v in cell.constants],

@@ -19,19 +19,8 @@ from sympy import Eq, Expr, Function
 
 from ...derivation.reverse import Derivation, reverse
 from ...language.cell import Cell
-from ...language.symbols import (
-    Gradient,
-    Matrix,
-    Product,
-    Vector,
-    equal,
-    expm1,
-    named,
-    rcumsum,
-    shift,
-    step,
-    stop_gradient,
-)
+from ...language.functions import equal, expm1, step, stop_gradient
+from ...language.symbols import Gradient, Matrix, Product, Vector, named, rcumsum, shift
 from ...printing.orders import (
     Helper,
     Order,

@@ -27,7 +27,17 @@ from ...language.symbols import (
     Vector,
     named,
 )
-from ...printing.orders import Helper, Order, binds, is_negative, number, one_line, tidy, unnamed
+from ...printing.orders import (
+    RAISED,
+    Helper,
+    Order,
+    binds,
+    is_negative,
+    number,
+    one_line,
+    tidy,
+    unnamed,
+)
 
 # --------------------------------------------------------------------------- names
 
@@ -143,9 +153,8 @@ _COMMANDS = {
     "rcumsum": r"\operatorname{revcumsum}",
     **{name: rf"\{name}" for name in ("tanh", "sin", "cos", "tan", "sinh", "cosh")},
 }
-# \tanh^2 c, and \tanh c where nothing follows that could be taken for a part of the argument
-_RAISED = ("sigmoid", "tanh", "sin", "cos", "tan", "sinh", "cosh")
-_BARE = frozenset({*_RAISED[1:], "log", "asin", "acos", "atan"})
+# \tanh c where nothing follows that could be taken for a part of the argument
+_BARE = frozenset("tanh sin cos tan sinh cosh log asin acos atan".split())
 
 
 class Braced(Function):
@@ -279,7 +288,7 @@ class Typesetter(LatexPrinter):
         if power == sympy.Rational(1, 2):
             return rf"\sqrt{{{self._print(base)}}}"
         raised = _script("^", self._print(power))
-        if power.is_Integer and base.func.__name__ in _RAISED:
+        if power.is_Integer and isinstance(base, RAISED):
             return self._call(base, raised)
         inner = self._print(base)
         loose = binds(base) <= PRECEDENCE["Pow"] or base.func.__name__ in _BARE
@@ -336,7 +345,7 @@ class Typesetter(LatexPrinter):
         """A factor that another follows: no function may seem to reach as far as that."""
         if f.func.__name__ in _BARE:
             return self._call(f, last=False)
-        if f.is_Pow and f.exp.is_Integer and f.exp > 0 and f.base.func.__name__ in _RAISED:
+        if f.is_Pow and f.exp.is_Integer and f.exp > 0 and isinstance(f.base, RAISED):
             return self._call(f.base, _script("^", self._print(f.exp)), last=False)
         return self._bound(f, "Mul")
 

@@ -11,24 +11,8 @@ from sympy.printing.str import StrPrinter
 
 from ...errors import GenerateError
 from ...language.cell import Cell
-from ...language.symbols import (
-    Reduction,
-    Scan,
-    Vector,
-    cumsum,
-    equal,
-    expm1,
-    max_,
-    mean,
-    rcumsum,
-    relu,
-    rsqrt,
-    sigmoid,
-    softplus,
-    step,
-    stop_gradient,
-    sum_,
-)
+from ...language.functions import equal, expm1, relu, rsqrt, sigmoid, softplus, step, stop_gradient
+from ...language.symbols import Reduction, Scan, Vector, cumsum, max_, mean, rcumsum, sum_
 from ...planning.operations import vectors_in
 from ...printing.orders import Order, is_negative, literal
 

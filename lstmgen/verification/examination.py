@@ -1,0 +1,116 @@
+"""The examination of modules: cases, witnesses and tolerances for one cell and precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from typing import Any
+
+import numpy as np
+
+from ..errors import LstmgenError
+from ..language import dtypes
+from ..language.cell import Cell
+from .cases import SPECIAL, choose_sizes
+from .comparing import Comparison
+from .evaluation import Entity
+from .report import Finding, Progress, Report, Row, broken, worst_of_each
+from .running import FailedError, Gradients, Runner, gradient_name
+from .selection import Selection
+from .tolerances import Tolerance, chain
+
+
+class Examination:
+    """The cases for one cell and precision, and what the witnesses say of them.
+
+    Made once, it can judge any number of modules: the witnesses do not depend on the module.
+
+    Parameters
+    ----------
+    cell, dtype, sizes, T, B, seed
+        As for ``check``.
+    seeds : int
+        How many random cases of T steps and B rows there are, from ``seed`` on.
+    kinks : bool
+        Whether there are cases at kinks and ties, and in the tails, as well.
+
+    Raises
+    ------
+    LstmgenError
+        If no random case is found that can be judged by.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        dtype: str = "float64",
+        *,
+        sizes: Mapping[str, int] | None = None,
+        T: int = 7,
+        B: int = 3,
+        seed: int = 0,
+        seeds: int = 3,
+        kinks: bool = True,
+    ) -> None:
+        self.cell, self.dtype = cell, dtypes.dtype(dtype)
+        self.sizes = choose_sizes(cell, sizes, {T, B})
+        select = Selection(cell, self.sizes, self.dtype)
+        # The first is the one that central differences are taken of.
+        self.witnesses = [select.longest(T, B, seed), select.random("T=1 B=1", 1, 1, seed)]
+        self.steps, self.batch = self.witnesses[0].case.steps, B
+        for other in range(seed + 1, seed + seeds):
+            with suppress(LstmgenError):  # there is a case already
+                self.witnesses.append(select.random(f"seed {other}", self.steps, B, other))
+        if kinks:
+            found = [select.special(name, seed) for name in SPECIAL]
+            self.witnesses += [witness for witness in found if witness]
+        self.entities: list[Entity] = list(self.witnesses[0].case.values)
+        roundings = chain(cell, self.sizes)
+        self.comparisons = [Comparison(w, Tolerance(w, roundings)) for w in self.witnesses]
+
+    def judge(self, module: Any, title: str = "", progress: Progress | None = None) -> Report:
+        """Hold a module of the generated kind against the witnesses."""
+        report = progress or (lambda done, total, what: None)
+        total = 1 + len(self.entities)
+        report(0, total, "forward")
+        first = self.witnesses[0].case
+        found: dict[str, list[Finding]] = {"forward": [], "step": []}
+        sizes = {"forward": first.dy.size, "step": first.dy.size}
+        runner = Runner(self.cell, self.sizes, self.dtype, module)
+        runs: list[tuple[Gradients, Gradients]] = []
+        failure = ""
+        for comparison in self.comparisons:
+            try:
+                # At a pole or far out, NumPy warns of what it is that we look for.
+                with np.errstate(all="ignore") if comparison.case.special else nullcontext():
+                    runs.append(runner.run(comparison, found))
+            except FailedError as error:
+                failure = ", ".join(filter(None, [str(error), comparison.case.name]))
+                break
+        for done, entity in enumerate(self.entities, 1):
+            name = gradient_name(entity)
+            report(done, total, name)
+            sizes[name] = first.values[entity].size
+            found[name] = self._judge_gradient(entity, runs)
+        report(total, total, "")
+        if failure:  # then nothing that it computes can be relied on
+            for findings in found.values():
+                findings.append(broken(f"cannot be had: {failure}"))
+        rows = tuple(Row(n, sizes[n], worst_of_each(f)) for n, f in found.items())
+        numbers = " ".join(
+            f"{n}={v}" for n, v in {"T": self.steps, "B": self.batch, **self.sizes}.items()
+        )
+        return Report(
+            " · ".join([self.cell.name, *filter(None, [title]), str(self.dtype), numbers]), rows
+        )
+
+    def _judge_gradient(
+        self, entity: Entity, runs: list[tuple[Gradients, Gradients]]
+    ) -> list[Finding]:
+        """All comparisons of one gradient: with central differences in the main case alone."""
+        found: list[Finding] = []
+        for comparison, (full, partial) in zip(self.comparisons, runs, strict=False):
+            found += comparison.gradient(entity, full.get(entity), partial.get(entity))
+            if comparison is self.comparisons[0]:
+                found.append(comparison.difference(entity, full.get(entity), found[0]))
+        return found

@@ -1,0 +1,160 @@
+"""Running a module over a case: the case's arrays as its arguments, and its results by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ..language.cell import Cell
+from ..language.dtypes import DType
+from .comparing import Comparison
+from .evaluation import Array, Entity, number
+from .report import Finding, broken
+
+Gradients: TypeAlias = "dict[Entity, Any]"
+
+
+class FailedError(Exception):
+    """A function of the module under test raised an error."""
+
+
+class _Guarded:
+    """The module under test, whose errors are findings and not ours."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return getattr(self._module, name)(*args, **kwargs)
+            except Exception as error:
+                what = (str(error) or "no message").splitlines()[0]
+                raise FailedError(f"{name} raised {type(error).__name__}: {what}") from error
+
+        return call
+
+
+class Runner:
+    """Calls all that a module offers.
+
+    Parameters
+    ----------
+    cell : Cell
+    sizes : mapping of str to int
+    dtype : DType
+        Of the arguments.
+    module
+        Of the generated kind.
+    """
+
+    def __init__(self, cell: Cell, sizes: Mapping[str, int], dtype: DType, module: Any) -> None:
+        self.cell, self.sizes, self.dtype, self.module = cell, sizes, dtype, _Guarded(module)
+
+    def run(
+        self, comparison: Comparison, found: Mapping[str, list[Finding]]
+    ) -> tuple[Gradients, Gradients]:
+        """Run one case. What is found of "forward" and "step" is added to ``found``.
+
+        Returns
+        -------
+        tuple of dict
+            The gradients with and without ``dstate``.
+
+        Raises
+        ------
+        FailedError
+            If a function of the module raised an error.
+        """
+        case, cast, module = comparison.case, self._cast, self.module
+        params = {n: cast(v) for (kind, n), v in case.values.items() if kind == "parameter"}
+        params.update({c.name: float(case.given[c.name]) for c in self.cell.constants})
+        x = self._join({v.name: cast(case.values["input", v.name]) for v in self.cell.inputs})
+        state = {s.name: cast(case.values["state", s.name]) for s in self.cell.states}
+        masks = {m.name: cast(case.given[m.name]) for m in self.cell.masks}
+        extra = {"masks": masks} if masks else {}
+        dy, dstate = cast(case.dy), {n: cast(v) for n, v in case.dstate.items()}
+        before = snapshot((params, x, state, masks, dy, dstate))
+
+        y, final, tape = module.forward(params, x, state, **extra)
+        found["forward"].extend(comparison.forward(y, final))
+        full = self._gradients(*module.backward(params, tape, dy, dstate))
+        partial = self._gradients(*module.backward(params, tape, dy))
+        found["forward"].extend(self._judge_defaults(params, x, extra, dy))
+        found["step"].extend(self._judge_steps(comparison, params, x, masks))
+        if snapshot((params, x, state, masks, dy, dstate)) != before:
+            found["forward"].append(broken("an argument was changed in place"))
+        return full, partial
+
+    def _cast(self, value: Array) -> Array:
+        return np.ascontiguousarray(value, dtype=self.dtype.storage.name)
+
+    def _join(self, by_name: dict[str, Array]) -> Any:
+        """One input is an array, several are a dict."""
+        return by_name if len(by_name) > 1 else next(iter(by_name.values()))
+
+    def _split(self, joined: Any) -> dict[str, Any]:
+        names = [v.name for v in self.cell.inputs]
+        return dict(joined) if len(names) > 1 else {names[0]: joined}
+
+    def _gradients(self, grads: Any, dx: Any, dstate: Any) -> Gradients:
+        found: Gradients = {}
+        for kind, arrays in (("parameter", grads), ("input", self._split(dx)), ("state", dstate)):
+            found.update({(kind, name): array for name, array in arrays.items()})
+        return found
+
+    def _judge_defaults(self, params: Any, x: Any, extra: Any, dy: Array) -> Iterator[Finding]:
+        """``state=None`` is a state of zeros, and ``dstate=None`` a cotangent of zeros.
+
+        The module is compared with itself, to the last bit: zeros are where kinks are, and no
+        place to ask a witness.
+        """
+        batch = dy.shape[1]
+        shapes = {s.name: (batch, number(self.cell.size(s), self.sizes)) for s in self.cell.states}
+        zeros = {n: np.zeros(shape, self.dtype.storage.name) for n, shape in shapes.items()}
+        shaped = (*self.cell.parameters, *self.cell.inputs)
+        known = {n for symbol in shaped for n in self.cell.shape(symbol)}
+        # A size that only states have has to be told by them.
+        tells = all(
+            n.is_Integer or n in known for s in self.cell.states for n in self.cell.shape(s)
+        )
+        results = []
+        with np.errstate(all="ignore"):
+            for state, dstate in ((None if tells else zeros, None), (zeros, zeros)):
+                y, final, tape = self.module.forward(params, x, state, **extra)
+                found = self._gradients(*self.module.backward(params, tape, dy, dstate))
+                results.append({
+                    "y": y,
+                    **{f"final {name}": a for name, a in final.items()},
+                    **{gradient_name(e): g for e, g in found.items()},
+                })  # fmt: skip
+        for name, one in results[0].items():
+            if not np.array_equal(one, results[1][name], equal_nan=True):
+                yield broken(f"{name} differs between state=None, dstate=None and zeros")
+
+    def _judge_steps(
+        self, comparison: Comparison, params: Any, x: Any, masks: Mapping[str, Array]
+    ) -> Iterator[Finding]:
+        """The streaming step, each time from the states that the equations give."""
+        for t, before in enumerate(comparison.witness.base.states[:-1]):
+            x_t = self._join({n: a[t] for n, a in self._split(x).items()})
+            state = {n: self._cast(comparison.whole(a)) for n, a in before.items()}
+            extra = {"masks": {n: a[t] for n, a in masks.items()}} if masks else {}
+            yield from comparison.step(t, self.module.step(params, x_t, state, **extra))
+
+
+def gradient_name(entity: Entity) -> str:
+    """Such as ∂L/∂W_i, and ∂L/∂h[0] of a state."""
+    kind, name = entity
+    return f"∂L/∂{name}[0]" if kind == "state" else f"∂L/∂{name}"
+
+
+def snapshot(arguments: Any) -> bytes:
+    """All bytes of nested dicts and tuples of arrays, to see whether they change."""
+    if isinstance(arguments, dict):
+        return b"".join(snapshot(v) for v in arguments.values())
+    if isinstance(arguments, tuple):
+        return b"".join(map(snapshot, arguments))
+    return np.asarray(arguments).tobytes()

@@ -1,0 +1,123 @@
+"""Tolerances: how far rounding alone can lead a module that is right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+from sympy import Expr
+
+from ..language.cell import Cell
+from ..language.symbols import Product, Reduction, Vector
+from .evaluation import Entity, number
+from .rounding import Rounding
+from .witnesses import Witness, results_of
+
+
+def chain(cell: Cell, sizes: Mapping[str, int]) -> int:
+    """Roundings that follow each other in one step: along the longest path of equations, the
+    terms that are summed and the functions that are applied.
+    """
+    longest: dict[Vector, int] = {}
+    for e in cell.equations:
+        before = [longest.get(v, 0) for v in e.rhs.atoms(Vector)]
+        longest[e.lhs] = _roundings(e.rhs, cell, sizes) + max(before, default=0)
+    return max(longest.values())
+
+
+def _roundings(e: Expr, cell: Cell, sizes: Mapping[str, int]) -> int:
+    if e.is_Atom:
+        return 0
+    inner = max((_roundings(a, cell, sizes) for a in e.args), default=0)
+    if isinstance(e, Product):
+        return inner + number(cell.shapes.of(e.operand), sizes)
+    if isinstance(e, Reduction):
+        return inner + number(cell.shapes.of(e.args[0]), sizes)
+    return inner + max(1, len(e.args) - 1)
+
+
+class Tolerance:
+    """What an error of a module is relative to in one case, and how large it may be.
+
+    Each of ``chain`` roundings in each of T steps is of eps/2, relative to terms that are no larger
+    than what they sum to, give or take: T · chain · eps leaves a factor 2 for that, and for
+    functions that are right to an ulp or two. A gradient goes through all steps twice, there and
+    back; its factors subtract, as 1 - i where i is near 1, which costs two bits more; and it is a
+    sum over T · B rows.
+
+    Attributes
+    ----------
+    results, gradients : float
+        How far rounding alone can lead, relative to the largest entry.
+    ceiling : float
+        Where less than half of the digits can be right, nothing would be verified.
+    """
+
+    def __init__(self, witness: Witness, chain: int) -> None:
+        self.witness = witness
+        steps, batch = witness.case.steps, witness.case.batch
+        eps = witness.dtype.eps
+        self.results = steps * chain * eps
+        self.gradients = 8 * self.results + steps * batch * eps
+        self.ceiling = math.sqrt(eps)
+
+    def scale(self, entity: Entity) -> float:
+        """What an error of a gradient is relative to: its largest entry.
+
+        But not less than 1/20 of the largest of all gradients and cotangents: where a gradient is
+        the small difference of large terms (0, as that of a bias that layer normalisation removes;
+        or the factor 1 - i of a gate that is nearly open), rounding is relative to the terms.
+        """
+        own = float(np.max(np.abs(sum(self.witness.complex_step(entity)))))
+        return max(own, self._largest_gradient / 20)
+
+    @cached_property
+    def _largest_gradient(self) -> float:
+        """Of all gradients and cotangents."""
+        case = self.witness.case
+        arrays = [sum(self.witness.complex_step(e)) for e in case.values]
+        arrays += [case.dy, *case.dstate.values()]
+        return max(float(np.max(np.abs(a))) for a in arrays)
+
+    @property
+    def largest(self) -> float:
+        """What results are compared with where they themselves are small.
+
+        At a kink all may be 0: their terms are as large as the arguments.
+        """
+        witness = self.witness
+        return max(witness.largest, witness.argument if witness.case.special else 0.0, 1e-29)
+
+    @cached_property
+    def condition(self) -> dict[Entity | None, float]:
+        """How much more than one relative perturbations of arguments and operations move each
+        gradient, and (None) the results.
+
+        Gates do not amplify, but a quotient or a root near 0 does, and rounding with it. Measured
+        with the witness, and only when an error is larger than what rounding explains without it.
+        """
+        witness, case, relative = self.witness, self.witness.case, 1e-8
+        worst: dict[Entity | None, float] = dict.fromkeys([*case.values, None], 1.0)
+        rng = np.random.default_rng(0)
+        for draw in range(2):
+            # A case that hits kinks has to stay on them.
+            leaves = 0.0 if case.special else relative
+            moved = {
+                e: v * (1 + leaves * rng.choice([-1.0, 1.0], v.shape))
+                for e, v in case.values.items()
+            }
+            shake = Rounding(relative, witness.dtype, seed=draw)
+            other = Witness(
+                witness.cell, replace(case, values=moved), witness.sizes, witness.dtype, shake
+            )
+            for e in case.values:
+                distance = sum(other.complex_step(e)) - sum(witness.complex_step(e))
+                amplified = np.max(np.abs(distance)) / (relative * self.scale(e))
+                worst[e] = float(max(worst[e], amplified))
+            pairs = zip(results_of(other.base), results_of(witness.base), strict=True)
+            distance = max(float(np.max(np.abs(a - b))) for a, b in pairs)
+            worst[None] = max(worst[None], distance / (relative * self.largest))
+        return worst
