@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from lstmgen import Cell
-from lstmgen.language.symbols import Vector
 from lstmgen.verification.evaluation import Dual, Evaluator, number, value_of
 
 
@@ -55,11 +54,10 @@ class Problem:
             return Evaluator(self.cell).run(values, given, self.sizes)
 
     def _lifted(self, entity, a):
-        kind, name = entity
+        kind, _ = entity
         if kind == "input":
             return np.moveaxis(a, 0, 1)
-        is_vector = any(p.name == name and isinstance(p, Vector) for p in self.cell.parameters)
-        return a[:, None] if kind == "parameter" and is_vector else a
+        return a[:, None] if kind == "parameter" else a
 
     def outputs(self):
         trace = self.run()

@@ -60,7 +60,7 @@ class Comparison:
 
     def whole(self, a: Array) -> Array:
         """The one copy of an unperturbed value, for all rows."""
-        return np.broadcast_to(a[0], (self.case.batch, a.shape[-1]))
+        return np.broadcast_to(a[0], (self.case.batch, *a.shape[2:]))
 
     def _exactly(self, entity: Entity, want: Array, got: Any, note: str) -> Finding:
         scale, allowed = self.tolerance.scale(entity), self.tolerance.gradients

@@ -313,8 +313,8 @@ class Shake(Protocol):
 class Evaluator:
     """The equations of a cell, evaluated as they stand, for K perturbed copies at once.
 
-    Vectors are (K, B, *shape) and matrices (K, 1, rows, columns), with 1 in place of K or B where
-    the copies or the rows agree: NumPy's broadcasting does the rest.
+    A quantity is (K, B, *shape), with 1 in place of K or B where the copies or the rows agree, as
+    they do for parameters: NumPy's broadcasting does the rest.
     """
 
     def __init__(self, cell: Cell) -> None:
@@ -335,7 +335,7 @@ class Evaluator:
         Parameters
         ----------
         values : mapping
-            Parameters, inputs with a leading T, and initial states, each with its axis of copies.
+            Parameters (K, 1, *shape), inputs (T, K, B, *shape), initial states (K, B, *shape).
             Where one is a Dual, what depends on it comes out as one.
         given : mapping
             Masks with a leading T, and constants.
@@ -352,12 +352,7 @@ class Evaluator:
         cell, trace = self.cell, Trace()
         state = {s.name: values["state", s.name] for s in cell.states}
         trace.states.append(state)
-        static: dict[Expr, Any] = {
-            p: matrix_rows(values["parameter", p.name])
-            if isinstance(p, Matrix)
-            else values["parameter", p.name]
-            for p in cell.parameters
-        }
+        static: dict[Expr, Any] = {p: values["parameter", p.name] for p in cell.parameters}
         static.update({c: given[c.name] for c in cell.constants})
         walk = Walk(static, 0, frozen, trace.frozen, shake, sizes)
         for equation in cell.equations:
@@ -384,11 +379,6 @@ class Evaluator:
 
 def _at(a: Number, t: int) -> Number:
     return Dual(a.value[t], a.slope[t]) if isinstance(a, Dual) else a[t]
-
-
-def matrix_rows(matrix: Number) -> Number:
-    """A matrix (K, rows, columns) as a quantity that is the same for all rows of the batch."""
-    return _each(matrix, lambda a: a[:, None])
 
 
 class Walk:

@@ -59,24 +59,28 @@ def _is_exact(e: Expr, value: Array, operands: Sequence[Array], pairing: Pairing
         return True
     if pairing is not None:
         return _rounded_terms(operands[0], operands[1], pairing) == 0
+    if isinstance(e, Reduction):
+        return _is_exact_sum(e, value, operands[0])
     fine = reduce(np.logical_and, map(_fine, operands), _fine(value))
     if isinstance(e, (sympy.Add, sympy.Mod)):
         return fine
     if isinstance(e, sympy.Mul):
         return reduce(np.logical_or, [a == 0 for a in operands], fine)
-    if isinstance(e, Reduction):
-        along = Along.of(e)
-        kept = along.keepdims or isinstance(e, Scan)
-        whole = _fine(operands[0]).all(axis=along.axis, keepdims=kept) & _fine(value)
-        if isinstance(e, language.mean):
-            units = operands[0].shape[along.axis]
-            whole = whole & (units & (units - 1) == 0)
-        return whole | (operands[0] == 0).all(axis=along.axis, keepdims=kept)
     if isinstance(e, sympy.Pow):
         x, p = operands
         whole = (p >= 0) & (np.floor(p) == p)
         return fine & ((x == 0) | (x == 1) | whole | ((p == -1) & (x * value == 1)))
     return fine & reduce(np.logical_and, [a == 0 for a in operands])  # tanh 0, exp 0, σ(0)
+
+
+def _is_exact_sum(e: Reduction, value: Array, terms: Array) -> Any:
+    along = Along.of(e)
+    kept = along.keepdims or isinstance(e, Scan)
+    whole = _fine(terms).all(axis=along.axis, keepdims=kept) & _fine(value)
+    if isinstance(e, language.mean):
+        units = terms.shape[along.axis]
+        whole = whole & (units & (units - 1) == 0)
+    return whole | (terms == 0).all(axis=along.axis, keepdims=kept)
 
 
 def _rounded_terms(u: Array, matrix: Array, pairing: Pairing) -> Array:

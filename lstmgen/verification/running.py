@@ -112,13 +112,19 @@ class Runner:
         place to ask a witness.
         """
         batch = dy.shape[1]
-        shapes = {s.name: (batch, number(self.cell.size(s), self.sizes)) for s in self.cell.states}
+        shapes = {
+            s.name: (batch, *(number(n, self.sizes) for n in self.cell.shape(s)))
+            for s in self.cell.states
+        }
         zeros = {n: np.zeros(shape, self.dtype.storage.name) for n, shape in shapes.items()}
         shaped = (*self.cell.parameters, *self.cell.inputs)
         known = {n for symbol in shaped for n in self.cell.shape(symbol)}
         # A size that only states have has to be told by them.
         tells = all(
-            n.is_Integer or n in known for s in self.cell.states for n in self.cell.shape(s)
+            n in known
+            for s in self.cell.states
+            for axis in self.cell.shape(s)
+            for n in axis.free_symbols
         )
         results = []
         with np.errstate(all="ignore"):

@@ -11,7 +11,7 @@ import numpy as np
 from sympy import Expr
 
 from ..language.cell import Cell
-from ..language.symbols import Product, Reduction, Vector
+from ..language.symbols import Contract, Product, Reduction, Vector, View
 from .evaluation import Entity, number
 from .rounding import Rounding
 from .witnesses import Witness, results_of
@@ -34,8 +34,10 @@ def _roundings(e: Expr, cell: Cell, sizes: Mapping[str, int]) -> int:
     inner = max((_roundings(a, cell, sizes) for a in e.args), default=0)
     if isinstance(e, Product):
         return inner + number(cell.shapes.of(e.operand), sizes)
-    if isinstance(e, Reduction):
-        return inner + number(cell.shapes.of(e.args[0]), sizes)
+    if isinstance(e, (Reduction, Contract)):
+        return inner + number(cell.shapes.axes(e.args[0])[-1], sizes)
+    if isinstance(e, View):
+        return inner
     return inner + max(1, len(e.args) - 1)
 
 

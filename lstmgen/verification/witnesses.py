@@ -190,9 +190,9 @@ class Witness:
     def _weighted(self, outputs: Sequence[Array], final: Mapping[str, Array]) -> Array:
         """<dy, outputs> and <dstate, final>, (2, K)."""
         pairs = zip(self.case.dy, outputs, strict=True)
-        through_outputs = sum((dy * y).sum(axis=(-2, -1)) for dy, y in pairs)
+        through_outputs = sum(_of_each_copy(dy * y) for dy, y in pairs)
         through_states = sum(
-            ((d * final[n]).sum(axis=(-2, -1)) for n, d in self.case.dstate.items()), np.zeros(1)
+            (_of_each_copy(d * final[n]) for n, d in self.case.dstate.items()), np.zeros(1)
         )
         return np.stack(np.broadcast_arrays(through_outputs, through_states))
 
@@ -295,8 +295,13 @@ def _lift(entity: Entity, copies: Array) -> Array:
     """An array with a leading axis of copies, in the evaluator's layout."""
     kind, _ = entity
     if kind == "input":
-        return np.moveaxis(copies, 0, 1)  # (T, K, B, size)
-    return copies[:, None, :] if copies.ndim == 2 else copies  # a learned vector is (K, 1, size)
+        return np.moveaxis(copies, 0, 1)  # (T, K, B, *shape)
+    return copies[:, None] if kind == "parameter" else copies  # the same for all rows
+
+
+def _of_each_copy(a: Array) -> Array:
+    """The sum over rows and units, (K,)."""
+    return np.asarray(a.sum(axis=tuple(range(1, a.ndim))))
 
 
 def results_of(trace: Trace) -> list[Any]:
@@ -309,4 +314,4 @@ def _extent(a: Array) -> float:
 
 
 def _slope(a: Number) -> Array:
-    return a.slope if isinstance(a, Dual) else np.zeros((1, 1, 1))
+    return a.slope if isinstance(a, Dual) else np.zeros((1,) * a.ndim)
