@@ -13,8 +13,9 @@ from .analysis import shares
 from .forward import tape_key
 from .gradients import FIRST
 from .lower import Lowering, all_sizes, block_of_steps, check_parameters, if_empty, strings
-from .operands import BLOCK, COUNT, MASKS, START, Operands, Window, X
+from .operands import MASKS, START, Operands, Window, X
 from .places import Places
+from .scratch import BLOCK, COUNT
 from .tree import (
     DTYPE,
     PACKED,
@@ -62,8 +63,7 @@ _ENDS = _slice("ends", Binary(START, "+", number(1)), Binary(_STOP, "+", number(
 
 
 class _Operands(Operands):
-    def __init__(self, plan: Plan, places: Places) -> None:
-        super().__init__(plan, places, Window(_STEPS, _STEPS, _ENDS))
+    window = Window(_STEPS, _STEPS, _ENDS)
 
     def kept(self, buffer: Buffer, name: str, shape: tuple[Node, ...]) -> Local:
         return Local((buffer, "seq"), name, Kind.TAKEN, item(_TAPE, Literal(tape_key(buffer))))
@@ -174,7 +174,7 @@ def _result(operands: Operands, v: Vector, array: Node) -> Node:
     """Memory for the gradient of an input, which may be none."""
     written = {operands.places.of(w) for op in operands.plan.backward.operations for w in op.writes}
     make = "empty" if operands.places.of(adjoint(v)) in written else "zeros"
-    shape = Tuple((size("T"), size("B"), amount(operands.cell.size(v))))
+    shape = Tuple((size("T"), size("B"), operands.units(v)))
     return bind(array, call(np(make), shape, DTYPE))
 
 

@@ -31,6 +31,7 @@ from ...language.symbols import (
 from ...planning.operations import vectors_in
 from ...printing.orders import Order, is_negative
 from .operands import Operands
+from .scratch import column, number_array, temporary
 from .tree import (
     ELLIPSIS,
     TURNED,
@@ -164,7 +165,7 @@ class Elementwise:
         return atoms and single and not (isinstance(e, sympy.Pow) and e.exp not in (2,))
 
     def _number(self, e: Expr | float) -> Node:
-        number = self.operands.number(sympy.sympify(e))
+        number = number_array(sympy.sympify(e))
         self.taken.append(number)
         return number
 
@@ -175,7 +176,7 @@ class Elementwise:
         if self._is_plain(e):
             return self._number(e)
         self.busy += 1
-        scratch = self.operands.temporary(self.busy, self._extent(e), self.lanes.many, self.inside)
+        scratch = temporary(self.busy, self._extent(e), self.lanes.many, self.inside)
         self.taken.append(scratch)
         self._into(e, scratch)
         return scratch
@@ -328,7 +329,7 @@ class Elementwise:
             number = sympy.Mul(*(f for f in factors if self._is_plain(f)))
             operand = self._value(sympy.Mul(*(f for f in factors if not self._is_plain(f))))
             weight = number / size if isinstance(e, mean) else number
-            self._emit(self._dot(out), operand, self.operands.column(size, weight), out=out)
+            self._emit(self._dot(out), operand, column(size, weight), out=out)
             return
         operand = self._value(e.args[0])
         last = Literal(-1)

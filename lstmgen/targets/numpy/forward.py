@@ -8,8 +8,9 @@ from ...planning.plans import Plan
 from ...printing.orders import Order
 from .analysis import Usage
 from .lower import Lowering, all_sizes, block_of_steps, check_parameters, if_empty, strings
-from .operands import BLOCK, COUNT, MASKS, START, Operands, Window, X
+from .operands import MASKS, START, Operands, Window, X
 from .places import Places
+from .scratch import BLOCK, COUNT
 from .tree import (
     DTYPE,
     PACKED,
@@ -34,9 +35,9 @@ from .tree import (
     TimeLoop,
     Tuple,
     Unary,
-    amount,
     bind,
     call,
+    empty,
     item,
     method,
     number,
@@ -63,15 +64,14 @@ _ENDS = _slice("ends", _plus(_AT, number(1)), _plus(_plus(_AT, COUNT), number(1)
 
 
 class _Operands(Operands):
-    def __init__(self, plan: Plan, places: Places) -> None:
-        super().__init__(plan, places, Window(_STEPS, _KEPT, _ENDS))
+    window = Window(_STEPS, _KEPT, _ENDS)
 
     def kept(self, buffer: Buffer, name: str, shape: tuple[Node, ...]) -> Local:
-        return Local((buffer, "seq"), name, Kind.KEPT, self.empty(_ROOM, *shape))
+        return Local((buffer, "seq"), name, Kind.KEPT, empty(_ROOM, *shape))
 
     def stored(self, state: Vector) -> Local:
-        shape = (_plus(_ROOM, number(1)), size("B"), amount(self.cell.size(state)))
-        return Local((state.name, "seq"), f"{state.name}_seq", Kind.STORED, self.empty(*shape))
+        shape = (_plus(_ROOM, number(1)), size("B"), self.units(state))
+        return Local((state.name, "seq"), f"{state.name}_seq", Kind.STORED, empty(*shape))
 
     def result(self, v: Vector) -> Node:
         return _Y
@@ -89,7 +89,7 @@ def forward(plan: Plan, places: Places, order: Order) -> Function:
 
     arguments = [X, _STATE, *([MASKS] if cell.masks else [])]
     prepare = call(Global("_prepare"), PACKED, *arguments)
-    y_shape = (size("T"), size("B"), amount(cell.size(cell.output)))
+    y_shape = (size("T"), size("B"), operands.units(cell.output))
     no_y = call(Global("_zeros"), Tuple(strings("T", "B", cell.size(cell.output))), SIZES, DTYPE)
     no_tape = Choice(_TAPE, Dict(((_MADE_BY, _MAKER),)), Literal(None))
     final = Dict(
@@ -114,7 +114,7 @@ def forward(plan: Plan, places: Places, order: Order) -> Function:
             bind(_ROOM, Choice(_TAPE, size("T"), BLOCK), "steps that are kept"),
             Declare((Kind.KEPT, Kind.STORED), tuple(states.values()), Global("_arrays")),
             Declare((Kind.SCRATCH,)),
-            bind(_Y, operands.empty(*y_shape)),
+            bind(_Y, empty(*y_shape)),
             Declare((Kind.CHOICE, Kind.VIEW)),
             *(bind(item(a, number(0)), item(_STATE, Literal(s.name))) for s, a in states.items()),
             Blank(),

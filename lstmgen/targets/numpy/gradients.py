@@ -14,7 +14,8 @@ from ...printing.orders import Order
 from ...printing.text import text
 from .elementwise import Lanes
 from .fused import Equations
-from .operands import COUNT, ROWS, Operands, part
+from .operands import Operands, span
+from .scratch import COUNT, ROWS, ones
 from .tree import (
     AddRows,
     Equation,
@@ -25,6 +26,7 @@ from .tree import (
     Reshaped,
     Span,
     amount,
+    empty,
     item,
     method,
     number,
@@ -64,7 +66,7 @@ class Gradients:
     ) -> Local:
         """What is summed over the sequence."""
         name = f"d{self.parameters.name(parameters)}{'_rows' if rows else ''}"
-        return Local(key, name, Kind.TOTAL, self.operands.empty(*shape))
+        return Local(key, name, Kind.TOTAL, empty(*shape))
 
     def _shares(
         self, total: Node, parameters: Sequence[Matrix | Vector], lefts: Sequence[Vector]
@@ -76,7 +78,7 @@ class Gradients:
         start: Expr = ZERO
         for p, left in zip(parameters, lefts, strict=True):
             stop = start + self.cell.size(left)
-            shares.append((p.name, part(total, start, stop)))
+            shares.append((p.name, item(total, span(start, stop))))
             start = stop
         return tuple(shares)
 
@@ -117,8 +119,8 @@ class Gradients:
         if len(parameters) == 1 and self.cell.size(parameters[0]) == 1 != width:
             # it gains from every unit
             shares = ((parameters[0].name, method(total, "sum", keepdims=Literal(True))),)
-        ones = item(self.operands.ones(), Span(stop=ROWS))
-        added = AddRows(total, rows, ones, FIRST, shares)
+        factor = item(ones(), Span(stop=ROWS))
+        added = AddRows(total, rows, factor, FIRST, shares)
         what = " ".join(text(t, self.order) for t in terms)
         return Equation(self._about(parameters, what), (), (*made, added))
 
@@ -126,7 +128,7 @@ class Gradients:
         """Sums of the same over lanes: first over steps, and in the end over rows."""
         parameters, terms = [p for p, _ in pairs], [t for _, t in pairs]
         equation, value = self.equations.value(terms[0], False, lanes)
-        many, units = number(lanes.many), amount(self.cell.size(parameters[0]))
+        many, units = number(lanes.many), self.operands.units(parameters[0])
         key = ("sum", *parameters, *terms)
         width = product(many, size("B"), units)
         total = self._total(key, parameters, width, rows=True)
@@ -134,8 +136,8 @@ class Gradients:
         name = self.parameters.name(parameters)
         result = Local((*key, "done"), f"d{name}", Kind.RESULT, whole)
         shares = tuple((p.name, item(result, number(k))) for k, p in enumerate(parameters))
-        ones = item(self.operands.ones(), Span(stop=COUNT))
-        added = AddRows(total, Reshaped(value, (COUNT, width)), ones, FIRST, shares)
+        factor = item(ones(), Span(stop=COUNT))
+        added = AddRows(total, Reshaped(value, (COUNT, width)), factor, FIRST, shares)
         what = " ".join(text(t, self.order) for t in terms)
         return Equation(self._about(parameters, what), tuple(lanes.of.values()), (equation, added))
 

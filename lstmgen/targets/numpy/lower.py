@@ -9,8 +9,9 @@ from ...planning.operations import Fill, Fused, Multiply, Operation, Outers, Sum
 from ...printing.orders import Order
 from .fused import Equations
 from .gradients import Gradients
-from .operands import BLOCK, Operands
+from .operands import Operands
 from .products import Products
+from .scratch import BLOCK
 from .tree import (
     PACKED,
     SIZES,

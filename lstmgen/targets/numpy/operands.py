@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import sympy
 from sympy import Expr
 
 from ...language.symbols import STATIC, Vector
@@ -19,14 +18,13 @@ from ...planning.plans import Plan
 from ..naming import identifier
 from .parameters import Parameters
 from .places import Places
+from .scratch import BLOCK, COUNT, ROWS
 from .tree import (
     ALL,
-    DTYPE,
     ELLIPSIS,
     NEWAXIS,
+    Amount,
     Argument,
-    Empty,
-    Item,
     Kind,
     Literal,
     Local,
@@ -34,21 +32,15 @@ from .tree import (
     Reshaped,
     Span,
     Swapped,
-    Tuple,
     amount,
-    call,
+    empty,
     item,
-    np,
     number,
-    product,
     size,
 )
 
-BLOCK = Local("block", "block")  # steps that are worked on together
-COUNT = Local("count", "count")  # steps of this block
-START = Local("start", "start")
-ROWS = product(COUNT, size("B"))  # of all steps of the block
-_NUMBERS = {-1.0: "minus", 0.0: "zero", 0.5: "half", 1.0: "one", 2.0: "two", 3.0: "three"}
+X, MASKS = Argument("x"), Argument("masks")
+START = Local("start", "start")  # where the block begins in the sequence
 
 
 @dataclass(frozen=True)
@@ -63,9 +55,18 @@ class Window:
 class Operands:
     """Where a pass finds its values, and scratch to compute them with."""
 
-    def __init__(self, plan: Plan, places: Places, window: Window) -> None:
-        self.plan, self.cell, self.places, self.window = plan, plan.cell, places, window
+    window: Window  # of passes over a sequence
+
+    def __init__(self, plan: Plan, places: Places) -> None:
+        self.plan, self.cell, self.places = plan, plan.cell, places
         self.parameters = Parameters(plan.cell)
+        self._units: dict[Vector, Amount] = {}
+
+    def units(self, v: Vector) -> Amount:
+        """The size of ``v``."""
+        if v not in self._units:
+            self._units[v] = amount(self.cell.size(v))
+        return self._units[v]
 
     # ------------------------------------------------------------------ to be decided by passes
 
@@ -107,7 +108,7 @@ class Operands:
             return self.named(v, Kind.STEP, self.whole(v))
         if buffer is not None and len(buffer.blocks) > 1:
             return self.named(v, Kind.VIEW, item(self.base(buffer), *self.at([v], False)))
-        return self.named(v, Kind.SCRATCH, self.empty(size("B"), amount(self.cell.size(v))))
+        return self.named(v, Kind.SCRATCH, empty(size("B"), self.units(v)))
 
     def named(self, v: Vector, kind: Kind, made: Node) -> Local:
         """The variable for ``v`` of this step."""
@@ -159,7 +160,7 @@ class Operands:
             return item(self.memory(buffer), self.window.kept)
         if buffer is not None and buffer.scope == "given":
             return item(self.result(v), self.window.steps)
-        memory = Local((v, "memory"), f"{name}_memory", Kind.SCRATCH, self.empty(BLOCK, *shape))
+        memory = Local((v, "memory"), f"{name}_memory", Kind.SCRATCH, empty(BLOCK, *shape))
         return item(memory, Span(stop=COUNT))
 
     def memory(self, buffer: Buffer) -> Local:
@@ -170,25 +171,22 @@ class Operands:
 
     def _alone(self, v: Vector) -> tuple[str, tuple[Node, ...]]:
         """The name and the shape of one step of a value that is alone in memory."""
-        return identifier(v), (size("B"), amount(self.cell.size(v)))
+        return identifier(v), (size("B"), self.units(v))
 
     def _together(self, buffer: Buffer) -> tuple[str, tuple[Node, ...]]:
         """The name and the shape of one step of all blocks of ``buffer``."""
         shape: tuple[Node, ...] = (size("B"), amount(self.plan.width(buffer)))
         if self.places.is_stack(buffer):
-            units = amount(self.cell.size(buffer.blocks[0]))
+            units = self.units(buffer.blocks[0])
             shape = (number(len(buffer.blocks)), size("B"), units)
         return self._name(buffer.blocks), shape
-
-    def empty(self, *shape: Node) -> Empty:
-        return Empty(Tuple(shape), DTYPE)
 
     # ------------------------------------------------------------------ blocks of a buffer
 
     def base(self, buffer: Buffer) -> Local:
         """All blocks of ``buffer`` as one array, for the block of steps or for the step."""
         name, shape = self._together(buffer)
-        here = Local((buffer, "step"), name, Kind.SCRATCH, self.empty(*shape))
+        here = Local((buffer, "step"), name, Kind.SCRATCH, empty(*shape))
         if not self.lasts(buffer):
             return here
         memory = self._memory(buffer.blocks[0], name, shape)
@@ -254,7 +252,7 @@ class Operands:
         apart = buffer is None or len(buffer.blocks) == 1 or blocks[0].category == "state"
         if buffer is None or apart or self.places.is_stack(buffer):
             assert len(blocks) == 1
-            return Reshaped(self.whole(blocks[0]), (ROWS, amount(self.cell.size(blocks[0]))))
+            return Reshaped(self.whole(blocks[0]), (ROWS, self.units(blocks[0])))
         matrix = Reshaped(self.base(buffer), (ROWS, amount(self.plan.width(buffer))))
         whole = tuple(blocks) == buffer.blocks
         return matrix if whole else item(matrix, ALL, self.span(blocks))
@@ -267,7 +265,7 @@ class Operands:
             return self.run(blocks, inside)
         buffer = self.places.home(blocks[0])
         assert buffer is not None
-        many, units = number(len(blocks)), amount(self.cell.size(blocks[0]))
+        many, units = number(len(blocks)), self.units(blocks[0])
         here = self.run(blocks, True)
         assert isinstance(here, Local)
         key = (here.key, "lanes")
@@ -279,76 +277,10 @@ class Operands:
         whole = Local((*key, "all"), "{}_lanes_all", Kind.BLOCK, turned, beside=here)
         return Local(key, "{}_lanes", Kind.STEP, whole, beside=here) if inside else whole
 
-    # ------------------------------------------------------------------ scratch and numbers
-
-    def temporary(self, n: int, units: Expr, many: int, inside: bool) -> Local:
-        """The n-th scratch array of a size: s1, s2, … in the loop, S1, S2, … outside."""
-        key = ("scratch", inside, str(units), n, many)
-        name = f"{'s' if inside else 'S'}{n}"
-        shape: tuple[Node, ...] = (size("B"), amount(units))
-        shape = shape if many == 1 else (number(many), *shape)
-        if inside:
-            return Local(key, name, Kind.SCRATCH, self.empty(*shape))
-        return self._of_block(key, name, (BLOCK, *shape), COUNT)
-
-    def for_product(self, name: str, *shape: Node) -> Local:
-        """Scratch for a product, shared by all products of that shape."""
-        return Local(("product", shape), name, Kind.SCRATCH, self.empty(*shape))
-
-    def for_rows(self, units: Expr) -> Local:
-        """Scratch for a product of all rows of the block."""
-        shape = (product(BLOCK, size("B")), amount(units))
-        return self._of_block(("product", shape), "product", shape, ROWS)
-
-    def _of_block(self, key: object, name: str, shape: tuple[Node, ...], used: Node) -> Local:
-        """The part that the block uses of memory for any block."""
-        memory = Local(
-            (key, "memory"), "{}_memory", Kind.SCRATCH, self.empty(*shape),
-            beside=Local(key, name),
-        )  # fmt: skip
-        return Local(key, name, Kind.BLOCK, item(memory, Span(stop=used)))
-
-    def number(self, e: Expr) -> Local:
-        """A number as an array without axes: as an operand it costs half as much as a Python
-        number.
-        """
-        value = scalar(e)
-        name = next((n for x, n in _NUMBERS.items() if value == Literal(x)), "number")
-        return Local(("number", value), name, Kind.NUMBER, call(np("array"), value, DTYPE))
-
-    def column(self, units: Expr, weight: Expr) -> Local:
-        """A column of equal numbers: a product with it is a sum over units, each times ``weight``,
-        and faster than a reduction.
-        """
-        kind = {sympy.S.One: "ones", 1 / units: "mean"}.get(weight, "column")
-        made = call(np("full"), Tuple((amount(units), number(1))), scalar(weight), DTYPE)
-        return Local(("column", units, weight), f"{kind}_{units}", Kind.NUMBER, made)
-
-    def ones(self) -> Local:
-        """As many ones as there may be rows in a block."""
-        made = call(np("ones"), product(BLOCK, size("B")), DTYPE)
-        return Local("ones", "ones", Kind.VIEW, made)
-
-
-X, MASKS = Argument("x"), Argument("masks")
-
-
-def scalar(e: Expr) -> Node:
-    """A number, or an expression in sizes: 0.5, 1/3, 1/H."""
-    if not e.is_number:
-        return amount(e, whole=False)
-    is_exact = not e.is_Rational or e.q & (e.q - 1) == 0
-    return Literal(float(e)) if is_exact else amount(e, whole=False)
-
 
 def span(start: Expr, stop: Expr) -> Span:
     """A slice, without a start of 0."""
     return Span(amount(start) if start != 0 else None, amount(stop))
-
-
-def part(total: Node, start: Expr, stop: Expr) -> Item:
-    """Some of the rows of a stacked sum."""
-    return item(total, span(start, stop))
 
 
 def _family(blocks: Sequence[Vector]) -> tuple[str, str]:

@@ -11,7 +11,8 @@ from ...language.symbols import Vector
 from ...planning.operations import Fill, Multiply
 from ...printing.orders import Order
 from ...printing.text import text
-from .operands import COUNT, Operands
+from .operands import Operands
+from .scratch import COUNT, for_product, for_product_of_rows
 from .tree import (
     Binary,
     Choice,
@@ -76,9 +77,9 @@ class Products:
         """A product in scratch of its own, and that scratch in the shape of the result."""
         width = self.places.width(op.outs)
         if inside:
-            scratch = self.operands.for_product("u", size("B"), amount(width))
+            scratch = for_product(size("B"), amount(width))
             return self.times(op, operand, scratch, inside), scratch
-        flat = self.operands.for_rows(width)
+        flat = for_product_of_rows(width)
         shape = (COUNT, size("B"), amount(width))
         return self.times(op, operand, flat, inside), Reshaped(flat, shape)
 
@@ -86,8 +87,8 @@ class Products:
         self, op: Multiply, operand: Node, out: Node
     ) -> tuple[Node, Node | None]:
         """A product whose blocks go one after another, for all steps of the block."""
-        many, units = len(op.outs), amount(self.cell.size(op.outs[0]))
-        flat = self.operands.for_rows(self.places.width(op.outs))
+        many, units = len(op.outs), self.operands.units(op.outs[0])
+        flat = for_product_of_rows(self.places.width(op.outs))
         made = self.times(op, operand, flat, False)
         if many == 1:
             return made, Reshaped(flat, (COUNT, size("B"), units))
@@ -97,14 +98,14 @@ class Products:
         """A product in the loop whose blocks go one after another: the weight has its columns in
         blocks. For a single row, blocks one after another are blocks side by side.
         """
-        many, units = len(op.outs), amount(self.cell.size(op.outs[0]))
+        many, units = len(op.outs), self.operands.units(op.outs[0])
         width = amount(self.places.width(op.outs))
         buffer = self.places.home(op.outs[0])
         assert buffer is not None
         is_direct = buffer.scope == "step" and self.places.fill(op.outs) and not op.accumulate
         value = out
         if not is_direct:
-            value = self.operands.for_product("u", number(many), size("B"), units)
+            value = for_product(number(many), size("B"), units)
         assert isinstance(value, Local)
         factor = self.operands.parameters.factor(op.matrices, True)
         blocks = Choice(_ONE_ROW, factor, call(Global("_blocks"), factor, number(many)))

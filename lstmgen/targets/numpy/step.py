@@ -9,9 +9,10 @@ from ...planning.operations import Buffer, Multiply
 from ...planning.plans import Plan
 from ...printing.orders import Order
 from .lower import Lowering, check_parameters
-from .operands import MASKS, START, Operands, Window
+from .operands import MASKS, Operands
 from .places import Places
 from .products import Products
+from .scratch import for_product
 from .tree import (
     DTYPE,
     PACKED,
@@ -49,9 +50,6 @@ _X, _STATE = Argument("x_t"), Argument("state")
 
 class _Operands(Operands):
     """Every array is one of (B, size)."""
-
-    def __init__(self, plan: Plan, places: Places) -> None:
-        super().__init__(plan, places, Window(START, START, START))
 
     def here(self, v: Vector) -> Node:
         view: Item | None = None
@@ -93,12 +91,12 @@ class _Products(Products):
 
     def _flat(self, op: Multiply) -> Local:
         width = self.places.width(op.outs)
-        return self.operands.for_product("u", size("B"), amount(width))
+        return for_product(size("B"), amount(width))
 
     def _blocks(self, op: Multiply) -> Local:
         """A product with its blocks one after another."""
         flat = self._flat(op)
-        shape = (size("B"), number(len(op.outs)), amount(self.cell.size(op.outs[0])))
+        shape = (size("B"), number(len(op.outs)), self.operands.units(op.outs[0]))
         turned = Swapped(Reshaped(flat, shape), 0, 1)
         return Local(("blocks", flat), "{}_blocks", Kind.VIEW, turned, beside=flat)
 

@@ -455,6 +455,11 @@ def amount(e: Expr, whole: bool = True) -> Amount:
     return Amount(value, whole, tuple(size(n) for n in names))
 
 
+def empty(*shape: Node) -> Empty:
+    """np.empty(shape, dtype)."""
+    return Empty(Tuple(shape), DTYPE)
+
+
 def product(first: Node, *others: Node) -> Node:
     """first * others."""
     for other in others:
