@@ -35,9 +35,7 @@ from .tree import (
     Local,
     Node,
     Return,
-    Section,
     Table,
-    TimeLoop,
     Tuple,
     Unary,
     amount,
@@ -92,19 +90,11 @@ def backward(plan: Plan, places: Places, order: Order) -> Function:
     """The function ``backward`` of the module."""
     cell = plan.cell
     operands = _Operands(plan, places)
-    lowering = Lowering(operands, order)
-    before = lowering.equations(plan.backward.before, False)
-    step = lowering.equations(plan.backward.step, True)
-    after = lowering.equations(plan.backward.after, False)
+    regions = Lowering(operands, order).regions(plan.backward)
 
     carried = [(s, operands.carried(carry(s)), operands.carried(carry(s, -1))) for s in cell.states]
     apart = [(here, there) for _, here, there in carried if here != there]
     swaps = [Assign((here, there), (there, here)) for here, there in apart]
-    inner = (
-        Section("before the loop", before),
-        *([TimeLoop(COUNT, True, (*step, *swaps))] if step else []),
-        Section("after the loop", after),
-    )
     results = {v: operands.result(adjoint(v)) for v in cell.inputs}
     several = Dict(tuple((v.name, array) for v, array in results.items()))
     dx = several if len(results) > 1 else next(iter(results.values()))
@@ -141,12 +131,12 @@ def backward(plan: Plan, places: Places, order: Order) -> Function:
                     ),
                     Declare((Kind.SLICE,), (_STEPS, _ENDS)),
                     Declare((Kind.BLOCK,)),
-                    *inner,
+                    *regions.statements(True, swaps),
                 ),
             ),
             Blank(),
             Declare((Kind.RESULT,)),
-            bind(_GRADS, _gradients(cell, after)),
+            bind(_GRADS, _gradients(cell, regions.after)),
             Return((_GRADS, dx, Dict(tuple((s.name, here) for s, here, _ in carried)))),
         ),
     )

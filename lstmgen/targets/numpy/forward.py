@@ -7,7 +7,7 @@ from ...planning.operations import Buffer
 from ...planning.plans import Plan
 from ...printing.orders import Order
 from .analysis import Usage
-from .lower import Lowering, all_sizes, block_of_steps, check_parameters, if_empty, strings
+from .lower import Lowering, Regions, all_sizes, block_of_steps, check_parameters, if_empty, strings
 from .operands import MASKS, START, Operands, Window, X
 from .places import Places
 from .scratch import BLOCK, COUNT
@@ -31,8 +31,6 @@ from .tree import (
     Local,
     Node,
     Return,
-    Section,
-    TimeLoop,
     Tuple,
     Unary,
     bind,
@@ -81,10 +79,7 @@ def forward(plan: Plan, places: Places, order: Order) -> Function:
     """The function ``forward`` of the module."""
     cell = plan.cell
     operands = _Operands(plan, places)
-    lowering = Lowering(operands, order)
-    before = lowering.equations(plan.forward.before, False)
-    step = lowering.equations(plan.forward.step, True)
-    after = lowering.equations(plan.forward.after, False)
+    regions = Lowering(operands, order).regions(plan.forward)
     states = {s: operands.stored(s) for s in cell.states}
 
     arguments = [X, _STATE, *([MASKS] if cell.masks else [])]
@@ -121,7 +116,7 @@ def forward(plan: Plan, places: Places, order: Order) -> Function:
             For(
                 START,
                 call(Global("range"), number(0), size("T"), BLOCK),
-                _block(operands, (before, step, after)),
+                _block(operands, regions),
             ),
             Blank(),
             bind(_FINAL, final),
@@ -131,13 +126,10 @@ def forward(plan: Plan, places: Places, order: Order) -> Function:
     )
 
 
-def _block(
-    operands: _Operands, equations: tuple[tuple[Node, ...], tuple[Node, ...], tuple[Node, ...]]
-) -> tuple[Node, ...]:
+def _block(operands: _Operands, regions: Regions) -> tuple[Node, ...]:
     """What is done for each block of steps."""
-    before, step, after = equations
     cell, plan = operands.cell, operands.plan
-    handed = _handed_on(operands, step)
+    handed = _handed_on(operands, regions.step)
     ends: list[Node] = []
     if plan.home[cell.output].scope != "given":
         ends.append(bind(item(_Y, _STEPS), operands.whole(cell.output)))
@@ -146,16 +138,13 @@ def _block(
         first = tuple(item(array, number(0)) for array in kept)
         last = tuple(item(array, COUNT) for array in kept)
         ends.append(If(Unary("not ", _TAPE), (Assign(first, last),)))
-    loop = TimeLoop(COUNT, False, (*step, *(bind(come, go) for come, go, _ in handed)))
     return (
         bind(COUNT, call(Global("min"), BLOCK, Binary(size("T"), "-", START))),
         bind(_AT, Choice(_TAPE, START, number(0))),
         Declare((Kind.SLICE,), (_STEPS, _KEPT, _ENDS)),
         Declare((Kind.BLOCK,)),
         *(bind(come, item(array, _AT)) for come, _, array in handed),
-        Section("before the loop", before),
-        *([loop] if step else []),
-        Section("after the loop", after),
+        *regions.statements(False, [bind(come, go) for come, go, _ in handed]),
         *([Blank(), *ends] if ends else []),
     )
 

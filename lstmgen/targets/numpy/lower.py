@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from ...language.cell import Cell
-from ...planning.operations import Fill, Fused, Multiply, Operation, Outers, Sums
+from ...planning.operations import Fill, Fused, Multiply, Operation, Outers, Pass, Sums
 from ...printing.orders import Order
 from .fused import Equations
 from .gradients import Gradients
 from .operands import Operands
 from .products import Products
-from .scratch import BLOCK
+from .scratch import BLOCK, COUNT
 from .tree import (
     PACKED,
     SIZES,
@@ -25,11 +26,31 @@ from .tree import (
     Lookup,
     Node,
     Quotient,
+    Section,
+    TimeLoop,
     bind,
     call,
     number,
     size,
 )
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Equations before the loop over the steps of a block, in it, and after it."""
+
+    before: tuple[Equation, ...]
+    step: tuple[Equation, ...]
+    after: tuple[Equation, ...]
+
+    def statements(self, backwards: bool, between: Iterable[Node]) -> tuple[Node, ...]:
+        """What is done for a block, with statements ``between`` one step and the next."""
+        loop = TimeLoop(COUNT, backwards, (*self.step, *between))
+        return (
+            Section("before the loop", self.before),
+            *([loop] if self.step else []),
+            Section("after the loop", self.after),
+        )
 
 
 class Lowering:
@@ -39,6 +60,14 @@ class Lowering:
         self.products = products or Products(operands, order)
         self.fused = Equations(operands, order)
         self.gradients = Gradients(operands, order, self.fused)
+
+    def regions(self, part: Pass) -> Regions:
+        """The equations of a pass over a sequence, by the place where they run."""
+        return Regions(
+            self.equations(part.before, False),
+            self.equations(part.step, True),
+            self.equations(part.after, False),
+        )
 
     def equations(self, operations: Iterable[Operation], inside: bool) -> tuple[Equation, ...]:
         """``operations`` in order, ``inside`` the loop over steps or for all steps of a block."""

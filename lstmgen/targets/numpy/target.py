@@ -4,11 +4,11 @@ The plan is made ``eager``: whatever does not depend on the recurrence is done f
 once. Each equation becomes calls that write with ``out=`` into arrays made before the loop.
 
     plan ─▶ lower ─▶ tree ─▶ analysis ─▶ printer ─▶ template
-            (places, operands)
 
-``places`` decides where values live, ``operands`` finds them there; ``products``, ``fused``,
-``elementwise`` and ``gradients`` lower operations; ``forward``, ``backward`` and ``step`` put
-functions together.
+``places`` decides where values live; ``operands``, ``parameters`` and ``scratch`` are what calls
+read and write there. ``products``, ``fused`` over ``elementwise``, and ``gradients`` lower the
+operations of a plan; ``forward``, ``backward`` and ``step`` put functions together. ``analysis``
+finds what a function uses, from the tree, and names it; then the tree is printed.
 """
 
 from __future__ import annotations
