@@ -61,6 +61,7 @@ class Operands:
         self.plan, self.cell, self.places = plan, plan.cell, places
         self.parameters = Parameters(plan.cell)
         self._units: dict[Vector, Amount] = {}
+        self._bases: dict[Buffer, Local] = {}
 
     def units(self, v: Vector) -> Amount:
         """The size of ``v``."""
@@ -185,6 +186,11 @@ class Operands:
 
     def base(self, buffer: Buffer) -> Local:
         """All blocks of ``buffer`` as one array, for the block of steps or for the step."""
+        if buffer not in self._bases:
+            self._bases[buffer] = self._base(buffer)
+        return self._bases[buffer]
+
+    def _base(self, buffer: Buffer) -> Local:
         name, shape = self._together(buffer)
         here = Local((buffer, "step"), name, Kind.SCRATCH, empty(*shape))
         if not self.lasts(buffer):

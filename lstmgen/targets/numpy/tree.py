@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, fields
 from enum import Enum, auto
-from typing import Any
 
 import sympy
 from sympy import Expr
+
+from ...language.symbols import Matrix, Vector
 
 
 class Kind(Enum):
@@ -186,7 +187,7 @@ class Attribute(Node):
 class Stack(Node):
     """The name, as a string, under which parameters are stacked; of one, its own."""
 
-    parameters: tuple[Any, ...]
+    parameters: tuple[Matrix | Vector, ...]
     wish: str = field(compare=False)
 
 
