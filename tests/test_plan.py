@@ -195,10 +195,10 @@ def test_the_value_of_heaviside_at_zero_is_the_one_given():
         assert (y == float(value)).all()
 
 
-def test_a_size_named_like_a_variable_of_the_module_is_refused():
-    x, s, W = inputs("u"), states("s", size="x"), weights("W")
+def test_a_size_named_like_an_argument_of_init_is_refused():
+    x, s, W = inputs("u"), states("s", size="seed"), weights("W")
     cell = Cell("named", [Eq(s.next, tanh(W.a @ x + W.b @ s))], output=s)
-    with pytest.raises(lstmgen.GenerateError, match="cannot name a size x"):
+    with pytest.raises(lstmgen.GenerateError, match="cannot name a size seed"):
         lstmgen.generate(cell, "numpy")
 
 

@@ -1,4 +1,4 @@
-"""What stands around generated code, the same in every language: the header, and long lines."""
+"""What stands around generated code, the same in every language: the header."""
 
 from __future__ import annotations
 
@@ -31,20 +31,3 @@ def header(cell: Cell, target: str, source: str = "", options: str = "") -> list
 def _harmless(text: str) -> str:
     """What a user wrote, on one line that ends no comment and, in a docstring, escapes nothing."""
     return one_line(text.replace("\\", "/"))
-
-
-def wrapped(start: str, items: str, end: str, width: int = 92) -> list[str]:
-    """``start`` + comma-separated ``items`` + ``end``, on as many lines as it takes.
-
-    A width of 0 gives the items lines of their own.
-    """
-    if len(start) + len(items) + len(end) <= width:
-        return [f"{start}{items}{end}"]
-    indent = " " * 4
-    lines, line = [start] if start else [], indent
-    for item in items.split(", "):
-        if len(line) + len(item) + 2 > (width or 92):
-            lines.append(line.rstrip())
-            line = indent
-        line += f"{item}, "
-    return [*lines, line.rstrip(), end]

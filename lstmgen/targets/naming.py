@@ -23,10 +23,6 @@ class Names:
             self.given[key] = name
         return self.given[key]
 
-    def same(self, key: object, name: str) -> None:
-        """Let ``key`` go by a name that something else has already."""
-        self.given[key] = name
-
 
 def identifier(v: Vector) -> str:
     """What a person would call ``v`` in code: c_prev, da_i, dh_next."""

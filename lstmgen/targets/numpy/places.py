@@ -13,7 +13,9 @@ from collections.abc import Sequence
 
 from sympy import Expr
 
+from ...derivation.reverse import carry
 from ...language.symbols import Vector
+from ...planning.lanes import Group
 from ...planning.operations import ZERO, Buffer, Fused, Multiply, Operation, Outers, Pass
 from ...planning.plans import Plan
 from ...planning.storage import heirs, succession
@@ -42,6 +44,60 @@ class Places:
         """Whether the blocks lie one after another, (blocks, B, size), not side by side in rows."""
         sizes = {self.plan.size(v) for v in buffer.blocks}
         return len(buffer.blocks) > 1 and len(sizes) == 1 and buffer not in self._side_by_side
+
+    def in_stack(self, v: Vector) -> bool:
+        """Whether ``v`` is one of several blocks that lie one after another."""
+        buffer = self.home(v)
+        return buffer is not None and self.is_stack(buffer)
+
+    def alone(self, v: Vector) -> bool:
+        """Whether ``v`` has an array of its own, which is contiguous."""
+        buffer = self.home(v)
+        return buffer is None or len(buffer.blocks) == 1
+
+    def fill(self, blocks: Sequence[Vector]) -> bool:
+        """Whether ``blocks`` are all blocks of their buffer."""
+        buffer = self.home(blocks[0])
+        return buffer is not None and tuple(self.of(v) for v in blocks) == buffer.blocks
+
+    def position(self, v: Vector) -> tuple[int, int]:
+        """The number of the buffer that holds ``v``, and that of the block in it."""
+        home = self.home(v)
+        return (-1, 0) if home is None else (self.plan.buffers.index(home), self.index(v))
+
+    def are_neighbours(self, v: Vector, w: Vector) -> bool:
+        """Whether ``w`` is the block that follows ``v``."""
+        here, there = self.home(v), self.home(w)
+        if here is None or here != there or len(here.blocks) == 1:
+            return False
+        return self.index(w) == self.index(v) + 1
+
+    def runs(self, group: Group, tuples: Sequence[tuple[Vector, ...]]) -> list[Group]:
+        """The parts of ``group`` in whose lanes each of ``tuples`` lies side by side."""
+        if not tuples:
+            return []
+        order = sorted(range(len(group.lhs)), key=lambda k: self.position(tuples[0][k]))
+        runs: list[list[int]] = []
+        for k in order:
+            if runs and all(self.are_neighbours(t[runs[-1][-1]], t[k]) for t in tuples):
+                runs[-1].append(k)
+            else:
+                runs.append([k])
+        return [group.chosen(run) for run in runs if len(run) > 1]
+
+    def is_carried_in_place(self, state: Vector) -> bool:
+        """Whether one array serves for what arrives from t+1 and for what leaves for t-1: the one
+        is read for the last time before the other is written.
+        """
+        accesses: list[tuple[set[Vector], set[Vector]]] = []
+        for op in self.plan.backward.step:
+            if isinstance(op, Fused):
+                accesses += [(e.rhs.atoms(Vector), {e.lhs}) for e in op.equations]
+            else:
+                accesses.append((set(op.reads), set(op.writes)))
+        reads = [k for k, (read, _) in enumerate(accesses) if carry(state) in read]
+        writes = [k for k, (_, written) in enumerate(accesses) if carry(state, -1) in written]
+        return bool(writes) and max(reads, default=-1) < min(writes)
 
     def start(self, v: Vector) -> Expr:
         """The unit at which ``v`` begins where blocks lie side by side."""

@@ -1,84 +1,135 @@
-"""One step of the NumPy target, for streaming: straight on, with as few calls as it takes."""
+"""One step, for streaming: straight on, with as few calls as it takes."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...language.symbols import Vector
-from ...planning.operations import STEP, Buffer, Multiply
+from ...planning.operations import Buffer, Multiply
 from ...planning.plans import Plan
-from ..comments import wrapped
-from ..naming import identifier
-from .passes import Stacks, Writer, needed_views, shaped, used
+from ...printing.orders import Order
+from .lower import Lowering, check_parameters
+from .operands import MASKS, Operands
 from .places import Places
-from .ufuncs import count
+from .products import Products
+from .scratch import for_product
+from .tree import (
+    DTYPE,
+    PACKED,
+    SIZES,
+    Argument,
+    Assign,
+    Binary,
+    Declare,
+    Dict,
+    Do,
+    Equation,
+    Function,
+    Global,
+    If,
+    Item,
+    Kind,
+    Literal,
+    Local,
+    Merged,
+    Node,
+    Reshaped,
+    Return,
+    Swapped,
+    Tuple,
+    amount,
+    call,
+    item,
+    method,
+    number,
+    size,
+)
+
+_X, _STATE = Argument("x_t"), Argument("state")
 
 
-class Step(Writer):
-    """The forward pass for a single step: every array is one of (B, size)."""
+class _Operands(Operands):
+    """Every array is one of (B, size)."""
 
-    def __init__(self, plan: Plan, stacks: Stacks) -> None:
-        super().__init__(plan, plan.forward, Places(plan), stacks)
-        self.region = STEP
-        self.body[STEP] = [line for op in plan.forward.operations for line in self.operation(op)]
-
-    def here(self, v: Vector) -> str:
-        several = len(self.cell.inputs) > 1
-        if v.category == "input" and not several:
-            return "x_t"
-        name = self.names(v, f"{v.name}_t" if v.category == "input" else identifier(v))
-        buffer = self.plan.home.get(v)
+    def here(self, v: Vector) -> Node:
+        view: Item | None = None
         if v.category == "input":
-            self.views.setdefault(name, f'x_t["{v.name}"]')
+            if len(self.cell.inputs) == 1:
+                return _X
+            view = item(_X, Literal(v.name))
         elif v.category == "mask":
-            self.views.setdefault(name, f'masks["{v.name}"]')
+            view = item(MASKS, Literal(v.name))
         elif v.category == "state" and v.time == -1:
-            self.views.setdefault(name, f'state["{v.name}"]')
-        elif buffer is not None and len(buffer.blocks) > 1:
-            self.views.setdefault(name, f"{self._base(buffer)}[{self._at([v], '')}]")
-        else:
-            self.made.setdefault(name, shaped("B", self.cell.size(v)))
-        return name
+            view = item(_STATE, Literal(v.name))
+        return super().here(v) if view is None else self.named(v, Kind.VIEW, view)
 
-    def multiply(self, op: Multiply) -> list[str]:
-        many = len(op.outs)
-        if many == 1 or not self.stack(op.outs):
-            return super().multiply(op)
-        width = count(self.places.width(op.outs))
-        flat = self._scratch("u", f"(B, {width})")
-        blocks = self.names(("blocks", flat), f"{flat}_blocks")
-        size = count(self.cell.size(op.outs[0]))
-        self.views.setdefault(blocks, f"{flat}.reshape(B, {many}, {size}).swapaxes(0, 1)")
-        return [
-            f"# {self._product_text(op)}",
-            self.product(op, self.run(op.operands), flat),
-            *self._added(op, self.run(op.outs), blocks),
-        ]
-
-    def is_lasting(self, buffer: Buffer) -> bool:
+    def has_steps(self, v: Vector) -> bool:
         return False
 
-    def product(self, op: Multiply, operand: str, out: str) -> str:
-        if op.matrices[0].transposed:
-            return super().product(op, operand, out)
-        return f'packed.product({operand}, "{self.stacks([m.base for m in op.matrices])}", {out})'
+    def lasts(self, buffer: Buffer) -> bool:
+        return False
 
-    def lines(self) -> list[str]:
-        cell = self.cell
-        new = [*(s.at(0) for s in cell.states)]
-        if cell.output.category != "state":
-            new.append(cell.output)
-        results = ", ".join(f'"{v.name}": {self.ref(v)}' for v in new)
-        body = self.body[STEP]
-        ends = wrapped("return {", results, "}")
-        rest = [*body, *ends]
-        lines = [
-            *(f"{name} = {pack}" for name, pack in self.packs.items()),
-            *(f"{name} = {number}" for name, number in self.numbers.items()),
-            *self.scratch(),
-            *needed_views(self.views, rest),
+
+class _Products(Products):
+    """Products with stacks as they are there: to transpose them would not pay for a single step."""
+
+    def times(self, op: Multiply, operand: Node, out: Node, inside: bool) -> Node:
+        if op.matrices[0].transposed:
+            return super().times(op, operand, out, inside)
+        stack = self.operands.parameters.stack([m.base for m in op.matrices])
+        return Do(method(PACKED, "product", operand, stack, out))
+
+    def multiply(self, op: Multiply, inside: bool) -> Equation:
+        made = super().multiply(op, inside)
+        if len(op.outs) == 1 or not self.places.in_stack(op.outs[0]):
+            return made
+        out, operand = made.operands
+        return replace(made, operands=(self._blocks(op), operand, out))
+
+    def to_stack(self, op: Multiply, operand: Node, out: Node) -> tuple[Node, Node | None]:
+        return self.times(op, operand, self._flat(op), True), self._blocks(op)
+
+    def _flat(self, op: Multiply) -> Local:
+        width = self.places.width(op.outs)
+        return for_product(size("B"), amount(width))
+
+    def _blocks(self, op: Multiply) -> Local:
+        """A product with its blocks one after another."""
+        flat = self._flat(op)
+        shape = (size("B"), number(len(op.outs)), self.operands.units(op.outs[0]))
+        turned = Swapped(Reshaped(flat, shape), 0, 1)
+        return Local(("blocks", flat), "{}_blocks", Kind.VIEW, turned, beside=flat)
+
+
+def step(plan: Plan, places: Places, order: Order) -> Function:
+    """The function ``step`` of the module."""
+    cell = plan.cell
+    operands = _Operands(plan, places)
+    lowering = Lowering(operands, order, _Products(operands, order))
+    body = lowering.equations(plan.forward.operations, True)
+    more = [] if cell.output.category == "state" else [cell.output]
+    results = (*(s.at(0) for s in cell.states), *more)
+    new = Dict(tuple((v.name, operands.of(v, True)) for v in results))
+
+    arguments = [_X, _STATE, *([MASKS] if cell.masks else [])]
+    prepare = call(Global("_prepare"), PACKED, *arguments, Tuple((Literal("B"),)))
+    no_rows: Node = call(Global("_copies"), _STATE)
+    if more:
+        shape = Tuple((Literal("B"), Literal(str(cell.size(cell.output)))))
+        zeros = call(Global("_zeros"), shape, SIZES, DTYPE)
+        no_rows = Merged(no_rows, Global("OUTPUT"), zeros)
+    return Function(
+        "step",
+        (
+            check_parameters(),
+            Assign((*arguments, DTYPE, SIZES), (prepare,)),
+            If(Binary(item(SIZES, Literal("B")), "==", number(0)), (Return((no_rows,)),)),
+            Declare((Kind.SIZE,), (size("B"), *(size(str(n)) for n in cell.sizes))),
+            Declare((Kind.PARAMETER,)),
+            Declare((Kind.NUMBER,)),
+            Declare((Kind.SCRATCH,)),
+            Declare((Kind.VIEW,)),
             *body,
-            *ends,
-        ]
-        sizes = ["B", *(str(n) for n in cell.sizes)]
-        needed = [n for n in sizes if used(n, lines)]
-        asked = ", ".join(f'sizes["{n}"]' for n in needed)
-        return [f"{', '.join(needed)} = {asked}", *lines] if needed else lines
+            Return((new,)),
+        ),
+    )

@@ -2,31 +2,41 @@
 
 The plan is made ``eager``: whatever does not depend on the recurrence is done for many steps at
 once. Each equation becomes calls that write with ``out=`` into arrays made before the loop.
-``numpy_places`` says where values live, ``numpy_passes`` writes forward and backward.
+
+    plan ─▶ lower ─▶ tree ─▶ analysis ─▶ printer ─▶ template
+
+``places`` decides where values live; ``operands``, ``parameters`` and ``scratch`` are what calls
+read and write there. ``products``, ``fused`` over ``elementwise``, and ``gradients`` lower the
+operations of a plan; ``forward``, ``backward`` and ``step`` put functions together. ``analysis``
+finds what a function uses, from the tree, and names it; then the tree is printed.
 """
 
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Iterable, Mapping
 
 from ...errors import GenerateError
 from ...language.cell import Cell
-from ...language.symbols import Vector
+from ...language.symbols import Matrix, Vector
 from ...planning.schedule import plan as make_plan
+from ...printing.orders import Order
 from ..comments import header
 from ..identity import maker
 from ..modules import MODULES
 from ..rendering import environment
-from .passes import RESERVED, Backward, Forward, Stacks
+from .analysis import Usage, stack_names
+from .backward import backward
+from .forward import forward
 from .places import Places
-from .step import Step
-from .ufuncs import HELPERS
+from .printer import lines
+from .step import step
 
 OPTIONS: frozenset[str] = frozenset()
 TAKES_SIZES = False
 
-_TRANSPOSED = r'packed\.(?:transposed\(|product\(\w+, )"(\w+)"'
+# The arguments of ``init``, beside sizes and constants by name.
+_INIT = {"input_size": "", "hidden_size": "", "seed": "0", "dtype": "np.float32"}
 
 
 def files(cell: Cell, *, source: str = "") -> dict[str, str]:
@@ -38,34 +48,41 @@ def files(cell: Cell, *, source: str = "") -> dict[str, str]:
     Raises
     ------
     GenerateError
-        If a size has the name of one of the module's own variables.
+        If a size has the name of an argument of ``init``, which takes sizes by name.
     """
     for size in cell.sizes:
-        if size.name in RESERVED:
+        if size.name in _INIT:
             raise GenerateError(
                 f"the NumPy target cannot name a size {size.name}\n"
                 "  hint: choose another letter, such as N"
             )
     plan = make_plan(cell, eager=True)
-    places, stacks = Places(plan), Stacks(plan)
-    writers: dict[str, Forward | Backward | Step] = {
-        "forward": Forward(plan, places, stacks), "backward": Backward(plan, places, stacks),
-        "step": Step(plan, stacks),
-    }  # fmt: skip
-    lines = {name: writer.lines() for name, writer in writers.items()}
-    body = "\n".join(line for part in lines.values() for line in part)
+    places, order = Places(plan), Order(cell, plan.derivation.forward)
+    functions = {
+        function.__name__: Usage(function(plan, places, order))
+        for function in (forward, backward, step)
+    }
+    names = stack_names(functions.values(), (p.name for p in cell.parameters))
+    stacks = {n: [p.name for p in s.parameters] for s, n in names.items() if len(s.parameters) > 1}
+    transposed = {names[stack] for usage in functions.values() for stack in usage.transposed}
     module = environment("numpy").get_template("module.py.j2")
     return {
         f"{_stem(cell)}.py": module.render(
             **_tables(cell),
+            **_interface(cell),
+            **{name: _body(lines(usage, names)) for name, usage in functions.items()},
             header=header(cell, "numpy", source),
-            **lines,
-            may_overflow=[name for name, writer in writers.items() if writer.calls.may_overflow],
-            stacks=stacks.members,
-            transposed=sorted(set(re.findall(_TRANSPOSED, body))),
-            helpers=[h for h in (*HELPERS.values(), "_blocks") if f"{h}(" in body],
+            may_overflow=[name for name, usage in functions.items() if usage.may_overflow],
+            stacks=[(name, _listed(members)) for name, members in stacks.items()],
+            transposed=sorted(transposed),
+            stacked=[name for name in stacks if name not in transposed],
+            helpers={helper for usage in functions.values() for helper in usage.helpers},
         )
     }
+
+
+def _body(lines: Iterable[str]) -> str:
+    return "\n".join(f"    {line}".rstrip() for line in lines)
 
 
 def _stem(cell: Cell) -> str:
@@ -78,27 +95,70 @@ def face(cell: Cell) -> str:
 
 
 def _tables(cell: Cell) -> dict[str, object]:
+    """What the tables of a module hold, and ``init``."""
     binds = _binds(cell)
+    initial = {
+        p.name: start
+        for p in cell.parameters
+        if isinstance(p, Vector) and (start := cell.initial(p))
+    }
+    arguments = [f"{name}={value}" if value else name for name, value in _INIT.items()]
     return {
         "cell": cell,
-        "parameters": [(p.name, tuple(str(n) for n in cell.shape(p))) for p in cell.parameters],
-        "initial": [
-            (p.name, repr(start))
-            for p in cell.parameters
-            if isinstance(p, Vector) and (start := cell.initial(p))
-        ],
-        "states": [(s.name, str(cell.size(s))) for s in cell.states],
-        "inputs": [(v.name, str(cell.size(v))) for v in cell.inputs],
-        "masks": [(v.name, str(cell.size(v))) for v in cell.masks],
-        "constants": [(v.name, repr(cell.initial(v))) for v in cell.constants],
-        "sizes": [str(n) for n in cell.sizes],
-        "numbers": _numbers(cell),
-        "input_size": str(cell.size(cell.inputs[0])),
+        "maker": json.dumps(maker(cell)),
+        "parameters": [(p.name, _shape(cell, p)) for p in cell.parameters],
+        "states": _dict({s.name: str(cell.size(s)) for s in cell.states}),
+        "inputs": _dict({v.name: str(cell.size(v)) for v in cell.inputs}),
+        "masks": _dict({v.name: str(cell.size(v)) for v in cell.masks}),
+        "constants": _dict({v.name: cell.initial(v) for v in cell.constants}),
+        "sizes": json.dumps([str(n) for n in cell.sizes]),
+        "numbers": _dict(_numbers(cell)),
+        "initial": [(name, repr(start)) for name, start in initial.items()],
+        "init_arguments": ", ".join([*arguments, "**sizes"]),
         "init_binds": list(binds.items()),
         "init_about": _about_binds(binds),
-        "output_size": str(cell.size(cell.output)),
-        "maker": json.dumps(maker(cell)),
     }
+
+
+def _shape(cell: Cell, p: Matrix | Vector) -> str:
+    """A shape in sizes, as a tuple of their names."""
+    names = [json.dumps(str(n)) for n in cell.shape(p)]
+    return f"({', '.join(names)}{',' if len(names) == 1 else ''})"
+
+
+def _dict(entries: Mapping[str, object]) -> str:
+    shown = (
+        f"{json.dumps(k)}: {json.dumps(v) if isinstance(v, str) else repr(v)}"
+        for k, v in entries.items()
+    )
+    return f"{{{', '.join(shown)}}}"
+
+
+def _interface(cell: Cell) -> dict[str, object]:
+    """What functions take and return, where that depends on the cell."""
+    (first, *others) = cell.inputs
+    masks = ["masks"] if cell.masks else []
+    optional = [f"{name}=None" for name in ("state", *masks)]
+    one_input = f'["{first.name}"]'
+    sequence = f"(T, B, {cell.size(first)})"
+    return {
+        "several_inputs": bool(others),
+        "has_masks": bool(masks),
+        "input": json.dumps(first.name),
+        "x_about": "a dict of arrays (T, B, size)" if others else sequence,
+        "x_of_given": "given" if others else f"given{one_input}",
+        "dx_of_each": "dx" if others else f"dx{one_input}",
+        "forward_arguments": ", ".join(["params", "x", *optional, "*", "tape=True"]),
+        "step_arguments": ", ".join(["params", "x_t", *optional]),
+        "step_returns": "" if cell.output.category == "state" else " with the output",
+        "prepare_arguments": ", ".join(["packed", "x", "state", *masks, 'lead=("T", "B")']),
+        "prepared": ", ".join(["x", "states", *(["filled"] if masks else []), "dtype", "sizes"]),
+        "output_size": str(cell.size(cell.output)),
+    }
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(json.dumps(name) for name in names)
 
 
 def _binds(cell: Cell) -> dict[str, str]:

@@ -1,0 +1,181 @@
+"""Backpropagation through time, from the last block to the first."""
+
+from __future__ import annotations
+
+from ...derivation.reverse import adjoint, carry
+from ...language.cell import Cell
+from ...language.symbols import Vector
+from ...planning.operations import Buffer
+from ...planning.plans import Plan
+from ...printing.orders import Order
+from ..naming import identifier
+from .analysis import shares
+from .forward import tape_key
+from .gradients import FIRST
+from .lower import Lowering, all_sizes, block_of_steps, check_parameters, if_empty, strings
+from .operands import MASKS, START, Operands, Window, X
+from .places import Places
+from .scratch import BLOCK, COUNT
+from .tree import (
+    DTYPE,
+    PACKED,
+    SIZES,
+    Argument,
+    Assign,
+    Binary,
+    Blank,
+    Declare,
+    Dict,
+    For,
+    Function,
+    Gather,
+    Global,
+    Kind,
+    Literal,
+    Local,
+    Node,
+    Return,
+    Table,
+    Tuple,
+    Unary,
+    amount,
+    bind,
+    call,
+    item,
+    method,
+    np,
+    number,
+    size,
+)
+
+_TAPE, _DY, _DSTATE = Argument("tape"), Argument("dy"), Argument("dstate")
+_STOP, _GRADS = Local("stop", "stop"), Local("grads", "grads")
+
+
+def _slice(name: str, start: Node, stop: Node) -> Local:
+    return Local(name, name, Kind.SLICE, call(Global("slice"), start, stop))
+
+
+_STEPS = _slice("steps", START, _STOP)
+_ENDS = _slice("ends", Binary(START, "+", number(1)), Binary(_STOP, "+", number(1)))
+
+
+class _Operands(Operands):
+    window = Window(_STEPS, _STEPS, _ENDS)
+
+    def kept(self, buffer: Buffer, name: str, shape: tuple[Node, ...]) -> Local:
+        return Local((buffer, "seq"), name, Kind.TAKEN, item(_TAPE, Literal(tape_key(buffer))))
+
+    def stored(self, state: Vector) -> Local:
+        kept = item(_TAPE, Literal(state.name))
+        return Local((state.name, "seq"), f"{state.name}_seq", Kind.STORED, kept)
+
+    def result(self, v: Vector) -> Node:
+        if not v.category.endswith("adjoint"):
+            return Local("y", "y")
+        several = len(self.cell.inputs) > 1
+        return Local((v.name, "result"), f"dx_{v.name}" if several else "dx")
+
+    def carried(self, v: Vector) -> Local:
+        """One array for both ways if they can share it; else two, which change places after every
+        step.
+        """
+        state = next(s for s in self.cell.states if s.name == v.name)
+        if self.places.is_carried_in_place(state):
+            v = carry(state)
+        return Local((v, "step"), identifier(v))
+
+
+def backward(plan: Plan, places: Places, order: Order) -> Function:
+    """The function ``backward`` of the module."""
+    cell = plan.cell
+    operands = _Operands(plan, places)
+    regions = Lowering(operands, order).regions(plan.backward)
+
+    carried = [(s, operands.carried(carry(s)), operands.carried(carry(s, -1))) for s in cell.states]
+    apart = [(here, there) for _, here, there in carried if here != there]
+    swaps = [Assign((here, there), (there, here)) for here, there in apart]
+    results = {v: operands.result(adjoint(v)) for v in cell.inputs}
+    several = Dict(tuple((v.name, array) for v, array in results.items()))
+    dx = several if len(results) > 1 else next(iter(results.values()))
+    y_shape = Tuple(strings("T", "B", cell.size(cell.output)))
+    return Function(
+        "backward",
+        (
+            check_parameters(),
+            Assign((DTYPE, SIZES), (call(Global("_own"), _TAPE, PACKED),)),
+            all_sizes(cell),
+            bind(_DY, call(Global("_array"), Literal("dy"), _DY, y_shape, SIZES, DTYPE)),
+            bind(_DSTATE, call(Global("_states"), Literal("dstate"), _DSTATE, SIZES, DTYPE)),
+            if_empty(Return((call(Global("_nothing"), DTYPE, SIZES, _DSTATE),))),
+            *_given(cell),
+            Declare((Kind.TAKEN,)),
+            Declare((Kind.STORED,), tuple(operands.stored(s) for s in cell.states)),
+            Declare((Kind.PARAMETER,)),
+            Declare((Kind.NUMBER,)),
+            block_of_steps(),
+            Declare((Kind.SCRATCH,)),
+            Declare((Kind.TOTAL,), together=Global("_arrays")),
+            Declare((Kind.CHOICE, Kind.VIEW)),
+            *_starts(carried),
+            *(_result(operands, v, array) for v, array in results.items()),
+            Blank(),
+            For(
+                _STOP,
+                call(Global("range"), size("T"), number(0), Unary("-", BLOCK)),
+                (
+                    bind(COUNT, call(Global("min"), BLOCK, _STOP)),
+                    Assign(
+                        (START, FIRST),
+                        (Binary(_STOP, "-", COUNT), Binary(_STOP, "==", size("T"))),
+                    ),
+                    Declare((Kind.SLICE,), (_STEPS, _ENDS)),
+                    Declare((Kind.BLOCK,)),
+                    *regions.statements(True, swaps),
+                ),
+            ),
+            Blank(),
+            Declare((Kind.RESULT,)),
+            bind(_GRADS, _gradients(cell, regions.after)),
+            Return((_GRADS, dx, Dict(tuple((s.name, here) for s, here, _ in carried)))),
+        ),
+    )
+
+
+def _given(cell: Cell) -> list[Node]:
+    """What the caller gave to forward."""
+    (first, *others) = cell.inputs
+    x = Gather(_TAPE, Global("INPUTS")) if others else item(_TAPE, Literal(first.name))
+    masks = [bind(MASKS, Gather(_TAPE, Global("MASKS")))] if cell.masks else []
+    return [bind(X, x), *masks]
+
+
+def _starts(carried: list[tuple[Vector, Local, Local]]) -> list[Node]:
+    """What arrives at the last step."""
+    starts: list[Node] = []
+    for s, here, there in carried:
+        starts.append(bind(here, method(item(_DSTATE, Literal(s.name)), "copy")))
+        if here != there:
+            starts.append(bind(there, call(np("empty_like"), here)))
+    return starts
+
+
+def _result(operands: Operands, v: Vector, array: Node) -> Node:
+    """Memory for the gradient of an input, which may be none."""
+    written = {operands.places.of(w) for op in operands.plan.backward.operations for w in op.writes}
+    make = "empty" if operands.places.of(adjoint(v)) in written else "zeros"
+    shape = Tuple((size("T"), size("B"), operands.units(v)))
+    return bind(array, call(np(make), shape, DTYPE))
+
+
+def _gradients(cell: Cell, after: tuple[Node, ...]) -> Table:
+    """The gradient of each parameter, from the sums that have parts of it."""
+    found = shares(after)
+    gradients: list[tuple[str, Node]] = []
+    for p in cell.parameters:
+        shape = Tuple(tuple(amount(n) for n in cell.shape(p)))
+        (first, *others) = found.get(p.name, [call(np("zeros"), shape, DTYPE)])
+        for other in others:
+            first = Binary(first, "+", other)
+        gradients.append((p.name, first))
+    return Table(tuple(gradients))

@@ -1,0 +1,183 @@
+"""The forward pass over a sequence, block by block, and what it leaves for the backward pass."""
+
+from __future__ import annotations
+
+from ...language.symbols import Vector
+from ...planning.operations import Buffer
+from ...planning.plans import Plan
+from ...printing.orders import Order
+from .analysis import Usage
+from .lower import Lowering, Regions, all_sizes, block_of_steps, check_parameters, if_empty, strings
+from .operands import MASKS, START, Operands, Window, X
+from .places import Places
+from .scratch import BLOCK, COUNT
+from .tree import (
+    DTYPE,
+    PACKED,
+    SIZES,
+    Argument,
+    Assign,
+    Binary,
+    Blank,
+    Choice,
+    Declare,
+    Dict,
+    For,
+    Function,
+    Global,
+    If,
+    Kind,
+    Literal,
+    Local,
+    Node,
+    Return,
+    Tuple,
+    Unary,
+    bind,
+    call,
+    empty,
+    item,
+    method,
+    number,
+    size,
+)
+
+_STATE, _TAPE = Argument("state"), Argument("tape")
+_MAKER, _ROOM, _Y, _FINAL = (Local(name, name) for name in ("maker", "room", "y", "final"))
+_AT = Local("at", "at")  # where the block begins in what is kept
+_MADE_BY = " made by"  # the key on the tape of who made it: no vector has such a name
+
+
+def _slice(name: str, start: Node, stop: Node) -> Local:
+    return Local(name, name, Kind.SLICE, call(Global("slice"), start, stop))
+
+
+def _plus(a: Node, b: Node) -> Node:
+    return Binary(a, "+", b)
+
+
+_STEPS = _slice("steps", START, _plus(START, COUNT))
+_KEPT = _slice("kept", _AT, _plus(_AT, COUNT))
+_ENDS = _slice("ends", _plus(_AT, number(1)), _plus(_plus(_AT, COUNT), number(1)))
+
+
+class _Operands(Operands):
+    window = Window(_STEPS, _KEPT, _ENDS)
+
+    def kept(self, buffer: Buffer, name: str, shape: tuple[Node, ...]) -> Local:
+        return Local((buffer, "seq"), name, Kind.KEPT, empty(_ROOM, *shape))
+
+    def stored(self, state: Vector) -> Local:
+        shape = (_plus(_ROOM, number(1)), size("B"), self.units(state))
+        return Local((state.name, "seq"), f"{state.name}_seq", Kind.STORED, empty(*shape))
+
+    def result(self, v: Vector) -> Node:
+        return _Y
+
+
+def forward(plan: Plan, places: Places, order: Order) -> Function:
+    """The function ``forward`` of the module."""
+    cell = plan.cell
+    operands = _Operands(plan, places)
+    regions = Lowering(operands, order).regions(plan.forward)
+    states = {s: operands.stored(s) for s in cell.states}
+
+    arguments = [X, _STATE, *([MASKS] if cell.masks else [])]
+    prepare = call(Global("_prepare"), PACKED, *arguments)
+    y_shape = (size("T"), size("B"), operands.units(cell.output))
+    no_y = call(Global("_zeros"), Tuple(strings("T", "B", cell.size(cell.output))), SIZES, DTYPE)
+    no_tape = Choice(_TAPE, Dict(((_MADE_BY, _MAKER),)), Literal(None))
+    final = Dict(
+        tuple(
+            (s.name, method(item(array, _plus(_AT, COUNT)), "copy")) for s, array in states.items()
+        )
+    )
+    return Function(
+        "forward",
+        (
+            check_parameters(),
+            Assign((*arguments, DTYPE, SIZES), (prepare,)),
+            all_sizes(cell),
+            Assign((_MAKER,), (Global("MAKER"), DTYPE, SIZES)),
+            if_empty(
+                bind(_Y, no_y),
+                Return((_Y, call(Global("_copies"), _STATE), no_tape)),
+            ),
+            Declare((Kind.PARAMETER,)),
+            Declare((Kind.NUMBER,)),
+            block_of_steps(),
+            bind(_ROOM, Choice(_TAPE, size("T"), BLOCK), "steps that are kept"),
+            Declare((Kind.KEPT, Kind.STORED), tuple(states.values()), Global("_arrays")),
+            Declare((Kind.SCRATCH,)),
+            bind(_Y, empty(*y_shape)),
+            Declare((Kind.CHOICE, Kind.VIEW)),
+            *(bind(item(a, number(0)), item(_STATE, Literal(s.name))) for s, a in states.items()),
+            Blank(),
+            For(
+                START,
+                call(Global("range"), number(0), size("T"), BLOCK),
+                _block(operands, regions),
+            ),
+            Blank(),
+            bind(_FINAL, final),
+            If(Unary("not ", _TAPE), (Return((_Y, _FINAL, Literal(None))),)),
+            Return((_Y, _FINAL, _tape(operands))),
+        ),
+    )
+
+
+def _block(operands: _Operands, regions: Regions) -> tuple[Node, ...]:
+    """What is done for each block of steps."""
+    cell, plan = operands.cell, operands.plan
+    handed = _handed_on(operands, regions.step)
+    ends: list[Node] = []
+    if plan.home[cell.output].scope != "given":
+        ends.append(bind(item(_Y, _STEPS), operands.whole(cell.output)))
+    if cell.states:  # what is kept is overwritten by the next block
+        kept = [operands.stored(s) for s in cell.states]
+        first = tuple(item(array, number(0)) for array in kept)
+        last = tuple(item(array, COUNT) for array in kept)
+        ends.append(If(Unary("not ", _TAPE), (Assign(first, last),)))
+    return (
+        bind(COUNT, call(Global("min"), BLOCK, Binary(size("T"), "-", START))),
+        bind(_AT, Choice(_TAPE, START, number(0))),
+        Declare((Kind.SLICE,), (_STEPS, _KEPT, _ENDS)),
+        Declare((Kind.BLOCK,)),
+        *(bind(come, item(array, _AT)) for come, _, array in handed),
+        *regions.statements(False, [bind(come, go) for come, go, _ in handed]),
+        *([Blank(), *ends] if ends else []),
+    )
+
+
+def _handed_on(operands: _Operands, step: tuple[Node, ...]) -> list[tuple[Node, Node, Local]]:
+    """States as they come into a step, and as they leave it, where the loop has both: what a step
+    leaves is what comes into the next one, so that no view is needed for it.
+    """
+    inside = Usage(Function("step", step)).locals
+    handed: list[tuple[Node, Node, Local]] = []
+    for s in operands.cell.states:
+        come, go = operands.of(s, True), operands.of(s.at(0), True)
+        if come in inside and go in inside:
+            handed.append((come, go, operands.stored(s)))
+    return handed
+
+
+def _tape(operands: _Operands) -> Dict:
+    """What backward will read, or users: each block by its name, and all of a buffer together."""
+    cell, plan = operands.cell, operands.plan
+    given = (*cell.inputs, *cell.masks)
+    kept: list[tuple[str, Node]] = [(v.name, operands.source(v)) for v in given]
+    kept += [(s.name, operands.stored(s)) for s in cell.states]
+    for buffer in plan.buffers:
+        if buffer.scope != "tape":
+            continue
+        array = operands.memory(buffer)
+        if len(buffer.blocks) > 1:
+            kept += [(v.name, item(array, *operands.at([v], True))) for v in buffer.blocks]
+        kept.append((tape_key(buffer), array))
+    return Dict((*kept, (_MADE_BY, _MAKER)))
+
+
+def tape_key(buffer: Buffer) -> str:
+    """The key on the tape of all blocks of a buffer; of several, no vector can have such a name."""
+    return " ".join(v.name for v in buffer.blocks)

@@ -1,0 +1,117 @@
+"""From the operations of a pass to equations of the program tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ...language.cell import Cell
+from ...planning.operations import Fill, Fused, Multiply, Operation, Outers, Pass, Sums
+from ...printing.orders import Order
+from .fused import Equations
+from .gradients import Gradients
+from .operands import Operands
+from .products import Products
+from .scratch import BLOCK, COUNT
+from .tree import (
+    PACKED,
+    SIZES,
+    Argument,
+    Assign,
+    Binary,
+    Equation,
+    Global,
+    If,
+    Literal,
+    Lookup,
+    Node,
+    Quotient,
+    Section,
+    TimeLoop,
+    bind,
+    call,
+    number,
+    size,
+)
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Equations before the loop over the steps of a block, in it, and after it."""
+
+    before: tuple[Equation, ...]
+    step: tuple[Equation, ...]
+    after: tuple[Equation, ...]
+
+    def statements(self, backwards: bool, between: Iterable[Node]) -> tuple[Node, ...]:
+        """What is done for a block, with statements ``between`` one step and the next."""
+        loop = TimeLoop(COUNT, backwards, (*self.step, *between))
+        return (
+            Section("before the loop", self.before),
+            *([loop] if self.step else []),
+            Section("after the loop", self.after),
+        )
+
+
+class Lowering:
+    """Lowers each kind of operation by who knows it."""
+
+    def __init__(self, operands: Operands, order: Order, products: Products | None = None) -> None:
+        self.products = products or Products(operands, order)
+        self.fused = Equations(operands, order)
+        self.gradients = Gradients(operands, order, self.fused)
+
+    def regions(self, part: Pass) -> Regions:
+        """The equations of a pass over a sequence, by the place where they run."""
+        return Regions(
+            self.equations(part.before, False),
+            self.equations(part.step, True),
+            self.equations(part.after, False),
+        )
+
+    def equations(self, operations: Iterable[Operation], inside: bool) -> tuple[Equation, ...]:
+        """``operations`` in order, ``inside`` the loop over steps or for all steps of a block."""
+        return tuple(e for op in operations for e in self._lower(op, inside))
+
+    def _lower(self, op: Operation, inside: bool) -> list[Equation]:
+        if isinstance(op, Multiply):
+            return [self.products.multiply(op, inside)]
+        if isinstance(op, Fill):
+            return self.products.fill(op, inside)
+        if isinstance(op, Fused):
+            return self.fused.lower(op, inside)
+        if isinstance(op, Outers):
+            return [self.gradients.outers(op)]
+        assert isinstance(op, Sums)
+        return self.gradients.sums(op)
+
+
+# --------------------------------------------------------------------------- what functions share
+
+
+def check_parameters() -> Node:
+    """packed = …, whatever ``params`` are."""
+    return bind(PACKED, call(Global("_packed"), Argument("params")))
+
+
+def all_sizes(cell: Cell) -> Node:
+    """T, B, and the cell's sizes, from the table of sizes."""
+    names = ("T", "B", *(str(n) for n in cell.sizes))
+    return Assign(tuple(size(n) for n in names), (Lookup(SIZES, names),))
+
+
+def if_empty(*body: Node) -> Node:
+    """Without steps, or without rows."""
+    conditions = (Binary(size(n), "==", number(0)) for n in ("T", "B"))
+    return If(Binary(next(conditions), "or", next(conditions)), body)
+
+
+def block_of_steps() -> Node:
+    """block = …, so that rows times steps are about ROWS."""
+    steps = call(Global("min"), size("T"), Quotient(Global("ROWS"), size("B")))
+    return bind(BLOCK, steps, "steps that are worked on together")
+
+
+def strings(*values: object) -> tuple[Literal, ...]:
+    """The names of sizes as strings."""
+    return tuple(Literal(str(v)) for v in values)
