@@ -204,7 +204,7 @@ def shown(path: Path) -> str:
 def init_params(module: Any, inputs: int, hidden: int, seed: int) -> Arrays:
     """Fresh float32 parameters; sizes that only some cells have (lstmp: P) are half of hidden."""
     sizes = {n for shape in module.PARAMETERS.values() for n in shape if not n.isdigit()}
-    others = sizes - {"H", *module.INPUTS.values()}
+    others = sizes - {"H", *(n for axes in module.INPUTS.values() for n in axes)}
     params: Arrays = module.init(
         inputs, hidden, seed=seed, dtype=np.float32, **dict.fromkeys(others, max(1, hidden // 2))
     )

@@ -6,6 +6,7 @@ from interpreter import interpret
 from several_axes import CELLS, SIZES, U, W, h, x
 from sympy import Eq, Integer, exp
 
+import lstmgen
 from lstmgen import (
     CellError,
     Size,
@@ -40,6 +41,43 @@ H, K, N, P = map(Size, "HKNP")
 def test_derivation_agrees_with_dual_numbers(name):
     errors = Problem(CELLS[name], SIZES).errors(interpret(CELLS[name]))
     assert max(errors.values()) < ROUNDING, errors
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_numpy_agrees_with_dual_numbers(name):
+    module = lstmgen.compile(CELLS[name], "numpy")
+    errors = Problem(CELLS[name], SIZES, steps=5).errors(module)
+    assert max(errors.values()) < ROUNDING, errors
+    report = lstmgen.check(CELLS[name], target="numpy")
+    assert report.passed, str(report)
+
+
+def test_a_long_sequence_in_blocks():
+    """More rows than are worked on together: what is kept of a block goes on to the next."""
+    cell = CELLS["delta_rule"]
+    problem = Problem(cell, SIZES, steps=40, batch=16)
+    module = lstmgen.compile(cell, "numpy")
+    assert problem.steps * problem.batch > module.ROWS
+    y, last, _ = module.forward(problem.all_params, problem.whole_x, problem.state, tape=False)
+    again, final, _ = module.forward(problem.all_params, problem.whole_x, problem.state)
+    assert (y == again).all() and (last["S"] == final["S"]).all()
+    errors = problem.errors(module)
+    assert max(errors.values()) < 10 * ROUNDING, errors
+
+
+def test_tables_and_messages_of_a_module_with_several_axes():
+    module = lstmgen.compile(CELLS["views"], "numpy")
+    assert module.STATES == {"s": ("3*P",), "c": ("P",)}
+    params = module.init(5, 2, dtype="float64")
+    assert params["W_a"].shape == (6, 5) and params["W_z"].shape == (6, 7)
+    y, _, _ = module.forward(params, [[[1.0] * 5]])
+    assert y.shape == (1, 1, 6)
+    with pytest.raises(ValueError, match=r"s.*has shape \(1, 5\); expected \(B=1, 3\*P=6\)"):
+        module.forward(params, [[[1.0] * 5]], {"s": [[1.0] * 5], "c": [[1.0] * 2]})
+    with pytest.raises(ValueError, match="there is no P that fits"):
+        module.forward({**params, "W_a": params["W_a"][:5]}, [[[1.0] * 5]])
+    heads = lstmgen.compile(CELLS["heads"], "numpy")
+    assert heads.STATES == {"n": ("N", "P")} and heads.PARAMETERS["R_z"] == ("N", "P", "P")
 
 
 @pytest.mark.parametrize(

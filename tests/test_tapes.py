@@ -79,8 +79,9 @@ def fresh(module: Any, dtype: Any = np.float64, steps: int = T, rows: int = B) -
     names = {n for shape in module.PARAMETERS.values() for n in shape} - {"D", "H"}
     params = module.init(D, H, seed=1, dtype=dtype, **{n: sizes[n] for n in names})
 
-    def normal(lead: tuple[int, ...], table: dict[str, str]) -> dict[str, Any]:
-        return {k: rng.normal(size=(*lead, sizes[n])).astype(dtype) for k, n in table.items()}
+    def normal(lead: tuple[int, ...], table: dict[str, tuple[str, ...]]) -> dict[str, Any]:
+        return {k: rng.normal(size=(*lead, *(sizes[n] for n in axes))).astype(dtype)
+                for k, axes in table.items()}  # fmt: skip
 
     xs = normal((steps, rows), module.INPUTS)
     given = {"params": params, "x": xs if len(xs) > 1 else next(iter(xs.values())),
@@ -377,14 +378,14 @@ def test_no_steps_or_no_rows(target, cell, steps, rows):
     arguments = fresh(module, dtype, steps, rows)
     params, xs = arguments["params"], arguments["x"]
     size = {"D": D, "H": H, "P": P, "E": 2}
-    output = made("lstmp", "numpy").STATES["h"] if cell == "lstmp" else "H"
+    output = made("lstmp", "numpy").STATES["h"][0] if cell == "lstmp" else "H"
     for p, state in itertools.product((params, module.pack(params)), (arguments["state"], None)):
         given_ = {**arguments, "params": p, "state": state}
         for keep in (True, False, True):
             y, final, tape = module.forward(**given_, tape=keep)
             assert (tape is None) == (not keep)
             assert y.shape == (steps, rows, size[output]) and y.dtype == dtype
-            for name, n in module.STATES.items():
+            for name, (n,) in module.STATES.items():
                 assert final[name].shape == (rows, size[n]) and final[name].dtype == dtype
                 if state is None:
                     assert not final[name].any()
@@ -412,7 +413,8 @@ def test_no_steps_or_no_rows(target, cell, steps, rows):
             x_t = one if len(one) > 1 else one["x"]
             out = module.step(params, x_t, state, **mask)
             assert {k: v.shape for k, v in out.items()} == {
-                **{k: (0, size[n]) for k, n in module.STATES.items()}, module.OUTPUT: y.shape[1:],
+                **{k: (0, size[n]) for k, (n,) in module.STATES.items()},
+                module.OUTPUT: y.shape[1:],
             }  # fmt: skip
     full = fresh(module)
     assert module.forward(**full)[0].shape == (T, B, size[output])

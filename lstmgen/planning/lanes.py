@@ -16,9 +16,9 @@ import sympy
 from sympy import Eq, Expr
 
 from ..language.cell import Cell
-from ..language.symbols import STATIC, Concat, Contract, Product, Scan, Vector, View
+from ..language.symbols import STATIC, Concat, Contract, Product, Reduction, Scan, Vector, View
 
-_MIXING = (Product, Contract, View, Concat)  # reductions of one axis may be in lanes
+_MIXING = (Product, Contract, View, Concat)  # reductions of a vector may be in lanes
 _MADE = ("vector", "partial", "adjoint", "coefficient", "shared")
 
 
@@ -67,7 +67,10 @@ def groups(equations: Sequence[Eq], cell: Cell, apart: Iterable[Vector] = ()) ->
     level = _levels(equations)
     alike: dict[tuple[object, ...], list[Eq]] = {}
     for e in equations:
-        if _may_vary(e.lhs, apart) and e.rhs.atoms(Vector) and not e.rhs.has(Scan, *_MIXING):
+        plain = not e.rhs.has(Scan, *_MIXING) and not any(
+            r.axis is not None for r in e.rhs.atoms(Reduction)
+        )
+        if plain and _may_vary(e.lhs, apart) and e.rhs.atoms(Vector):
             alike.setdefault((level[e.lhs], *_outline(e, cell)), []).append(e)
     found = []
     for candidates in alike.values():

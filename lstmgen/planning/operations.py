@@ -210,6 +210,19 @@ def iteration(e: Eq, cell: Cell) -> Shape:
     return axes(e.lhs)
 
 
+def matrix_shapes(equations: Iterable[Eq], cell: Cell) -> set[Shape]:
+    """The shapes of matrices, a row of the batch each: what is contracted with vectors."""
+    found = set()
+    for e in equations:
+        if isinstance(e.rhs, Contract):
+            words = e.rhs.spec
+            of_heads = set.intersection(*map(set, words))
+            for word, v in zip(words, (*e.rhs.args[:2], e.lhs), strict=True):
+                if len(set(word) - of_heads) > 1:
+                    found.add(cell.shape(v))
+    return found
+
+
 def moved(e: Expr) -> set[Vector]:
     """What an equation's right-hand side reads at other units than the one that it computes."""
     mixing = e.atoms(View, Concat, Contract)

@@ -24,7 +24,7 @@ from ..language.symbols import (
     Vector,
     View,
 )
-from .operations import ZERO, count_arithmetic
+from .operations import ZERO, count_arithmetic, matrix_shapes
 
 _CHEAP_FUNCTIONS = functions_with(lambda f: f.cheap)
 
@@ -95,6 +95,7 @@ def split_coefficients(equations: Sequence[Eq], namer: Namer, cell: Cell) -> tup
     can be computed for all steps at once.
     """
     out: list[Eq] = []
+    matrices = matrix_shapes(equations, cell)
     moving = ("adjoint", "carry", "cotangent")
 
     def split(term: Expr, name: str) -> Expr:
@@ -104,8 +105,8 @@ def split_coefficients(equations: Sequence[Eq], namer: Namer, cell: Cell) -> tup
         changes = any(v.category not in ("parameter", "constant") for v in rest.atoms(Vector))
         if len(flowing) != 1 or rest.is_Atom or not changes or rest.has(Reduction, Product):
             return term
-        if len(cell.shapes.axes(rest)) > 1:
-            return term  # of a matrix, all steps are too many to be kept for one product
+        if cell.shapes.axes(rest) in matrices:
+            return term  # all steps are too many to be kept for one product
         if all(f.is_Number for f in sympy.Mul.make_args(rest) if not f.is_Symbol) and (
             len([f for f in sympy.Mul.make_args(rest) if isinstance(f, Vector)]) < 2
         ):

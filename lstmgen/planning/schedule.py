@@ -58,6 +58,7 @@ from .operations import (
     atoms,
     heads,
     iteration,
+    matrix_shapes,
     moved,
 )
 from .passes import recompute, share, split_coefficients, unscaled
@@ -130,7 +131,7 @@ class _Planner:
         ends = {adjoint(v) for v in cell.inputs}
         carried = {carry(s): carry(s, -1) for s in cell.states}
         back = _Direction(adjoints, cell, carried, self.eager, ends)
-        gradients = _gradient_operations(totals)
+        gradients = _gradient_operations(totals, cell)
         stacks = (
             ahead.stacks
             + back.stacks
@@ -188,6 +189,7 @@ class _Direction:
         self.equations = tuple(equations)
         self.kept = kept | set(carried.values())
         self.defined = {e.lhs: e for e in self.equations}
+        self.matrices = matrix_shapes(self.equations, cell)
         self.region = self._regions()
         self.origin: dict[Vector, Eq] = {}
         self.bias: dict[Vector, Vector | None] = {}
@@ -226,9 +228,12 @@ class _Direction:
 
     def _movable(self, e: Eq) -> bool:
         """Whether ``e`` is better done for all steps at once: products are, and what has a price
-        of its own; but of a matrix, all steps are too many to be kept.
+        of its own; but of a matrix, all steps are too many to be kept, unless it is a state.
         """
-        return e.rhs.has(Product) or (self.eager and len(iteration(e, self.cell)) == 1)
+        if e.rhs.has(Product):
+            return True
+        read = {v for v in e.rhs.atoms(Vector) if v.category not in ("state", "parameter")}
+        return self.eager and not any(self.cell.shape(v) in self.matrices for v in {e.lhs, *read})
 
     def _place_lazy(self, region: dict[Vector, str]) -> None:
         """Elementwise work that no recurrence needs goes to whoever needs it, the step first."""
@@ -502,8 +507,11 @@ def _loops(equations: Sequence[Eq], cell: Cell) -> tuple[Loop, ...]:
 # --------------------------------------------------------------------------- gradients
 
 
-def _gradient_operations(totals: Sequence[Eq]) -> list[Outers | Sums]:
-    """Products of all rows at once, stacked by their right factor, and plain sums."""
+def _gradient_operations(totals: Sequence[Eq], cell: Cell) -> list[Outers | Sums]:
+    """Products of all rows at once, stacked by their right factor, and plain sums.
+
+    Those with a product for each head are alone.
+    """
     by_right: dict[tuple[Vector, int], list[tuple[Matrix, Vector]]] = {}
     sums: list[tuple[Vector, Expr]] = []
     for e in totals:
@@ -524,6 +532,8 @@ def _gradient_operations(totals: Sequence[Eq]) -> list[Outers | Sums]:
         layers: dict[int, list[tuple[Matrix, Vector]]] = {}
         for matrix, left in pairs:  # the same left twice cannot be stacked with itself
             number = seen[left] = seen.get(left, -1) + 1
+            if len(cell.shape(right)) > 1:
+                number = len(layers)
             layers.setdefault(number, []).append((matrix, left))
         for layer in layers.values():
             ops.append(Outers(tuple(m for m, _ in layer), tuple(v for _, v in layer), right))

@@ -374,15 +374,15 @@ class NativeModule:
                 return (self._at(x),), old, room
         sizes = dict(bound.sizes)
         if len(self.INPUTS) == 1:
-            ((name, size),) = self.INPUTS.items()
+            ((name, axes),) = self.INPUTS.items()
             if isinstance(x, dict):
                 raise TypeError(self._face._no_array(x, lead))
-            xs = [self._fit(name, x, (*lead, size), sizes)]
+            xs = [self._fit(name, x, (*lead, *axes), sizes)]
         else:
             self._face._check_inputs(x)
-            xs = [self._fit(k, x[k], (*lead, size), sizes) for k, size in self.INPUTS.items()]
+            xs = [self._fit(k, x[k], (*lead, *axes), sizes) for k, axes in self.INPUTS.items()]
         masks = self._face._masks(masks) if self.MASKS else {}
-        filled = [self._mask(k, masks[k], (*lead, n), sizes) for k, n in self.MASKS.items()]
+        filled = [self._mask(k, masks[k], (*lead, *axes), sizes) for k, axes in self.MASKS.items()]
         sizes.setdefault("T", 1)
         settled = len(self.INPUTS) == 1 and not filled and all(n in sizes for n in self._sizes)
         old = self._struct(self._states("state", state, sizes))
@@ -442,8 +442,8 @@ class NativeModule:
             return None
         if hasattr(state, "keys") and set(state) == set(self.STATES):
             return [
-                self._fit(f"{what}[{name!r}]", state[name], ("B", size), sizes)
-                for name, size in self.STATES.items()
+                self._fit(f"{what}[{name!r}]", state[name], ("B", *axes), sizes)
+                for name, axes in self.STATES.items()
             ]
         arrays = self._face._states(what, state, sizes, self.dtype)
         return [np.require(a, self.dtype, ["C", "A"]) for a in arrays.values()]
@@ -522,8 +522,9 @@ class NativeModule:
         known = sizes | self._numbers
 
         def shapes(lead: tuple[str, ...], table: Mapping[str, Any]) -> _Shapes:
-            rows = {k: (n,) if isinstance(n, str) else n for k, n in table.items()}
-            return tuple((k, tuple(known[n] for n in (*lead, *shape))) for k, shape in rows.items())
+            return tuple(
+                (k, tuple(known[n] for n in (*lead, *shape))) for k, shape in table.items()
+            )
 
         output = tuple(known[n] for n in ("T", "B", self._output_size))
         return _Room(

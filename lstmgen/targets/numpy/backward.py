@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...derivation.reverse import adjoint, carry
 from ...language.cell import Cell
-from ...language.symbols import Vector
+from ...language.symbols import Matrix, Vector
 from ...planning.operations import Buffer
 from ...planning.plans import Plan
 from ...printing.orders import Order
@@ -12,7 +12,16 @@ from ..naming import identifier
 from .analysis import shares
 from .forward import tape_key
 from .gradients import FIRST
-from .lower import Lowering, all_sizes, block_of_steps, check_parameters, if_empty, strings
+from .lower import (
+    Lowering,
+    all_sizes,
+    block_of_steps,
+    check_parameters,
+    flat,
+    if_empty,
+    shaped,
+    strings,
+)
 from .operands import MASKS, START, Operands, Window, X
 from .places import Places
 from .scratch import BLOCK, COUNT
@@ -96,9 +105,11 @@ def backward(plan: Plan, places: Places, order: Order) -> Function:
     apart = [(here, there) for _, here, there in carried if here != there]
     swaps = [Assign((here, there), (there, here)) for here, there in apart]
     results = {v: operands.result(adjoint(v)) for v in cell.inputs}
-    several = Dict(tuple((v.name, array) for v, array in results.items()))
-    dx = several if len(results) > 1 else next(iter(results.values()))
-    y_shape = Tuple(strings("T", "B", cell.size(cell.output)))
+    given = {v: shaped(cell, v, a, size("T"), size("B")) for v, a in results.items()}
+    several = Dict(tuple((v.name, array) for v, array in given.items()))
+    dx = several if len(results) > 1 else next(iter(given.values()))
+    y_shape = Tuple(strings("T", "B", *cell.shape(cell.output)))
+    rows = flat(cell, cell.output, _DY, size("T"), size("B"))
     return Function(
         "backward",
         (
@@ -108,6 +119,7 @@ def backward(plan: Plan, places: Places, order: Order) -> Function:
             bind(_DY, call(Global("_array"), Literal("dy"), _DY, y_shape, SIZES, DTYPE)),
             bind(_DSTATE, call(Global("_states"), Literal("dstate"), _DSTATE, SIZES, DTYPE)),
             if_empty(Return((call(Global("_nothing"), DTYPE, SIZES, _DSTATE),))),
+            *([bind(_DY, rows)] if rows is not _DY else []),
             *_given(cell),
             Declare((Kind.TAKEN,)),
             Declare((Kind.STORED,), tuple(operands.stored(s) for s in cell.states)),
@@ -117,7 +129,7 @@ def backward(plan: Plan, places: Places, order: Order) -> Function:
             Declare((Kind.SCRATCH,)),
             Declare((Kind.TOTAL,), together=Global("_arrays")),
             Declare((Kind.CHOICE, Kind.VIEW)),
-            *_starts(carried),
+            *_starts(cell, carried),
             *(_result(operands, v, array) for v, array in results.items()),
             Blank(),
             For(
@@ -137,7 +149,15 @@ def backward(plan: Plan, places: Places, order: Order) -> Function:
             Blank(),
             Declare((Kind.RESULT,)),
             bind(_GRADS, _gradients(cell, regions.after)),
-            Return((_GRADS, dx, Dict(tuple((s.name, here) for s, here, _ in carried)))),
+            Return(
+                (
+                    _GRADS,
+                    dx,
+                    Dict(
+                        tuple((s.name, shaped(cell, s, here, size("B"))) for s, here, _ in carried)
+                    ),
+                )
+            ),
         ),
     )
 
@@ -150,11 +170,12 @@ def _given(cell: Cell) -> list[Node]:
     return [bind(X, x), *masks]
 
 
-def _starts(carried: list[tuple[Vector, Local, Local]]) -> list[Node]:
+def _starts(cell: Cell, carried: list[tuple[Vector, Local, Local]]) -> list[Node]:
     """What arrives at the last step."""
     starts: list[Node] = []
     for s, here, there in carried:
-        starts.append(bind(here, method(item(_DSTATE, Literal(s.name)), "copy")))
+        arrives = flat(cell, s, item(_DSTATE, Literal(s.name)), size("B"))
+        starts.append(bind(here, method(arrives, "copy")))
         if here != there:
             starts.append(bind(there, call(np("empty_like"), here)))
     return starts
@@ -177,5 +198,6 @@ def _gradients(cell: Cell, after: tuple[Node, ...]) -> Table:
         (first, *others) = found.get(p.name, [call(np("zeros"), shape, DTYPE)])
         for other in others:
             first = Binary(first, "+", other)
-        gradients.append((p.name, first))
+        whole = len(cell.shape(p)) == (2 if isinstance(p, Matrix) else 1)
+        gradients.append((p.name, first if whole else call(np("reshape"), first, shape)))
     return Table(tuple(gradients))

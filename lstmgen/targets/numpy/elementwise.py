@@ -144,7 +144,7 @@ class Elementwise:
         return not e.atoms(Vector)
 
     def _one_call(self, e: Expr) -> bool:
-        atoms = all(isinstance(a, Vector) or self._is_plain(a) for a in e.args)
+        atoms = all(self._is_leaf(a) or self._is_plain(a) for a in e.args)
         single = len(e.args) <= 2 and not isinstance(e, sympy.Piecewise)
         return atoms and single and not (isinstance(e, sympy.Pow) and e.exp not in (2,))
 
@@ -160,14 +160,22 @@ class Elementwise:
         if self._is_plain(e):
             return self._number(e)
         self.busy += 1
-        scratch = temporary(self.busy, self._extent(e), self.lanes.many, self.inside)
+        scratch = self._scratch(e)
         self.taken.append(scratch)
         self._into(e, scratch)
         return scratch
 
+    def _scratch(self, e: Expr) -> Node:
+        """Memory for ``e``, beside what is busy."""
+        return temporary(self.busy, self._extent(e), self.lanes.many, self.inside)
+
+    def _is_leaf(self, e: Expr) -> bool:
+        """Whether ``e`` is there already."""
+        return isinstance(e, Vector)
+
     def _start(self, e: Expr, out: Node, size: Expr) -> Node:
         """The first operand of a chain: computed in place if it is as wide as the result."""
-        if isinstance(e, Vector) or self._is_plain(e) or self._extent(e) != size:
+        if self._is_leaf(e) or self._is_plain(e) or self._extent(e) != size:
             return self._value(e)
         self._into(e, out)
         return out
@@ -182,7 +190,7 @@ class Elementwise:
         """Write ``e`` to ``out``, which it does not read (unless it is a single call)."""
         kind = type(e)
         busy = self.busy
-        if isinstance(e, Vector) or self._is_plain(e):
+        if self._is_leaf(e) or self._is_plain(e):
             self._copy(self._value(e), out)
         elif isinstance(e, Reduction):
             self._reduce(e, out)
@@ -280,7 +288,7 @@ class Elementwise:
             held = self._value(base)
             self._emit("square", held, out=out)
             self._emit("multiply", out, held if exponent == 3 else out, out=out)
-        elif isinstance(base, Vector) or self._is_plain(base):
+        elif self._is_leaf(base) or self._is_plain(base):
             self._chain("power", self._value(base), exponent, out)
         else:
             self._chain("power", self._start(base, out, self._extent(e)), exponent, out)

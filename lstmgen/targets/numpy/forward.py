@@ -7,7 +7,18 @@ from ...planning.operations import Buffer
 from ...planning.plans import Plan
 from ...printing.orders import Order
 from .analysis import Usage
-from .lower import Lowering, Regions, all_sizes, block_of_steps, check_parameters, if_empty, strings
+from .lower import (
+    Lowering,
+    Regions,
+    all_sizes,
+    block_of_steps,
+    check_parameters,
+    flat,
+    flat_inputs,
+    if_empty,
+    shaped,
+    strings,
+)
 from .operands import MASKS, START, Operands, Window, X
 from .places import Places
 from .scratch import BLOCK, COUNT
@@ -85,11 +96,13 @@ def forward(plan: Plan, places: Places, order: Order) -> Function:
     arguments = [X, _STATE, *([MASKS] if cell.masks else [])]
     prepare = call(Global("_prepare"), PACKED, *arguments)
     y_shape = (size("T"), size("B"), operands.units(cell.output))
-    no_y = call(Global("_zeros"), Tuple(strings("T", "B", cell.size(cell.output))), SIZES, DTYPE)
+    no_y = call(Global("_zeros"), Tuple(strings("T", "B", *cell.shape(cell.output))), SIZES, DTYPE)
+    y = shaped(cell, cell.output, _Y, size("T"), size("B"))
     no_tape = Choice(_TAPE, Dict(((_MADE_BY, _MAKER),)), Literal(None))
     final = Dict(
         tuple(
-            (s.name, method(item(array, _plus(_AT, COUNT)), "copy")) for s, array in states.items()
+            (s.name, shaped(cell, s, method(item(array, _plus(_AT, COUNT)), "copy"), size("B")))
+            for s, array in states.items()
         )
     )
     return Function(
@@ -98,6 +111,7 @@ def forward(plan: Plan, places: Places, order: Order) -> Function:
             check_parameters(),
             Assign((*arguments, DTYPE, SIZES), (prepare,)),
             all_sizes(cell),
+            *flat_inputs(cell),
             Assign((_MAKER,), (Global("MAKER"), DTYPE, SIZES)),
             if_empty(
                 bind(_Y, no_y),
@@ -111,7 +125,10 @@ def forward(plan: Plan, places: Places, order: Order) -> Function:
             Declare((Kind.SCRATCH,)),
             bind(_Y, empty(*y_shape)),
             Declare((Kind.CHOICE, Kind.VIEW)),
-            *(bind(item(a, number(0)), item(_STATE, Literal(s.name))) for s, a in states.items()),
+            *(
+                bind(item(a, number(0)), flat(cell, s, item(_STATE, Literal(s.name)), size("B")))
+                for s, a in states.items()
+            ),
             Blank(),
             For(
                 START,
@@ -120,8 +137,8 @@ def forward(plan: Plan, places: Places, order: Order) -> Function:
             ),
             Blank(),
             bind(_FINAL, final),
-            If(Unary("not ", _TAPE), (Return((_Y, _FINAL, Literal(None))),)),
-            Return((_Y, _FINAL, _tape(operands))),
+            If(Unary("not ", _TAPE), (Return((y, _FINAL, Literal(None))),)),
+            Return((y, _FINAL, _tape(operands))),
         ),
     )
 

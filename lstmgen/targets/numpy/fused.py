@@ -17,6 +17,7 @@ from ...printing.orders import Order
 from ...printing.text import text
 from .elementwise import ALONE, Elementwise, Lanes
 from .operands import Operands
+from .shaped import Shaped, needs_axes
 from .tree import Equation, Node
 
 
@@ -54,6 +55,8 @@ class Equations:
 
     def value(self, e: Expr, inside: bool, lanes: Lanes = ALONE) -> tuple[Equation, Node]:
         """What computes ``e``, and what holds it."""
+        if needs_axes(e):
+            return Shaped(self.operands, self.order, inside).value(e)
         return Elementwise(self.operands, self.order, inside, lanes).value(e)
 
     def _is_ready(self, e: Eq, waiting: Sequence[Eq]) -> bool:
@@ -69,8 +72,10 @@ class Equations:
         return not any(u != e and v in over for u in waiting for v in vectors_in([u.rhs]))
 
     def _alone(self, e: Eq, inside: bool) -> Equation:
-        calls = Elementwise(self.operands, self.order, inside)
         about = text(self.origin.get(e.lhs, e), self.order)
+        if needs_axes(e.rhs):
+            return Shaped(self.operands, self.order, inside).line(e, (about,))
+        calls = Elementwise(self.operands, self.order, inside)
         return calls.equation(e.rhs, calls.of(e.lhs), (about,))
 
     def _in_lanes(self, group: Group, inside: bool) -> Equation:

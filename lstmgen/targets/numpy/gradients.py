@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from sympy import Eq, Expr
 
+from ...language.shapes import units as units_of
 from ...language.symbols import Matrix, Vector
 from ...planning.lanes import groups
 from ...planning.operations import ZERO, Outers, Sums
@@ -19,6 +20,7 @@ from .scratch import COUNT, ROWS, ones
 from .tree import (
     AddRows,
     Equation,
+    Global,
     Kind,
     Literal,
     Local,
@@ -51,6 +53,8 @@ class Gradients:
 
     def outers(self, op: Outers) -> Equation:
         """Products of all rows at once."""
+        if len(self.cell.shape(op.right)) > 1 and not op.parameters[0].merged:
+            return self._of_heads(op)
         rows, columns = self.places.width(op.lefts), self.cell.size(op.right)
         key = ("outer", op.parameters, op.lefts, op.right)
         total = self._total(key, op.parameters, amount(rows), amount(columns))
@@ -60,6 +64,31 @@ class Gradients:
         shares = self._shares(total, op.parameters, op.lefts)
         added = AddRows(total, left, right, FIRST, shares)
         return Equation(self._about(op.parameters, what), (), (added,))
+
+    def _of_heads(self, op: Outers) -> Equation:
+        """Of one matrix, with rows for each head: for its own matrix, or for the one of all."""
+        (p,), (v,) = op.parameters, op.lefts
+        key = ("outer", op.parameters, op.lefts, op.right)
+        total = self._total(key, op.parameters, *map(amount, self.cell.shape(p)))
+        sides = []
+        alike = len(self.cell.shape(p)) == 2
+        for side in (v, op.right):
+            *front, units = self.cell.shape(side)
+            count = units_of(tuple(front))
+            rows: Node = self.operands.rows([side])
+            if alike:
+                sides.append(Reshaped(rows, (product(ROWS, amount(count)), amount(units))))
+            else:
+                sides.append(Reshaped(rows, (ROWS, amount(count), amount(units))))
+        about = self._about(
+            op.parameters, f"{text(v, self.order)} times {text(op.right, self.order)}ᵀ"
+        )
+        shares = ((p.name, total),)
+        if alike:
+            return Equation(about, (), (AddRows(total, sides[0], sides[1], FIRST, shares),))
+        flat = Reshaped(total, (amount(count), *map(amount, self.cell.shape(p)[-2:])))
+        added = AddRows(flat, sides[0], sides[1], FIRST, shares, Global("_add_rows_of_heads"))
+        return Equation(about, (), (added,))
 
     def _total(
         self, key: object, parameters: Sequence[Matrix | Vector], *shape: Node, rows: bool = False

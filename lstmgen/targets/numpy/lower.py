@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ...language.cell import Cell
+from ...language.symbols import Vector
 from ...planning.operations import Fill, Fused, Multiply, Operation, Outers, Pass, Sums
 from ...printing.orders import Order
 from .fused import Equations
 from .gradients import Gradients
-from .operands import Operands
+from .operands import MASKS, Operands, X
 from .products import Products
 from .scratch import BLOCK, COUNT
 from .tree import (
@@ -26,10 +27,13 @@ from .tree import (
     Lookup,
     Node,
     Quotient,
+    Reshaped,
     Section,
     TimeLoop,
+    amount,
     bind,
     call,
+    item,
     number,
     size,
 )
@@ -110,6 +114,32 @@ def block_of_steps() -> Node:
     """block = …, so that rows times steps are about ROWS."""
     steps = call(Global("min"), size("T"), Quotient(Global("ROWS"), size("B")))
     return bind(BLOCK, steps, "steps that are worked on together")
+
+
+def flat(cell: Cell, v: Vector, array: Node, *lead: Node) -> Node:
+    """The caller's array of ``v`` with its units in one axis, as they lie in memory."""
+    if len(cell.shape(v)) == 1:
+        return array
+    return Reshaped(array, (*lead, amount(cell.size(v))))
+
+
+def flat_inputs(cell: Cell) -> list[Node]:
+    """What the caller gave of several axes, in rows of units."""
+    lines: list[Node] = []
+    for given, whole in ((cell.inputs, X), (cell.masks, MASKS)):
+        alone = whole is X and len(given) == 1
+        for v in given:
+            array = whole if alone else item(whole, Literal(v.name))
+            rows = flat(cell, v, array, size("T"), size("B"))
+            if rows is not array:
+                lines.append(bind(array, rows))
+    return lines
+
+
+def shaped(cell: Cell, v: Vector, array: Node, *lead: Node) -> Node:
+    """An array with the units of ``v`` in one axis, as the caller has it."""
+    axes = cell.shape(v)
+    return array if len(axes) == 1 else Reshaped(array, (*lead, *map(amount, axes)))
 
 
 def strings(*values: object) -> tuple[Literal, ...]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from sympy import Expr
 
+from ...language.shapes import Shape
 from ...language.symbols import STATIC, Vector
 from ...planning.operations import Buffer
 from ...planning.plans import Plan
@@ -137,6 +138,29 @@ class Operands:
         else:
             view = self._memory(v, *self._alone(v))
         return Local((v, "all"), f"{identifier(v)}_all", Kind.BLOCK, view)
+
+    def shaped(self, v: Vector, axes: Shape, inside: bool) -> Node:
+        """``v`` with those axes, of which some may be of 1, in the place of its units."""
+        flat = self.of(v, inside)
+        if axes == (self.cell.size(v),):
+            return flat
+        units = tuple(amount(n) for n in axes)
+        key = (self.places.of(v), axes)
+        if v.category in STATIC:
+            shaped = Reshaped(flat, (number(1), *units))
+            return Local((*key, "shaped"), "{}_nd", Kind.PARAMETER, shaped, beside=_local(flat))
+        lead = (size("B"),) if inside else (COUNT, size("B"))
+        shaped = Reshaped(flat, (*lead, *units))
+        if not isinstance(flat, Local) or flat.kind is None:
+            return item(shaped, ELLIPSIS)  # what statements bind again at every step
+        if inside and flat.kind is not Kind.STEP:
+            return Local((*key, "shaped"), "{}_nd", Kind.VIEW, shaped, beside=flat)
+        whole = self.whole(v)
+        everywhere = Reshaped(whole, (COUNT, size("B"), *units))
+        all_ = Local((*key, "shaped all"), "{}_nd", Kind.BLOCK, everywhere, beside=whole)
+        if not inside:
+            return all_
+        return Local((*key, "shaped"), "{}_nd", Kind.STEP, all_, beside=flat)
 
     def once(self, v: Vector) -> Node:
         """``v`` for all steps of the block, with an axis for lanes, which have it in common."""
@@ -282,6 +306,10 @@ class Operands:
         turned = Swapped(Reshaped(everywhere, (COUNT, size("B"), many, units)), 1, 2)
         whole = Local((*key, "all"), "{}_lanes_all", Kind.BLOCK, turned, beside=here)
         return Local(key, "{}_lanes", Kind.STEP, whole, beside=here) if inside else whole
+
+
+def _local(node: Node) -> Local | None:
+    return node if isinstance(node, Local) else None
 
 
 def span(start: Expr, stop: Expr) -> Span:

@@ -16,6 +16,7 @@ from .tree import (
     Node,
     Reshaped,
     Stack,
+    Swapped,
     amount,
     call,
     item,
@@ -59,8 +60,13 @@ class Parameters:
         an array without axes.
         """
         value = item(PACKED, Literal(v.name))
-        is_learned = v.category == "parameter"
-        made = item(value, NEWAXIS) if is_learned else call(np("array"), value, DTYPE)
+        made: Node
+        if v.category != "parameter":
+            made = call(np("array"), value, DTYPE)
+        elif len(self.cell.shape(v)) > 1:
+            made = Reshaped(value, (number(1), amount(self.cell.size(v))))
+        else:
+            made = item(value, NEWAXIS)
         return Local(("pack", v), v.name, Kind.PARAMETER, made)
 
     def vectors(self, vectors: Sequence[Vector], in_lanes: bool) -> Local:
@@ -78,6 +84,14 @@ class Parameters:
         shape = (number(len(vectors)), number(1), amount(self.cell.size(vectors[0])))
         made = Reshaped(method(PACKED, "stack", self.stack(vectors)), shape)
         return Local(("pack", tuple(vectors), "above"), self.name(vectors), Kind.PARAMETER, made)
+
+    def heads(self, matrix: Matrix) -> Local:
+        """The right factor of a product for each head, (heads, from, to)."""
+        value = item(PACKED, Literal(matrix.name))
+        key = ("pack", matrix)
+        if matrix.transposed:
+            return Local(key, matrix.name, Kind.PARAMETER, value)
+        return Local(key, f"{matrix.name}_T", Kind.PARAMETER, Swapped(value, -2, -1))
 
     def factor(self, matrices: Sequence[Matrix], inside: bool) -> Local:
         """The right factor of a product with rows. In the loop it pays to have it transposed in

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import sympy
 from sympy import Expr
+from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.str import StrPrinter
 
 from ...printing.orders import literal
@@ -293,6 +294,14 @@ class _Amounts(StrPrinter):
 
     def _print_Symbol(self, e: sympy.Symbol) -> str:
         return self._sizes[e.name]
+
+    def _print_Pow(self, e: Expr, rational: bool = False) -> str:
+        if e.exp.is_Rational and not e.exp.is_Integer:  # 1/sqrt(K)
+            return f"{self.parenthesize(e.base, PRECEDENCE['Pow'])}**{float(e.exp)}"
+        return str(super()._print_Pow(e, rational))
+
+    def _print_Function(self, e: Expr) -> str:  # of sizes alone
+        return f"math.{e.func.__name__}({self.stringify(e.args, ', ')})"
 
     def _print_Rational(self, e: Expr) -> str:
         return repr(float(e)) if e.q & (e.q - 1) == 0 else f"({e.p} / {e.q})"

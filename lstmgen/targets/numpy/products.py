@@ -8,12 +8,15 @@ from itertools import pairwise
 import sympy
 
 from ...language.symbols import Vector
-from ...planning.operations import Fill, Multiply
+from ...planning.operations import Fill, Multiply, heads
 from ...printing.orders import Order
 from ...printing.text import text
 from .operands import Operands
 from .scratch import COUNT, for_product, for_product_of_rows
 from .tree import (
+    ALL,
+    ELLIPSIS,
+    NEWAXIS,
     Binary,
     Choice,
     Equation,
@@ -28,6 +31,8 @@ from .tree import (
     add,
     amount,
     call,
+    item,
+    method,
     np,
     number,
     size,
@@ -48,6 +53,8 @@ class Products:
 
     def multiply(self, op: Multiply, inside: bool) -> Equation:
         """A product of all rows of the block or, ``inside`` the loop, of those of a step."""
+        if heads(self.cell, op.matrices[0], op.operands[0]):
+            return self._of_heads(op, inside)
         out = self.operands.run(op.outs, inside)
         rows = self.operands.run if inside else lambda blocks, _: self.operands.rows(blocks)
         operand = rows(op.operands, inside)
@@ -61,6 +68,33 @@ class Products:
             made, value = self._apart(op, operand, inside)
         body = (made, *self.added(op, out, value, inside))
         return Equation((self._about(op),), (out, operand), body)
+
+    def _of_heads(self, op: Multiply, inside: bool) -> Equation:
+        """A product for each head: np.matmul takes one after another, rows side by side."""
+        (matrix,), (v,), (lhs,) = op.matrices, op.operands, op.outs
+        factor: Node
+        operand, out = self.operands.of(v, inside), self.operands.of(lhs, inside)
+        given = self.operands.shaped(v, self.cell.shape(v), inside)
+        target = self.operands.shaped(lhs, self.cell.shape(lhs), inside)
+        if len(self.cell.shape(matrix)) == 2:
+            factor = self.operands.parameters.factor(op.matrices, False)
+        else:
+            factor = self.operands.parameters.heads(matrix)
+            if not inside:  # the same for all steps
+                factor = item(factor, *([ALL] * (len(self.cell.shape(v)) - 1)), NEWAXIS)
+            given, target = self._by_head(given, v, inside), self._by_head(target, lhs, inside)
+        value = call(np("matmul"), given, factor)
+        whole = item(target, ELLIPSIS)
+        lines: list[Node] = [add(whole, value) if op.accumulate else store(target, value)]
+        lines += [add(out, self.operands.of(b, inside)) for b in op.biases if b is not None]
+        return Equation((self._about(op),), (out, operand), tuple(lines))
+
+    def _by_head(self, value: Node, v: Vector, inside: bool) -> Node:
+        """With the heads in front of rows, and of steps."""
+        rank = len(self.cell.shape(v)) - 1  # axes of heads
+        lead = 1 if inside else 2
+        axes = (*range(lead, lead + rank), *range(lead), lead + rank)
+        return method(value, "transpose", *map(number, axes))
 
     def times(self, op: Multiply, operand: Node, out: Node, inside: bool) -> Node:
         """The statement that multiplies."""

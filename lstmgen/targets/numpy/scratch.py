@@ -5,6 +5,7 @@ from __future__ import annotations
 import sympy
 from sympy import Expr
 
+from ...language.shapes import Shape
 from .tree import (
     DTYPE,
     Kind,
@@ -38,6 +39,16 @@ def temporary(n: int, units: Expr, many: int, inside: bool) -> Local:
     name = f"{'s' if inside else 'S'}{n}"
     shape: tuple[Node, ...] = (size("B"), amount(units))
     shape = shape if many == 1 else (number(many), *shape)
+    if inside:
+        return Local(key, name, Kind.SCRATCH, empty(*shape))
+    return _of_block(key, name, (BLOCK, *shape), COUNT)
+
+
+def array(n: int, axes: Shape, inside: bool) -> Local:
+    """The n-th scratch array of a shape, (B, *axes): a1, a2, … in the loop; A1, A2, … outside."""
+    key = ("scratch", inside, axes, n)
+    name = f"{'a' if inside else 'A'}{n}"
+    shape: tuple[Node, ...] = (size("B"), *(amount(m) for m in axes))
     if inside:
         return Local(key, name, Kind.SCRATCH, empty(*shape))
     return _of_block(key, name, (BLOCK, *shape), COUNT)
@@ -77,7 +88,8 @@ def column(units: Expr, weight: Expr) -> Local:
     """
     kind = {sympy.S.One: "ones", 1 / units: "mean"}.get(weight, "column")
     made = call(np("full"), Tuple((amount(units), number(1))), scalar(weight), DTYPE)
-    return Local(("column", units, weight), f"{kind}_{units}", Kind.NUMBER, made)
+    name = "".join(c for c in str(units) if c.isalnum())
+    return Local(("column", units, weight), f"{kind}_{name}", Kind.NUMBER, made)
 
 
 def ones() -> Local:

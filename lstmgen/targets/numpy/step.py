@@ -8,7 +8,7 @@ from ...language.symbols import Vector
 from ...planning.operations import Buffer, Multiply
 from ...planning.plans import Plan
 from ...printing.orders import Order
-from .lower import Lowering, check_parameters
+from .lower import Lowering, check_parameters, flat, shaped, strings
 from .operands import MASKS, Operands
 from .places import Places
 from .products import Products
@@ -27,7 +27,6 @@ from .tree import (
     Function,
     Global,
     If,
-    Item,
     Kind,
     Literal,
     Local,
@@ -52,16 +51,19 @@ class _Operands(Operands):
     """Every array is one of (B, size)."""
 
     def here(self, v: Vector) -> Node:
-        view: Item | None = None
+        view: Node | None = None
         if v.category == "input":
-            if len(self.cell.inputs) == 1:
+            alone = len(self.cell.inputs) == 1
+            if alone and len(self.cell.shape(v)) == 1:
                 return _X
-            view = item(_X, Literal(v.name))
+            view = _X if alone else item(_X, Literal(v.name))
         elif v.category == "mask":
             view = item(MASKS, Literal(v.name))
         elif v.category == "state" and v.time == -1:
             view = item(_STATE, Literal(v.name))
-        return super().here(v) if view is None else self.named(v, Kind.VIEW, view)
+        if view is None:
+            return super().here(v)
+        return self.named(v, Kind.VIEW, flat(self.cell, v, view, size("B")))
 
     def has_steps(self, v: Vector) -> bool:
         return False
@@ -109,13 +111,13 @@ def step(plan: Plan, places: Places, order: Order) -> Function:
     body = lowering.equations(plan.forward.operations, True)
     more = [] if cell.output.category == "state" else [cell.output]
     results = (*(s.at(0) for s in cell.states), *more)
-    new = Dict(tuple((v.name, operands.of(v, True)) for v in results))
+    new = Dict(tuple((v.name, shaped(cell, v, operands.of(v, True), size("B"))) for v in results))
 
     arguments = [_X, _STATE, *([MASKS] if cell.masks else [])]
     prepare = call(Global("_prepare"), PACKED, *arguments, Tuple((Literal("B"),)))
     no_rows: Node = call(Global("_copies"), _STATE)
     if more:
-        shape = Tuple((Literal("B"), Literal(str(cell.size(cell.output)))))
+        shape = Tuple((Literal("B"), *strings(*cell.shape(cell.output))))
         zeros = call(Global("_zeros"), shape, SIZES, DTYPE)
         no_rows = Merged(no_rows, Global("OUTPUT"), zeros)
     return Function(

@@ -16,6 +16,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 
+import sympy
+from sympy import Expr, Integer
+
 from ...errors import GenerateError
 from ...language.cell import Cell
 from ...language.symbols import Matrix, Vector
@@ -102,18 +105,24 @@ def _tables(cell: Cell) -> dict[str, object]:
         for p in cell.parameters
         if isinstance(p, Vector) and (start := cell.initial(p))
     }
+    matrices = [p for p in cell.parameters if isinstance(p, Matrix)]
     arguments = [f"{name}={value}" if value else name for name, value in _INIT.items()]
     return {
         "cell": cell,
         "maker": json.dumps(maker(cell)),
         "parameters": [(p.name, _shape(cell, p)) for p in cell.parameters],
-        "states": _dict({s.name: str(cell.size(s)) for s in cell.states}),
-        "inputs": _dict({v.name: str(cell.size(v)) for v in cell.inputs}),
-        "masks": _dict({v.name: str(cell.size(v)) for v in cell.masks}),
+        "states": _shapes(cell, cell.states),
+        "inputs": _shapes(cell, cell.inputs),
+        "masks": _shapes(cell, cell.masks),
         "constants": _dict({v.name: cell.initial(v) for v in cell.constants}),
         "sizes": json.dumps([str(n) for n in cell.sizes]),
         "numbers": _dict(_numbers(cell)),
         "initial": [(name, repr(start)) for name, start in initial.items()],
+        "whole": _whole(cell),
+        "heads": any(
+            len(cell.shape(p)) > (1 if isinstance(p, Vector) else 2) for p in cell.parameters
+        ),
+        "matrices": f"({', '.join(json.dumps(p.name) for p in matrices)},)",
         "init_arguments": ", ".join([*arguments, "**sizes"]),
         "init_binds": list(binds.items()),
         "init_about": _about_binds(binds),
@@ -124,6 +133,34 @@ def _shape(cell: Cell, p: Matrix | Vector) -> str:
     """A shape in sizes, as a tuple of their names."""
     names = [json.dumps(str(n)) for n in cell.shape(p)]
     return f"({', '.join(names)}{',' if len(names) == 1 else ''})"
+
+
+def _shapes(cell: Cell, symbols: Iterable[Vector]) -> str:
+    """A dict from names to shapes."""
+    return f"{{{', '.join(f'{json.dumps(v.name)}: {_shape(cell, v)}' for v in symbols)}}}"
+
+
+def _whole(cell: Cell) -> str:
+    """Sizes that are sums of products of others: their terms; "" if there are none."""
+    shown = []
+    for n in sorted(_all_sizes(cell), key=str):
+        if not (n.is_Symbol or n.is_Integer):
+            terms = (_factors(t) for t in sympy.Add.make_args(n))
+            shown.append(f"{json.dumps(str(n))}: ({', '.join(terms)},)")
+    return f"{{{', '.join(shown)}}}" if shown else ""
+
+
+def _factors(term: Expr) -> str:
+    names = []
+    for factor, power in term.as_powers_dict().items():
+        names += [json.dumps(str(factor))] * int(power)
+    return f"({', '.join(sorted(names))},)"
+
+
+def _all_sizes(cell: Cell) -> set[Expr]:
+    """The sizes of all that a caller gives or gets."""
+    symbols = (*cell.parameters, *cell.inputs, *cell.masks, *cell.states, cell.output)
+    return {n for s in symbols for n in cell.shape(s)}
 
 
 def _dict(entries: Mapping[str, object]) -> str:
@@ -137,15 +174,18 @@ def _dict(entries: Mapping[str, object]) -> str:
 def _interface(cell: Cell) -> dict[str, object]:
     """What functions take and return, where that depends on the cell."""
     (first, *others) = cell.inputs
+    given = (*cell.inputs, *cell.masks, *cell.states)
     masks = ["masks"] if cell.masks else []
     optional = [f"{name}=None" for name in ("state", *masks)]
     one_input = f'["{first.name}"]'
-    sequence = f"(T, B, {cell.size(first)})"
+    axes = "size" if all(len(cell.shape(v)) == 1 for v in given) else "*axes"
+    sequence = f"(T, B, {_axes(cell, first)})"
     return {
         "several_inputs": bool(others),
         "has_masks": bool(masks),
         "input": json.dumps(first.name),
-        "x_about": "a dict of arrays (T, B, size)" if others else sequence,
+        "axes": axes,
+        "x_about": f"a dict of arrays (T, B, {axes})" if others else sequence,
         "x_of_given": "given" if others else f"given{one_input}",
         "dx_of_each": "dx" if others else f"dx{one_input}",
         "forward_arguments": ", ".join(["params", "x", *optional, "*", "tape=True"]),
@@ -153,8 +193,12 @@ def _interface(cell: Cell) -> dict[str, object]:
         "step_returns": "" if cell.output.category == "state" else " with the output",
         "prepare_arguments": ", ".join(["packed", "x", "state", *masks, 'lead=("T", "B")']),
         "prepared": ", ".join(["x", "states", *(["filled"] if masks else []), "dtype", "sizes"]),
-        "output_size": str(cell.size(cell.output)),
+        "output_size": _axes(cell, cell.output),
     }
+
+
+def _axes(cell: Cell, v: Vector) -> str:
+    return ", ".join(map(str, cell.shape(v)))
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -166,17 +210,23 @@ def _binds(cell: Cell) -> dict[str, str]:
 
     D and H where the cell has them, since that is how people call them; else those that come first.
     """
-    fed, held = ([str(cell.size(v)) for v in vectors] for vectors in (cell.inputs, cell.states))
+    fed, held = (
+        [str(n) for v in vectors for n in cell.shape(v) if n.is_Symbol or n.is_Integer]
+        for vectors in (cell.inputs, cell.states)
+    )
+    if len(cell.shape(cell.output)) > 1:  # the units of a head
+        held.insert(0, str(cell.shape(cell.output)[-1]))
     hidden = ["H"] if "H" in map(str, cell.sizes) else held[:1]
     binds = dict(zip(["hidden_size"], hidden, strict=False))
+    fed = fed or list(map(str, cell.sizes))
     return {**binds, "input_size": "D" if "D" in fed else fed[0]}
 
 
 def _numbers(cell: Cell) -> dict[str, int]:
     """Sizes that are numbers, under the names that the tables give them."""
-    symbols = (*cell.parameters, *cell.inputs, *cell.masks, *cell.states, cell.output)
-    shapes = {n for s in symbols for n in cell.shape(s)}
-    return {str(n): int(n) for n in sorted(shapes, key=str) if n.is_Integer}
+    shapes = _all_sizes(cell)
+    within = {a for n in shapes if not n.is_Symbol for a in n.atoms(Integer)}
+    return {str(n): int(n) for n in sorted({*shapes, *within}, key=str) if n.is_Integer}
 
 
 def _about_binds(binds: dict[str, str]) -> str:

@@ -1,0 +1,229 @@
+"""Equations over several axes: contractions, views, and elementwise work that broadcasts.
+
+A value is a row of memory for each row of the batch, whatever its axes. Here its rows are taken in
+the shape of those axes, (…, B, *axes), which costs nothing; what is expanded has axes of 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sympy
+from sympy import Eq, Expr
+
+from ...language.shapes import SCALAR, Shape
+from ...language.symbols import (
+    Concat,
+    Contract,
+    Expand,
+    Part,
+    Reduction,
+    Reshape,
+    Scan,
+    Transpose,
+    Vector,
+    View,
+    max_,
+    mean,
+    rcumsum,
+)
+from ...printing.orders import Order
+from .elementwise import Elementwise
+from .operands import Operands
+from .scratch import array
+from .tree import (
+    ELLIPSIS,
+    TURNED,
+    Equation,
+    Into,
+    Literal,
+    Node,
+    Span,
+    Swapped,
+    amount,
+    item,
+    np,
+    store,
+)
+
+ONE = sympy.S.One
+
+
+def needs_axes(e: Expr) -> bool:
+    """Whether an equation's right-hand side asks for more than rows of units."""
+    along = any(r.axis is not None for r in e.atoms(Reduction))
+    return along or e.has(Contract, Concat, View)
+
+
+class Shaped(Elementwise):
+    """Lowers one equation over several axes."""
+
+    def __init__(self, operands: Operands, order: Order, inside: bool) -> None:
+        super().__init__(operands, order, inside)
+        self.shape: Shape = SCALAR  # in which elementwise work is done
+
+    def line(self, e: Eq, about: tuple[str, ...]) -> Equation:
+        """What computes the left-hand side of ``e``."""
+        rhs, axes = e.rhs, self.cell.shape(e.lhs)
+        if isinstance(rhs, Contract):
+            self._contract(rhs, e.lhs)
+        elif isinstance(rhs, Concat):
+            self._side_by_side(rhs, e.lhs)
+        elif isinstance(rhs, Reshape):  # the same row of units
+            self.made.append(store(self._flat(e.lhs), self._flat(rhs.operand)))
+        elif isinstance(rhs, (Part, Transpose)):
+            self._copy(self._viewed(rhs), self._whole(e.lhs))
+        elif isinstance(rhs, Reduction):
+            self.shape = self.cell.shapes.axes(rhs.args[0])
+            self._along(rhs, self._reduced_to(rhs, e.lhs))
+        else:
+            self.shape = axes
+            self._write(rhs, self._whole(e.lhs))
+        out, reads = self._flat(e.lhs), map(self._flat, self._vectors(rhs))
+        return Equation(about, (out, *reads, *self.taken), tuple(self.made))
+
+    def value(self, e: Expr) -> tuple[Equation, Node]:
+        """What computes ``e``, elementwise work or its sum along an axis, and what holds it."""
+        self.shape = self.cell.shapes.axes(e.args[0] if isinstance(e, Reduction) else e)
+        value: Node
+        if isinstance(e, Reduction):
+            axis = self.cell.shapes.axis(e)
+            self.busy += 1
+            value = array(
+                self.busy, (*self.shape[:axis], ONE, *self.shape[axis + 1 :]), self.inside
+            )
+            self.taken.append(value)
+            self._along(e, value)
+        else:
+            value = self._value(e)
+        return Equation((), tuple(self.taken), tuple(self.made)), value
+
+    # ------------------------------------------------------------------ operands
+
+    def of(self, v: Expr) -> Node:
+        """The operand for a vector, or for one that is expanded, beside others of this shape."""
+        if isinstance(v, Expand):
+            inner = self.cell.shapes.axes(v.operand)
+            kept = v.places if inner != SCALAR else ()
+            axes = tuple(n if k in kept else ONE for k, n in enumerate(self.shape))
+            return self.operands.shaped(v.operand, axes, self.inside)
+        alone = self.cell.shape(v) == SCALAR
+        return self.operands.shaped(v, (ONE,) * len(self.shape) if alone else self.shape,
+                                    self.inside)  # fmt: skip
+
+    def _whole(self, v: Vector) -> Node:
+        """``v`` in its own shape."""
+        return self.operands.shaped(v, self.cell.shape(v), self.inside)
+
+    def _flat(self, v: Vector) -> Node:
+        return self.operands.of(v, self.inside)
+
+    @staticmethod
+    def _vectors(e: Expr) -> list[Vector]:
+        return sorted(e.atoms(Vector), key=lambda v: (v.name, v.category, v.time))
+
+    def _is_leaf(self, e: Expr) -> bool:
+        return isinstance(e, (Vector, Expand))
+
+    def _scratch(self, e: Expr) -> Node:
+        full = self._extent(e) != 1
+        axes = self.shape if full else (ONE,) * len(self.shape)
+        return array(self.busy, axes, self.inside)
+
+    def _value(self, e: Expr) -> Node:
+        if isinstance(e, Expand) and self._is_plain(e.operand):
+            return self._number(e.operand)
+        return self.of(e) if isinstance(e, Expand) else super()._value(e)
+
+    # ------------------------------------------------------------------ views
+
+    def _viewed(self, e: View) -> Node:
+        base = self._whole(e.operand)
+        if isinstance(e, Transpose):
+            return Swapped(base, -2, -1)
+        start = sympy.Add(*e.sizes[: e.number])
+        return item(base, ELLIPSIS, _span(start, start + e.sizes[e.number]))
+
+    def _side_by_side(self, e: Concat, lhs: Vector) -> None:
+        out, start = self._whole(lhs), sympy.S.Zero
+        for part in e.args:
+            size = self.cell.shapes.axes(part)[-1]
+            here = item(out, ELLIPSIS, _span(start, start + size))
+            value = Literal(0.0) if self._is_plain(part) else self._whole(part)
+            self.made.append(store(here, value))
+            start += size
+
+    # ------------------------------------------------------------------ sums over an axis
+
+    def _reduced_to(self, e: Reduction, lhs: Vector) -> Node:
+        """The left-hand side, with an axis of 1 in the place of the one that is summed over."""
+        if isinstance(e, Scan):
+            return self._whole(lhs)
+        axis = self.cell.shapes.axis(e)
+        axes = (*self.shape[:axis], ONE, *self.shape[axis + 1 :])
+        return self.operands.shaped(lhs, axes, self.inside)
+
+    def _along(self, e: Reduction, out: Node) -> None:
+        axis = Literal(self.cell.shapes.axis(e) - len(self.shape))
+        operand = self._value(e.args[0])
+        if isinstance(e, Scan):
+            turned = isinstance(e, rcumsum)
+            places = -axis.value - 1  # type: ignore[operator]
+            source, target = (_turned(a, places) if turned else a for a in (operand, out))
+            self._emit("cumsum", source, axis=axis, out=target)
+            return
+        function = "maximum.reduce" if isinstance(e, max_) else "add.reduce"
+        self._emit(function, operand, axis=axis, keepdims=Literal(True), out=out)
+        if isinstance(e, mean):
+            size = self.shape[self.cell.shapes.axis(e)]
+            self._emit("multiply", out, self._number(1 / size), out=out)
+
+    # ------------------------------------------------------------------ contractions
+
+    def _contract(self, e: Contract, lhs: Vector) -> None:
+        """By np.matmul, matrix by matrix, or as a product that broadcasts."""
+        left, right, out = e.spec
+        heads = [x for x in left if x in right and x in out]
+        summed = [x for x in left if x in right and x not in out]
+        rows = [x for x in left if x not in right]
+        columns = [x for x in right if x not in left]
+        if out != "".join([*heads, *rows, *columns]):  # the result is transposed
+            rows, columns, left, right, e = columns, rows, right, left, _exchanged(e)
+        first = self._matrix(e.args[0], left, heads, rows, summed)
+        second = self._matrix(e.args[1], right, heads, summed, columns)
+        sizes = dict(zip(out, self.cell.shape(lhs), strict=True))
+        axes = [sizes[x] for x in heads]
+        axes += [sizes[x] for x in rows] or [ONE]
+        axes += [sizes[x] for x in columns] or [ONE]
+        target = self.operands.shaped(lhs, tuple(axes), self.inside)
+        self.made.append(Into(np("matmul" if summed else "multiply"), (first, second), target))
+
+    def _matrix(
+        self, v: Vector, letters: str, heads: list[str], rows: list[str], columns: list[str]
+    ) -> Node:
+        """An operand as matrices of these rows and columns, each one axis or none."""
+        sizes = dict(zip(letters, self.cell.shape(v), strict=True))
+        order = [*heads, *rows, *columns]
+        if "".join(order) != letters and len(rows) == len(columns) == 1:
+            axes = tuple(sizes[x] for x in (*heads, *columns, *rows))
+            return Swapped(self.operands.shaped(v, axes, self.inside), -2, -1)
+        axes = tuple(
+            [sizes[x] for x in heads]
+            + ([sizes[x] for x in rows] or [ONE])
+            + ([sizes[x] for x in columns] or [ONE])
+        )
+        return self.operands.shaped(v, axes, self.inside)
+
+
+def _exchanged(e: Contract) -> Any:
+    left, right, out = e.spec
+    return Contract(e.args[1], e.args[0], f"{right},{left}->{out}")
+
+
+def _span(start: Expr, stop: Expr) -> Span:
+    return Span(amount(start) if start != 0 else None, amount(stop))
+
+
+def _turned(a: Node, behind: int) -> Node:
+    """An axis turned round, which has so many behind it."""
+    return item(a, ELLIPSIS, TURNED, *([Span()] * behind))
