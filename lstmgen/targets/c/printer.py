@@ -1,0 +1,177 @@
+"""A tree as C."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Literal as OneOf
+
+from sympy import Expr
+
+from .layout import LISTS, STATEMENTS, WIDTH, Piece, broken, comment, statement, written
+from .tree import (
+    Address,
+    Call,
+    Cast,
+    Comment,
+    Count,
+    Declare,
+    Do,
+    Element,
+    Expression,
+    Function,
+    If,
+    Junction,
+    Literal,
+    Loop,
+    Member,
+    Minus,
+    Product,
+    Relation,
+    Statement,
+    Store,
+    Sum,
+    Variable,
+)
+
+_INDENT = "    "
+
+
+class Printer:
+    """Prints trees; ``size`` says how a polynomial in sizes is written."""
+
+    def __init__(self, size: Callable[[Expr], str]) -> None:
+        self.size = size
+
+    def text(self, e: Expression) -> str:
+        """An expression in one line."""
+        return written(self._pieces(e))
+
+    def lines(self, statements: Iterable[Statement]) -> list[str]:
+        return [line for s in statements for line in self._statement(s)]
+
+    def head(self, function: Function) -> list[str]:
+        """The head of a function."""
+        items = [f"{kind}{v.name}" for kind, v in function.parameters]
+        return broken(f"static void {function.name}(", items, ")", WIDTH)
+
+    # ------------------------------------------------------------------ statements
+
+    def _statement(self, s: Statement) -> list[str]:
+        match s:
+            case Comment(text):
+                return comment(text)
+            case Declare(kind, variable, Call() as call) if call.type == "pointer":
+                return self._call(f"{kind}{variable.name} = ", call)
+            case Declare(kind, variable, value):
+                pieces = [Piece(f"{kind}{variable.name} = "), *self._pieces(value), Piece(";")]
+                return statement(pieces, LISTS if value.type == "pointer" else STATEMENTS)
+            case Store(target, value, sign):
+                start = Piece(f"{self.text(target)} {sign} ")
+                return statement([start, *self._pieces(value), Piece(";")])
+            case Do(call):
+                return self._call("", call)
+            case If(condition, body):
+                return self._block(f"if ({self.text(condition)})", body)
+            case Loop(index, count, body, backwards):
+                j, n = index.name, self.text(count)
+                way = f"{j} = {n}; {j}-- > 0;" if backwards else f"{j} = 0; {j} < {n}; ++{j}"
+                return self._block(f"for (size_t {way})", body)
+        raise AssertionError(s)
+
+    def _call(self, start: str, call: Call) -> list[str]:
+        return broken(f"{start}{call.function}(", [*map(self.text, call.arguments)], ");", LISTS)
+
+    def _block(self, head: str, body: Sequence[Statement]) -> list[str]:
+        return [f"{head} {{", *(f"{_INDENT}{line}" for line in self.lines(body)), "}"]
+
+    # ------------------------------------------------------------------ expressions
+
+    def _pieces(self, e: Expression) -> list[Piece]:
+        match e:
+            case Variable(name):
+                return [Piece(name)]
+            case Literal(text):
+                return [Piece(text)]
+            case Count(value):
+                return [Piece(self.size(value))]
+            case Member(of, name):
+                return [Piece(f"{self.text(of)}{'->' if of.type == 'pointer' else '.'}{name}")]
+            case Element(pointer, index):
+                return [Piece(f"{pointer.name}[{self.text(index)}]")]
+            case Address(of):
+                return [Piece(f"&{of.name}")]
+            case Cast(to, value):
+                return [Piece(f"({to})"), *self._factor(value)]
+            case Minus(value):
+                return [Piece("-"), *self._term(value)]
+            case Sum(terms, signs):
+                first, *others = map(self._term, terms)
+                first = [Piece("-"), *first] if signs[0] == "-" else first
+                return _listed(first, signs[1:], others, "term")
+            case Product(factors, signs):
+                first, *others = map(self._factor, factors)
+                return _listed(first, signs[1:], others, "factor")
+            case Relation(left, sign, right):
+                pieces = _listed(self._pieces(left), [sign], [self._pieces(right)], "term")
+                return _enclosed(pieces, "(mask)(") if e.type == "mask" else pieces
+            case Junction(masks, sign):
+                parts = sorted(map(self._pieces, masks), key=written)
+                return _enclosed(_together(parts, f" {sign} "))
+            case Call(function, arguments):
+                first, *others = map(self._pieces, arguments)
+                listed = _together([first, *map(_apart, others)], ",")
+                return _enclosed(listed, f"{function}(")
+        raise AssertionError(e)
+
+    def _term(self, e: Expression) -> list[Piece]:
+        """``e`` as one of several terms: a size needs no brackets among sizes."""
+        pieces = self._pieces(e)
+        return _enclosed(pieces) if isinstance(e, Sum) or _begins_with_minus(e) else pieces
+
+    def _factor(self, e: Expression) -> list[Piece]:
+        pieces = self._pieces(e)
+        several = isinstance(e, (Sum, Product)) or self._has_terms(e)
+        return _enclosed(pieces) if several or _begins_with_minus(e) else pieces
+
+    def _has_terms(self, e: Expression) -> bool:
+        return isinstance(e, Count) and e.value.expand().is_Add
+
+
+def _begins_with_minus(e: Expression) -> bool:
+    match e:
+        case Minus():
+            return True
+        case Sum(_, signs):
+            return signs[0] == "-"
+        case Literal(text):
+            return text.startswith("-")
+    return False
+
+
+def _apart(pieces: Sequence[Piece]) -> list[Piece]:
+    return [replace(pieces[0], gap="term"), *pieces[1:]]
+
+
+def _listed(
+    first: Sequence[Piece],
+    signs: Iterable[str],
+    others: Iterable[Sequence[Piece]],
+    gap: OneOf["term", "factor"],
+) -> list[Piece]:
+    """Operands with operators between them; lines begin with an operator."""
+    made = list(first)
+    for sign, other in zip(signs, others, strict=True):
+        made += [Piece(f"{sign} ", gap=gap), *other]
+    return made
+
+
+def _together(parts: Sequence[Sequence[Piece]], between: str) -> list[Piece]:
+    made = list(parts[0])
+    for part in parts[1:]:
+        made += [Piece(between), *part]
+    return made
+
+
+def _enclosed(pieces: Sequence[Piece], start: str = "(") -> list[Piece]:
+    return [Piece(start, 1), *pieces, Piece(")", -1)]
