@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...language.symbols import Vector
 from ...planning.operations import B
 from .lowering import Direction
-from .memory import is_written
+from .places import is_written
 from .source import Source
 from .tree import (
     NULL,

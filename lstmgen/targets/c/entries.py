@@ -11,8 +11,8 @@ from ...language.symbols import Vector
 from ...planning.operations import B, T
 from .copies import Copies
 from .lowering import Direction
-from .memory import Row
 from .packs import Packed, Summed, brought_home
+from .places import Row
 from .source import Source
 from .tree import (
     Count,

@@ -22,8 +22,8 @@ from ...planning.operations import (
     Sums,
 )
 from . import stages
-from .memory import Places
 from .packs import Packed, Packs, Summed, SummedMatrices, SummedVector, packs_in, sums_in
+from .places import Places
 from .pointers import Pointers
 from .products import Products, without_repeated_copies
 from .source import Source

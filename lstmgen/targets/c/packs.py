@@ -13,7 +13,7 @@ from sympy import Expr
 
 from ...language.symbols import Matrix, Vector
 from ...planning.operations import ZERO
-from .memory import Places
+from .places import Places
 from .source import Source
 from .tree import (
     NOTHING,

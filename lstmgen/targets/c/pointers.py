@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ...language.symbols import Vector
 from ...planning.operations import STEP, B
-from .memory import Places, Row
 from .packs import Packs
+from .places import Places, Row
 from .source import Source
 from .tree import ONE, Count, Expression, Sum, Variable, product, rows_of_width, shifted
 from .vocabulary import AMONG, STEPS, TEAM

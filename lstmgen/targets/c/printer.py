@@ -8,7 +8,7 @@ from typing import Literal as OneOf
 
 from sympy import Expr
 
-from .layout import LISTS, STATEMENTS, WIDTH, Piece, broken, comment, statement, written
+from .lines import LISTS, STATEMENTS, WIDTH, Piece, broken, comment, statement, written
 from .tree import (
     Address,
     Call,

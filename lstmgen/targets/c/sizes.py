@@ -12,7 +12,7 @@ from sympy import Expr
 from ...language.cell import Cell
 from ...language.symbols import Size, Vector
 from ...planning.operations import B, K, T
-from .layout import broken
+from .lines import broken
 from .scopes import Scope
 from .tree import Call, Count, Expression, Node, sizes_in
 

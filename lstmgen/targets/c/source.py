@@ -12,7 +12,7 @@ from ...printing.orders import Order
 from ...printing.text import text as mathematics
 from ..naming import identifier
 from .expressions import Expressions
-from .memory import Memory, Row
+from .places import Memory, Row
 from .printer import Printer
 from .scopes import Scope
 from .sizes import Sizes

@@ -17,7 +17,7 @@ from ...planning.operations import ZERO, Fused, Sums
 from ...planning.operations import Loop as PlannedLoop
 from ...printing.orders import is_negative
 from ..naming import identifier
-from .memory import Places, Row
+from .places import Places, Row
 from .pointers import Pointers
 from .source import Source
 from .tree import (

@@ -27,10 +27,10 @@ from ..sealing import PLACEHOLDER
 from .copies import Copies
 from .entries import Entry, packing, summing
 from .functions import needs
-from .layout import WIDTH, broken, comment, joined, paragraph, top_comment
+from .lines import WIDTH, broken, comment, joined, paragraph, top_comment
 from .lowering import Direction
-from .memory import Row
 from .packs import brought_home
+from .places import Row
 from .sizes import monomials, plus, times
 from .source import Source
 from .tree import (
