@@ -22,6 +22,7 @@ from .tree import (
     Node,
     Statement,
     Variable,
+    live,
     names_in,
     rows_of_width,
     shifted,
@@ -49,7 +50,7 @@ class Entry:
     def __init__(self, source: Source, direction: Direction, what: str) -> None:
         self._source, self._direction, self._what = source, direction, what
         single = what == "step"
-        self.regions = direction.of_one_step if single else direction.regions
+        self.regions = direction.lowered(single) if single else direction.regions
         copies = Copies(source, direction, single)
         self.read, self.written = copies.read(), copies.written()
         self.copied = copies.output() if what != "backward" else []
@@ -93,31 +94,29 @@ class Entry:
             "step": (WORK, "", ()),
             "backward": (TAPE, "const ", (T0, Count(B))),
         }[self._what]
-        places, used = self._direction.places, names_in(self.body)
+        places = self._direction.places
         pointers = []
         rows: list[Vector | Row] = [*self._source.cell.states, places.kept]
         for row in rows:
-            pointer, width = self._source.pointer(row), places.width(row)
-            is_loaded = row is not places.kept and self._what != "backward"
-            if is_loaded or pointer.name in used:
-                shift = [rows_of_width(start, width)] if start else []
-                at = shifted(memory, Member(IN_TAPE, pointer.name, "size"), *shift)
-                pointers.append(Declare(f"{const}real *const ", pointer, at))
-        return pointers
+            pointer = self._source.pointer(row)
+            shift = [rows_of_width(start, places.width(row))] if start else []
+            at = shifted(memory, Member(IN_TAPE, pointer.name, "size"), *shift)
+            pointers.append(Declare(f"{const}real *const ", pointer, at))
+        is_loaded = self._what != "backward"  # states are what the template begins and ends with
+        loaded = [self._source.state(s) for s in self._source.cell.states if is_loaded]
+        return live(pointers, [*self.body, *loaded])
 
     def _work(self) -> list[Declare]:
         """Pointers into the workspace."""
-        places, used = self._direction.places, names_in(self.body)
-        names = [row.name for row in (places.tile, places.scratch) if row.blocks]
-        names += [v.name for v in (COLUMNS, PANELS) if v.name in used]
-        names += [made.name for made in self._direction.sums]
-        return _parts("real *const ", WORK, IN_WORK, names)
+        places = self._direction.places
+        names = [row.name for row in (places.tile, places.scratch)]
+        names += [COLUMNS.name, PANELS.name, *(made.name for made in self._direction.sums)]
+        return live(_parts("real *const ", WORK, IN_WORK, names), self.body)
 
     def _packed(self) -> list[Declare]:
         """Pointers to packed parameters."""
-        used = names_in(self.body)
-        names = [pack.name for pack in self._direction.packs if pack.name in used]
-        return _parts("const real *const ", PACKED, IN_PACKED, names)
+        names = [pack.name for pack in self._direction.packs]
+        return live(_parts("const real *const ", PACKED, IN_PACKED, names), self.body)
 
     def _unused(self, used: set[str]) -> list[str]:
         """Arguments and variables of the function that it does not mention."""

@@ -34,37 +34,48 @@ REGIONS = (BEFORE, STEP, AFTER)
 Regions = dict[str, tuple[Statement, ...]]
 
 
+def lower(source: Source) -> tuple[Direction, Direction]:
+    """Forward and backward."""
+    plan = source.plan
+    passes = {"forward": plan.forward, "backward": plan.backward}
+    # all rows of memory come first: the sizes of their blocks have the plainest names
+    places = {name: Places(source.memory, part) for name, part in passes.items()}
+    forward, backward = (
+        Direction(source, name, part, places[name]) for name, part in passes.items()
+    )
+    return forward, backward
+
+
 class Direction:
     """One direction of a plan, "forward" or "backward": what it does, and what it needs for that.
 
     What it needs is found in its statements.
     """
 
-    def __init__(self, source: Source, name: str, part: Pass) -> None:
-        self.source, self.name, self.part = source, name, part
-        self.places = Places(source.memory, part)
-        self._packs = Packs(source, self.places, name)
+    def __init__(self, source: Source, name: str, part: Pass, places: Places) -> None:
+        self.source, self.name, self.part, self.places = source, name, part, places
+        self._packs = Packs(source, places, name)
+        self.stages = self._stages()
+        self.regions = self.lowered()
 
-    @cached_property
-    def regions(self) -> Regions:
-        """The statements over tiles of steps."""
-        return self._lowered(single=False)
-
-    @cached_property
-    def of_one_step(self) -> Regions:
-        """The statements over a single step. They call the same stages."""
-        return self._lowered(single=True)
-
-    @cached_property
-    def stages(self) -> dict[tuple[str, int], Stage]:
-        """The stages, by region and the number of the operation in it."""
-        return {
-            (region, k): self._stage(region, op, ops[k - 1] if k else None)
-            for region in REGIONS
-            for ops in [self._operations(region)]
-            for k, op in enumerate(ops)
-            if isinstance(op, (Fused, Sums))
-        }
+    def lowered(self, single: bool = False) -> Regions:
+        """The statements over tiles of steps, or over a ``single`` step. They call the stages."""
+        made: Regions = {}
+        for region in REGIONS:
+            at = Pointers(self.source, self.places, self._packs, region, single)
+            products = Products(self.source, self._packs, at)
+            statements: list[Statement] = []
+            for k, op in enumerate(self._operations(region)):
+                if isinstance(op, Multiply):
+                    statements += products.multiply(op)
+                elif isinstance(op, Fill):
+                    statements += products.fill(op)
+                elif isinstance(op, Outers):
+                    statements += products.outers(op)
+                else:
+                    statements.append(self.stages[region, k].call(at, self._sum_of))
+            made[region] = tuple(without_repeated_copies(statements))
+        return made
 
     # ------------------------------------------------------------------ what it needs
 
@@ -108,24 +119,6 @@ class Direction:
         operations: Sequence[Operation] = getattr(self.part, region)
         return operations
 
-    def _lowered(self, single: bool) -> Regions:
-        made: Regions = {}
-        for region in REGIONS:
-            at = Pointers(self.source, self.places, self._packs, region, single)
-            products = Products(self.source, self._packs, at)
-            statements: list[Statement] = []
-            for k, op in enumerate(self._operations(region)):
-                if isinstance(op, Multiply):
-                    statements += products.multiply(op)
-                elif isinstance(op, Fill):
-                    statements += products.fill(op)
-                elif isinstance(op, Outers):
-                    statements += products.outers(op)
-                else:
-                    statements.append(self.stages[region, k].call(at, self._sum_of))
-            made[region] = tuple(without_repeated_copies(statements))
-        return made
-
     def _sum_of(self, v: Vector) -> SummedVector:
         """Where the gradient of a learned vector is summed."""
         return SummedVector(
@@ -137,6 +130,16 @@ class Direction:
         )
 
     # ------------------------------------------------------------------ stages
+
+    def _stages(self) -> dict[tuple[str, int], Stage]:
+        """The stages, by region and the number of the operation in it."""
+        return {
+            (region, k): self._stage(region, op, ops[k - 1] if k else None)
+            for region in REGIONS
+            for ops in [self._operations(region)]
+            for k, op in enumerate(ops)
+            if isinstance(op, (Fused, Sums))
+        }
 
     def _stage(self, region: str, op: Fused | Sums, before: Operation | None) -> Stage:
         if isinstance(op, Sums):

@@ -42,7 +42,7 @@ class Packed(Variable):
 
     about: str = field(kw_only=True)
     count: Expr = field(kw_only=True)
-    fill: tuple[Do, ...] = field(kw_only=True)
+    fill: tuple[Statement, ...] = field(kw_only=True)
     is_matrix: bool = field(kw_only=True, default=False)
 
     @property
@@ -178,7 +178,10 @@ class SummedMatrices(Summed):
 
 def sums_in(statements: Iterable[Statement]) -> list[Summed]:
     """What these statements sum up, in the order in which they first do."""
-    return list({made.name: made for made in reversed([*walk(statements, Summed)])}.values())[::-1]
+    found: dict[str, Summed] = {}
+    for made in walk(statements, Summed):
+        found.setdefault(made.name, made)
+    return list(found.values())
 
 
 def brought_home(sums: Iterable[Summed]) -> tuple[list[Do], set[Matrix]]:

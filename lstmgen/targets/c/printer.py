@@ -98,7 +98,7 @@ class Printer:
             case Member(of, name):
                 return [Piece(f"{self.text(of)}{'->' if of.type == 'pointer' else '.'}{name}")]
             case Element(pointer, index):
-                return [Piece(f"{pointer.name}[{self.text(index)}]")]
+                return [Piece(f"{written(self._factor(pointer))}[{self.text(index)}]")]
             case Address(of):
                 return [Piece(f"&{of.name}")]
             case Cast(to, value):

@@ -28,7 +28,7 @@ from .copies import Copies
 from .entries import Entry, packing, summing
 from .functions import needs
 from .lines import WIDTH, broken, comment, joined, paragraph, top_comment
-from .lowering import Direction
+from .lowering import Direction, lower
 from .packs import brought_home
 from .places import Row
 from .sizes import monomials, plus, times
@@ -130,11 +130,9 @@ class _Files:
     def __init__(self, cell: Cell, dtype: str, fixed: dict[str, int]) -> None:
         self.cell, self.fixed, self.dtype = cell, fixed, dtype
         self.source = Source(cell, dtype, fixed)
-        plan = self.source.plan
         self.sizes = self.source.sizes
         self.kept = self.source.memory.kept
-        self.forward = Direction(self.source, "forward", plan.forward)
-        self.backward = Direction(self.source, "backward", plan.backward)
+        self.forward, self.backward = lower(self.source)
         self.several = len(cell.inputs) > 1
 
     def context(self) -> dict[str, Any]:

@@ -59,6 +59,17 @@ def sizes_in(nodes: Iterable[Node]) -> set[Size]:
     return {n for count in walk(nodes, Count) for n in count.value.atoms(Size)}
 
 
+def live(declarations: Sequence[Declare], body: Iterable[Node]) -> list[Declare]:
+    """The declarations that a body needs, for itself or for others that it needs."""
+    used = names_in(body)
+    kept: list[Declare] = []
+    for declaration in reversed(declarations):
+        if declaration.variable.name in used:
+            kept.insert(0, declaration)
+            used |= names_in([declaration.value])
+    return kept
+
+
 def calls_in(nodes: Iterable[Node]) -> set[str]:
     """The names of all functions that are called."""
     return {call.function for call in walk(nodes, Call)}
@@ -119,7 +130,7 @@ class Element(Expression):
     What it points to are vecs or numbers.
     """
 
-    pointer: Variable
+    pointer: Expression
     index: Expression
     type: Type = "vec"
 

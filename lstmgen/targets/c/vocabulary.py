@@ -27,6 +27,7 @@ _TAG = re.compile(r"{%.*?%}|{#.*?#}", re.DOTALL)
 _COMMENT = re.compile(r"/\*.*?\*/|\"[^\"\n]*\"", re.DOTALL)
 _DIRECTIVE = re.compile(r"^ *#(?:.*\\\n)*.*$", re.MULTILINE)
 _WORD = re.compile(r"(?:\w|{{.*?}})+")
+_LINES = re.compile(r"{{[^{}]*\|join\(.*?}}")
 _COMPUTED = re.compile(r"{{(?! *[\w.]+ *}}).*?}}")
 _HOLE = re.compile(r"{{ *(.*?) *}}")
 _OURS = "{{ line }}"
@@ -54,7 +55,7 @@ def _cut(text: str) -> Iterator[tuple[frozenset[str], frozenset[str]]]:
     outside: set[str] = set()
     inside: set[str] = set()
     text = f"/*{text}" if text.startswith("{{ about") else text  # which opens a comment
-    text = _COMPUTED.sub("{{ ? }}", _TAG.sub("", text))
+    text = _COMPUTED.sub("{{ ? }}", _LINES.sub(_OURS, _TAG.sub("", text)))
     for line in _DIRECTIVE.sub("", _COMMENT.sub(" ", text)).splitlines():
         first, _, rest = ("", "", line) if line.startswith(" ") else line.partition("(")
         outside.update(_WORD.findall(first))
