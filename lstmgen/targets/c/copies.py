@@ -13,7 +13,6 @@ from .tree import (
     Call,
     Count,
     Declare,
-    Do,
     Expression,
     If,
     Member,
@@ -21,6 +20,7 @@ from .tree import (
     Statement,
     Sum,
     Variable,
+    do,
     product,
     rows_of_width,
     shifted,
@@ -84,7 +84,7 @@ class Copies:
     def _scatter(self, v: Vector, rows: Expression, stride: Expression) -> Statement:
         units = Count(self._sizes.of(v))
         to = self._callers(v)
-        return Do(Call("scatter", (self._steps, *self._rows, units, rows, stride, to), "pointer"))
+        return do("scatter", self._steps, *self._rows, units, rows, stride, to)
 
     def _callers(self, v: Vector) -> Expression:
         """Where the rows that are worked on begin in the array of a caller."""

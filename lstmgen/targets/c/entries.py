@@ -1,4 +1,4 @@
-"""The functions that run a pass: their statements, and what they declare for these."""
+"""What the templates place of passes: statements, and what functions declare for these."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sympy import Expr
 from ...language.symbols import Vector
 from ...planning.operations import B, T
 from .copies import Copies
+from .lines import WIDTH, comment
 from .lowering import Direction
 from .packs import Packed, Summed, brought_home
 from .places import Row
@@ -18,6 +19,7 @@ from .tree import (
     Count,
     Declare,
     Expression,
+    Function,
     Member,
     Node,
     Statement,
@@ -133,6 +135,19 @@ class Entry:
         if cell.states and self._what != "backward":  # states are loaded into a tape
             handled |= {"in_tape", "memory"}
         return [a for a in names if a not in handled and a not in used]
+
+
+def stage(source: Source, function: Function) -> dict[str, list[str]]:
+    """The function of a stage: its head, and what it does to a row."""
+    printer, fixed = source.printer, source.sizes.fixed_in(function.statements)
+    return {
+        "about": comment(function.about, WIDTH),
+        "head": printer.head(function),
+        "sizes": fixed + printer.lines(function.around),
+        "views": printer.lines(function.views),
+        "body": printer.lines(function.body),
+        "advance": printer.lines(function.advance),
+    }
 
 
 # --------------------------------------------------------------------------- parameters

@@ -16,10 +16,9 @@ from ...planning.operations import ZERO
 from .places import Places
 from .source import Source
 from .tree import (
-    NOTHING,
+    NIL,
     NULL,
     ONE,
-    Call,
     Count,
     Do,
     Expression,
@@ -28,6 +27,7 @@ from .tree import (
     Relation,
     Statement,
     Variable,
+    do,
     walk,
 )
 from .vocabulary import SLICE, THREADS, G, P
@@ -79,7 +79,7 @@ class Packs:
             rows, columns = self._source.cell.shape(m)
             items = [THREADS, Count(rows), Count(columns), Member(P, m.name), Variable(name),
                      Count(start), Count(end), Count(width)]  # fmt: skip
-            fill.append(_do("pack_transposed", *items))
+            fill.append(do("pack_transposed", *items))
         about = f"{' '.join(names)}, transposed and side by side"
         return Packed(name, about=about, count=inner * room, fill=tuple(fill), is_matrix=True)
 
@@ -93,7 +93,7 @@ class Packs:
         for m, (rows, columns) in zip(matrices, shapes, strict=True):
             items = [THREADS, Count(rows), Count(columns), Member(P, m.name), Variable(name),
                      Count(start), Count(inner)]  # fmt: skip
-            fill.append(_do("pack_rows", *items))
+            fill.append(do("pack_rows", *items))
             start += rows
         about = f"{' '.join(names)}, one below the other"
         count = inner * self._sizes.padded(shapes[0][1])
@@ -113,7 +113,7 @@ class Packs:
         for out, bias, start, end in zip(outs, biases, starts, [*starts[1:], room], strict=True):
             value = NULL if bias is None else Member(P, bias.name)
             items = [Count(self._sizes.of(out)), value, Variable(name), Count(start), Count(end)]
-            fill.append(_do("pad", *items))
+            fill.append(do("pad", *items))
         about = f"{' '.join(names)}, side by side"
         return Packed(name, about=about, count=room, fill=tuple(fill))
 
@@ -124,8 +124,8 @@ class Packs:
     def vector(self, v: Vector) -> Packed:
         """A learned vector, padded."""
         name, room = self._named(("vector", v.name), f"{v.name}_packed"), self._sizes.room_of(v)
-        items = [Count(self._sizes.of(v)), Member(P, v.name), Variable(name), NOTHING, Count(room)]
-        return Packed(name, about=v.name, count=room, fill=(_do("pad", *items),))
+        items = [Count(self._sizes.of(v)), Member(P, v.name), Variable(name), NIL, Count(room)]
+        return Packed(name, about=v.name, count=room, fill=(do("pad", *items),))
 
     def _named(self, key: tuple[str, ...], wish: str) -> str:
         return self._source.names((self._name, *key), wish)
@@ -194,14 +194,14 @@ def brought_home(sums: Iterable[Summed]) -> tuple[list[Do], set[Matrix]]:
         here = Variable(made.name)
         if isinstance(made, SummedVector):
             p = made.parameter
-            home.append(_do("add", Count(made.units), here, Member(G, p.name)))
+            home.append(do("add", Count(made.units), here, Member(G, p.name)))
         if isinstance(made, SummedMatrices):
             for p, rows, start in made.pieces:
-                is_begun = ONE if p in begun else Relation(SLICE, ">", NOTHING, "size")
+                is_begun = ONE if p in begun else Relation(SLICE, ">", NIL, "size")
                 begun.add(p)
                 items = [THREADS, Count(rows), Count(made.height), here, Count(start),
                          Count(made.width), is_begun, Member(G, p.name)]  # fmt: skip
-                home.append(_do("unpack_transposed", *items))
+                home.append(do("unpack_transposed", *items))
     return home, begun
 
 
@@ -210,7 +210,3 @@ def families(names: Sequence[str]) -> str:
     if len(names) == 1:
         return names[0]
     return "".join(dict.fromkeys(name.partition("_")[0] for name in names))
-
-
-def _do(function: str, *arguments: Expression) -> Do:
-    return Do(Call(function, arguments, "pointer"))

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from sympy import Expr
+from sympy import Eq, Expr
 
 from ...language.symbols import Vector
 from ...planning.operations import ZERO, Fused, Loop, Outers, Pass, Sums
@@ -119,10 +119,10 @@ class Places:
     def __init__(self, memory: Memory, part: Pass) -> None:
         self.plan, self.sizes, self.kept = memory.plan, memory.sizes, memory.kept
         self.used = {v for op in part.operations for v in (*op.reads, *op.writes)}
-        self.writes = Writes(part)
-        self.writes.settle(self.writes.arranged(b.blocks) for b in memory.plan.buffers)
-        self.tile = memory.row("tile", "tile", self.used, self.writes)
-        self.scratch = memory.row("scratch", "step", self.used, self.writes)
+        self._writes = writes = Writes(part)
+        writes.settle(writes.arranged(b.blocks) for b in memory.plan.buffers)
+        self.tile = memory.row("tile", "tile", self.used, writes)
+        self.scratch = memory.row("scratch", "step", self.used, writes)
         rows = (self.kept, self.tile, self.scratch)
         self.row_of = {v: row for row in rows for v in row.blocks}
         by_unit = {v for op in part.operations if isinstance(op, (Fused, Sums)) for v in op.reads}
@@ -220,6 +220,12 @@ class Places:
         apart = row is not None and all((v,) in row.runs for v in blocks[:-1])
         one_size = len({self.sizes.of(v) for v in blocks}) == 1 < len(blocks)
         return one_size and apart and self.together(blocks)
+
+    # ------------------------------------------------------------------ loops over units
+
+    def equations(self, loop: Loop) -> tuple[Eq, ...]:
+        """What a loop computes, in the order in which it is written."""
+        return self._writes.equations(loop)
 
     def overlaps(self, loop: Loop) -> bool:
         """Whether a loop writes blocks that touch: then it runs from the last vec to the first,

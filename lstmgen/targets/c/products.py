@@ -13,7 +13,7 @@ from .packs import Packed, Packs, SummedMatrices, families
 from .pointers import Pointers
 from .source import Source
 from .tree import (
-    NOTHING,
+    NIL,
     Call,
     Comment,
     Count,
@@ -23,6 +23,7 @@ from .tree import (
     Member,
     Relation,
     Statement,
+    do,
 )
 from .vocabulary import COLUMNS, END, PANELS, N
 
@@ -37,6 +38,7 @@ class Products:
     # ------------------------------------------------------------------ products
 
     def fill(self, op: Fill) -> list[Statement]:
+        """The start of sums to which products are added."""
         bias_of = dict(zip(op.outs, op.biases, strict=True))
         text = self._source.text
         starts = [f"{text(v)} = {text(b) if b is not None else '0'}" for v, b in bias_of.items()]
@@ -44,10 +46,11 @@ class Products:
         for out in (v for part in self._places.touching(op.outs) for v in part):
             start = self._packs.bias(bias_of[out])  # each may write into the next one
             room = Count(self._sizes.room_of(out))
-            made.append(_do("fill", self._at.rows, room, start, *self._at.first(out)))
+            made.append(do("fill", self._at.rows, room, start, *self._at.first(out)))
         return made
 
     def multiply(self, op: Multiply) -> list[Statement]:
+        """A stacked product: a call for each stack that memory allows."""
         made: list[Statement] = [Comment(self._about(op))]
         if op.matrices[0].transposed:
             return [*made, *self._add_up(op)]
@@ -57,7 +60,7 @@ class Products:
             outs, biases = [op.outs[k] for k in stack], [op.biases[k] for k in stack]
             start = self._at.first(outs[0])
             if not op.accumulate:
-                start = self._packs.start(outs, biases), NOTHING
+                start = self._packs.start(outs, biases), NIL
             weights = self._packs.columns(outs, [op.matrices[k] for k in stack])
             width = self._places.columns(outs)[1]
             made.append(self._product(width, rows, weights, start, outs[0]))
@@ -72,7 +75,7 @@ class Products:
         evenly = self._places.evenly(order)
         start = self._at.first(out)
         if not op.accumulate:
-            start = self._packs.bias(op.biases[0]), NOTHING
+            start = self._packs.bias(op.biases[0]), NIL
         made: list[Statement] = []
         for part in [order] if evenly else parts:
             x = part[0]
@@ -98,7 +101,7 @@ class Products:
         out: Vector,
     ) -> Do:
         items = [self._at.team, self._at.rows, Count(width), rows, weights]
-        return _do("multiply", *items, *start, *self._at.first(out))
+        return do("multiply", *items, *start, *self._at.first(out))
 
     def _about(self, op: Multiply) -> str:
         text = self._source.text
@@ -115,6 +118,7 @@ class Products:
     # ------------------------------------------------------------------ gradients of matrices
 
     def outers(self, op: Outers) -> list[Statement]:
+        """Gradients of matrices: left sides side by side, in panels, times the right side."""
         made: list[Statement] = []
         for stack in self._places.stacks(op.lefts):
             parameters, lefts = [op.parameters[k] for k in stack], [op.lefts[k] for k in stack]
@@ -127,7 +131,7 @@ class Products:
         width = self._places.columns(lefts)[1]
         rows, columns = (self._at.team, self._at.rows), Count(width)
         made: list[Statement] = [
-            _do("copy_panels", *rows, columns, *self._at.first(lefts[0]), PANELS)
+            do("copy_panels", *rows, columns, *self._at.first(lefts[0]), PANELS)
         ]
         text = self._source.text
         for p, left in zip(parameters, lefts, strict=True):
@@ -136,7 +140,7 @@ class Products:
         items = [*rows, columns, Count(total.height), *self._at.first(right), PANELS,
                  Relation(END, "<", Member(N, "T"), "size"), total, Count(total.width),
                  COLUMNS]  # fmt: skip
-        return [*made, _do("outer_add", *items)]
+        return [*made, do("outer_add", *items)]
 
     def _total(
         self, parameters: Sequence[Matrix], lefts: Sequence[Vector], right: Vector
@@ -167,7 +171,3 @@ def without_repeated_copies(statements: Iterable[Statement]) -> list[Statement]:
             last = s
         made.append(s)
     return made
-
-
-def _do(function: str, *arguments: Expression) -> Do:
-    return Do(Call(function, arguments, "pointer"))

@@ -21,7 +21,7 @@ from .places import Places, Row
 from .pointers import Pointers
 from .source import Source
 from .tree import (
-    NOTHING,
+    NIL,
     ONE,
     Address,
     Call,
@@ -41,6 +41,7 @@ from .tree import (
     Statement,
     Store,
     Variable,
+    do,
     names_in,
     product,
     shifted,
@@ -76,7 +77,7 @@ class Stage:
             *map(at.to, self.places),
             *map(sum_of, self.sums),
         ]
-        return Do(Call(self.function.name, tuple(items), "pointer"))
+        return do(self.function.name, *items)
 
 
 def fused(source: Source, places: Places, name: str, about: str, op: Fused) -> Stage:
@@ -144,7 +145,7 @@ class _Body:
         before: list[Statement] = []
         inside: list[Statement] = []
         after: list[Statement] = []
-        for e in self._places.writes.equations(loop):
+        for e in self._places.equations(loop):
             whole = self._source.plan.origin.get(e.lhs, e)
             inside.append(Comment(self._source.text(whole)))
             if not isinstance(e.rhs, Reduction):
@@ -168,7 +169,7 @@ class _Body:
         local = self._local[v] = Variable(name, "vec")
         made: list[Statement] = [Declare("const vec ", local, value)]
         if stored:
-            made.append(Store(_single(block), Call("LSTMGEN_LANE", (local, NOTHING), "number")))
+            made.append(Store(_single(block), Call("LSTMGEN_LANE", (local, NIL), "number")))
         return made
 
     def _scan(self, e: Eq, size: Expr, before: list[Statement], inside: list[Statement]) -> None:
@@ -227,7 +228,7 @@ class _Body:
                 if start not in before:  # several pieces may have one sum
                     whole = total if size == 1 else Call("across", (total,))
                     before.append(start)
-                    after.append(Store(Element(target, NOTHING), whole, "+="))
+                    after.append(Store(Element(target, NIL), whole, "+="))
         made: list[Statement] = []
         for size, (before, inside, after) in loops.items():
             made += [*before, *_over_units(size, inside), *after]
@@ -284,7 +285,7 @@ class _Body:
 
 def _single(block: Variable) -> Element:
     """The number that a pointer points to."""
-    return Element(block, NOTHING, "number")
+    return Element(block, NIL, "number")
 
 
 def _within(value: Expression, size: Expr, other: Expression) -> Call:

@@ -25,7 +25,7 @@ from ..identity import fingerprint, maker
 from ..rendering import environment
 from ..sealing import PLACEHOLDER
 from .copies import Copies
-from .entries import Entry, packing, summing
+from .entries import Entry, packing, stage, summing
 from .functions import needs
 from .lines import WIDTH, broken, comment, joined, paragraph, top_comment
 from .lowering import Direction, lower
@@ -34,12 +34,11 @@ from .places import Row
 from .sizes import monomials, plus, times
 from .source import Source
 from .tree import (
-    NOTHING,
+    NIL,
     Address,
     Call,
     Count,
     Expression,
-    Function,
     Member,
     calls_in,
     names_in,
@@ -141,7 +140,7 @@ class _Files:
         directions = (self.forward, self.backward)
         entries = {what: Entry(source, self._direction(what), what)
                    for what in ("forward", "backward", "step")}  # fmt: skip
-        stages = [stage.function for d in directions for stage in d.stages.values()]
+        stages = [made.function for d in directions for made in d.stages.values()]
         unreached = self._unreached()
         return {
             "name": cell.name,
@@ -186,21 +185,9 @@ class _Files:
                 {"pointer": pointer, "count": self.sizes.text(count)}
                 for pointer, count in unreached
             ],
-            "stages": [self._stage(function) for function in stages],
+            "stages": [stage(source, function) for function in stages],
             "kernels": self._kernels(entries),
             **needs(s for function in stages for s in function.body),
-        }
-
-    def _stage(self, function: Function) -> dict[str, list[str]]:
-        """The function of a stage, for the template."""
-        printer, fixed = self.source.printer, self.sizes.fixed_in(function.statements)
-        return {
-            "about": comment(function.about, WIDTH),
-            "head": printer.head(function),
-            "sizes": fixed + printer.lines(function.around),
-            "views": printer.lines(function.views),
-            "body": printer.lines(function.body),
-            "advance": printer.lines(function.advance),
         }
 
     def _kernels(self, entries: dict[str, Entry]) -> set[str]:
@@ -594,7 +581,7 @@ class _Files:
         return self._memory(name, f"{about}.", [*parts, *made[False], *made[True]])
 
     def _memory(
-        self, name: str, about: str, parts: list[Part], start: Expression = NOTHING
+        self, name: str, about: str, parts: list[Part], start: Expression = NIL
     ) -> dict[str, Any]:
         """One piece of memory: where its parts begin, and how much it is."""
         values = [part.value for part in parts]

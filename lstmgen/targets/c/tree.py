@@ -21,8 +21,8 @@ from ...language.symbols import Size
 from ...planning.operations import ZERO
 
 # A ``number`` is a single real, a ``vec`` one for each lane, a ``mask`` a condition for each lane;
-# a ``size`` counts units, rows or steps.
-Type = OneOf["number", "vec", "mask", "size", "pointer", "struct"]
+# a ``size`` counts units, rows or steps; a call that is made for what it does has "nothing".
+Type = OneOf["number", "vec", "mask", "size", "pointer", "struct", "nothing"]
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def _joint(parts: Sequence[Expression]) -> Type:
 
 
 NULL = Literal("NULL", "pointer")
-NOTHING, ONE = Literal("0"), Literal("1")
+NIL, ONE = Literal("0"), Literal("1")
 
 
 def vec(e: Expression) -> Expression:
@@ -291,6 +291,11 @@ class Do(Statement):
     """A call for what it does."""
 
     call: Call
+
+
+def do(function: str, *arguments: Expression) -> Do:
+    """The call of a function that has no value."""
+    return Do(Call(function, arguments, "nothing"))
 
 
 @dataclass(frozen=True)
