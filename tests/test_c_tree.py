@@ -15,6 +15,8 @@ from lstmgen.targets.c.printer import Printer
 from lstmgen.targets.c.scopes import Scope
 from lstmgen.targets.c.target import _Files
 from lstmgen.targets.c.tree import (
+    REAL,
+    VEC,
     Call,
     Cast,
     Comment,
@@ -25,6 +27,7 @@ from lstmgen.targets.c.tree import (
     Expression,
     If,
     Junction,
+    Kind,
     Literal,
     Loop,
     Member,
@@ -71,11 +74,12 @@ printer = Printer(lambda e: str(e))
         (Relation(j, "<", Count(H), "size"), "j < H"),
         (Junction((Relation(b, ">", c), Relation(a, "<", b)), "&"),
          "((mask)(a < b) & (mask)(b > c))"),
-        (Cast("real", Count(D + H)), "(real)(D + H)"),
-        (Minus(Cast("real", Literal("INFINITY"))), "-(real)INFINITY"),
+        (Cast(REAL, Count(D + H)), "(real)(D + H)"),
+        (Minus(Cast(REAL, Literal("INFINITY"))), "-(real)INFINITY"),
         (Call("larger", (a, Sum((b, c), "+-"))), "larger(a, b - c)"),
         (Element(p, Sum((j, Literal("1")), "++")), "p[j + 1]"),
         (Element(shifted(p, Count(H)), j), "(p + H)[j]"),
+        (Cast(Kind("vec", True, "*"), shifted(p, Count(H))), "(const vec *)(p + H)"),
         (Member(p, "W_i"), "p->W_i"),
         (Member(Variable("at", "struct"), "total"), "at.total"),
         (shifted(p, product(j, Count(D + H)), Count(2 * H)), "p + j * (D + H) + 2*H"),
@@ -89,7 +93,8 @@ def test_brackets_are_where_c_needs_them(tree: Expression, text: str) -> None:
 def test_statements() -> None:
     made = [
         Comment("a sum"),
-        Declare("vec ", a, vec(Literal("0", "number"))),
+        Declare(VEC, a, vec(Literal("0", "number"))),
+        Declare(Kind("real", True, "*const "), p, Call("rows_of", (a,), "pointer")),
         Loop(j, Call("vecs", (Count(H),), "size"), (Store(a, Element(p, j), "+="),)),
         Loop(j, Count(H), (Do(Call("each", (j,))),), backwards=True),
         If(Relation(p, "!=", Literal("NULL"), "size"), (Store(Element(p, j), a),)),
@@ -97,6 +102,7 @@ def test_statements() -> None:
     assert printer.lines(made) == [
         "/* a sum */",
         "vec a = splat(0);",
+        "const real *const p = rows_of(a);",
         "for (size_t j = 0; j < vecs(H); ++j) {",
         "    a += p[j];",
         "}",
@@ -141,9 +147,9 @@ def test_what_packed_parameters_are_made_of_is_not_part_of_what_reads_them() -> 
 
 
 def test_declarations_that_others_need_are_kept() -> None:
-    first = Declare("real *const ", Variable("first"), p)
-    second = Declare("real *const ", Variable("second"), shifted(Variable("first"), j))
-    third = Declare("real *const ", Variable("third"), p)
+    first = Declare(REAL, Variable("first"), p)
+    second = Declare(REAL, Variable("second"), shifted(Variable("first"), j))
+    third = Declare(REAL, Variable("third"), p)
     assert live([first, second, third], [Store(a, Element(Variable("second"), j))]) == [
         first, second,
     ]  # fmt: skip

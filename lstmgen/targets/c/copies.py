@@ -15,6 +15,7 @@ from .tree import (
     Declare,
     Expression,
     If,
+    Kind,
     Member,
     Relation,
     Statement,
@@ -46,11 +47,12 @@ class Copies:
             own = shifted(WORK, Member(IN_WORK, rows.name, "size"))
             if is_written(v):
                 call = Call("place", (*self._rows, units, self._callers(v), own), "pointer")
-                made.append(Declare("real *const ", rows, call))
+                made.append(Declare(Kind("real", pointer="*const "), rows, call))
                 continue
             width = Count(self._places.width(v))
             items = (self._steps, *self._rows, units, width, self._callers(v), own)
-            made.append(Declare("const real *const ", rows, Call("gather", items, "pointer")))
+            call = Call("gather", items, "pointer")
+            made.append(Declare(Kind("real", is_const=True, pointer="*const "), rows, call))
         return made
 
     def written(self) -> list[Statement]:

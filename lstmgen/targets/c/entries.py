@@ -20,6 +20,7 @@ from .tree import (
     Declare,
     Expression,
     Function,
+    Kind,
     Member,
     Node,
     Statement,
@@ -91,10 +92,10 @@ class Entry:
 
     def _pointers(self) -> list[Declare]:
         """Pointers to states and to what is kept, in the tape or in the workspace."""
-        memory, const, start = {
-            "forward": (MEMORY, "", (FROM, Count(B))),
-            "step": (WORK, "", ()),
-            "backward": (TAPE, "const ", (T0, Count(B))),
+        memory, is_const, start = {
+            "forward": (MEMORY, False, (FROM, Count(B))),
+            "step": (WORK, False, ()),
+            "backward": (TAPE, True, (T0, Count(B))),
         }[self._what]
         places = self._direction.places
         pointers = []
@@ -103,7 +104,7 @@ class Entry:
             pointer = self._source.pointer(row)
             shift = [rows_of_width(start, places.width(row))] if start else []
             at = shifted(memory, Member(IN_TAPE, pointer.name, "size"), *shift)
-            pointers.append(Declare(f"{const}real *const ", pointer, at))
+            pointers.append(Declare(Kind("real", is_const, "*const "), pointer, at))
         is_loaded = self._what != "backward"  # states are what the template begins and ends with
         loaded = [self._source.state(s) for s in self._source.cell.states if is_loaded]
         return live(pointers, [*self.body, *loaded])
@@ -113,12 +114,12 @@ class Entry:
         places = self._direction.places
         names = [row.name for row in (places.tile, places.scratch)]
         names += [COLUMNS.name, PANELS.name, *(made.name for made in self._direction.sums)]
-        return live(_parts("real *const ", WORK, IN_WORK, names), self.body)
+        return live(_parts(False, WORK, IN_WORK, names), self.body)
 
     def _packed(self) -> list[Declare]:
         """Pointers to packed parameters."""
         names = [pack.name for pack in self._direction.packs]
-        return live(_parts("const real *const ", PACKED, IN_PACKED, names), self.body)
+        return live(_parts(True, PACKED, IN_PACKED, names), self.body)
 
     def _unused(self, used: set[str]) -> list[str]:
         """Arguments and variables of the function that it does not mention."""
@@ -156,7 +157,7 @@ def stage(source: Source, function: Function) -> dict[str, list[str]]:
 def packing(source: Source, packs: Sequence[Packed]) -> dict[str, list[str]]:
     """The function that packs what a pass reads of the parameters."""
     fill = [do for pack in packs for do in pack.fill]
-    pointers = _parts("real *const ", PACKED, AT, [pack.name for pack in packs])
+    pointers = _parts(False, PACKED, AT, [pack.name for pack in packs])
     lines = source.printer.lines
     return {"calls": lines(fill), "pointers": lines(pointers), "sizes": _declared(source, fill)}
 
@@ -168,7 +169,7 @@ def summing(source: Source, sums: Sequence[Summed], unreached: Sequence[Expr]) -
     home, begun = brought_home(sums)
     zeroed = [p for p in source.cell.parameters if p not in begun]
     counts = [Count(source.count(p)) for p in zeroed] + [Count(n) for n in unreached]
-    pointers = _parts("const real *const ", WORK, IN_WORK, [made.name for made in sums])
+    pointers = _parts(True, WORK, IN_WORK, [made.name for made in sums])
     lines = source.printer.lines
     return {
         "names": [made.name for made in sums],
@@ -189,8 +190,9 @@ def _declared(
     return source.sizes.declared([*calls, *counts]) + own
 
 
-def _parts(kind: str, memory: Variable, at: Variable, names: Iterable[str]) -> list[Declare]:
+def _parts(is_const: bool, memory: Variable, at: Variable, names: Iterable[str]) -> list[Declare]:
     """Pointers to the parts of a piece of memory, of which a struct says where they begin."""
+    kind = Kind("real", is_const, "*const ")
     return [
         Declare(kind, Variable(name), shifted(memory, Member(at, name, "size"))) for name in names
     ]

@@ -16,7 +16,7 @@ from ...language.symbols import Size, Vector
 from ...printing.orders import Order, is_negative, literal
 from . import tree
 from .functions import HELPERS, LANEWISE, LIBM, ON_VECTORS, POWERS, SINGLE
-from .tree import Call, Cast, Count, Expression, Junction, Literal, Minus, Relation, vec
+from .tree import REAL, Call, Cast, Count, Expression, Junction, Literal, Minus, Relation, vec
 
 ZERO_OF_C = Literal("0", "number")
 
@@ -57,7 +57,7 @@ class Expressions(Printer):
         return self._reference(v)
 
     def _print_Size(self, n: Size) -> Expression:
-        return Cast("real", Count(n))
+        return Cast(REAL, Count(n))
 
     # ------------------------------------------------------------------ numbers
 
@@ -155,7 +155,7 @@ class Expressions(Printer):
 
     def _print_Piecewise(self, e: Expr) -> Expression:
         values = []
-        last: Expression = vec(Cast("real", Literal("NAN", "number")))
+        last: Expression = vec(Cast(REAL, Literal("NAN", "number")))
         for value, condition in e.args:
             if condition == sympy.true:
                 last = self._vector(value)

@@ -22,6 +22,7 @@ from .tree import (
     Function,
     If,
     Junction,
+    Kind,
     Literal,
     Loop,
     Member,
@@ -52,7 +53,7 @@ class Printer:
 
     def head(self, function: Function) -> list[str]:
         """The head of a function."""
-        items = [f"{kind}{v.name}" for kind, v in function.parameters]
+        items = [f"{_kind(kind)}{v.name}" for kind, v in function.parameters]
         return broken(f"static void {function.name}(", items, ")", WIDTH)
 
     # ------------------------------------------------------------------ statements
@@ -62,9 +63,13 @@ class Printer:
             case Comment(text):
                 return comment(text)
             case Declare(kind, variable, Call() as call) if call.type == "pointer":
-                return self._call(f"{kind}{variable.name} = ", call)
+                return self._call(f"{_kind(kind)}{variable.name} = ", call)
             case Declare(kind, variable, value):
-                pieces = [Piece(f"{kind}{variable.name} = "), *self._pieces(value), Piece(";")]
+                pieces = [
+                    Piece(f"{_kind(kind)}{variable.name} = "),
+                    *self._pieces(value),
+                    Piece(";"),
+                ]
                 return statement(pieces, LISTS if value.type == "pointer" else STATEMENTS)
             case Store(target, value, sign):
                 start = Piece(f"{self.text(target)} {sign} ")
@@ -102,7 +107,7 @@ class Printer:
             case Address(of):
                 return [Piece(f"&{of.name}")]
             case Cast(to, value):
-                return [Piece(f"({to})"), *self._factor(value)]
+                return [Piece(f"({_kind(to).rstrip()})"), *self._factor(value)]
             case Minus(value):
                 return [Piece("-"), *self._term(value)]
             case Sum(terms, signs):
@@ -136,6 +141,11 @@ class Printer:
 
     def _has_terms(self, e: Expression) -> bool:
         return isinstance(e, Count) and e.value.expand().is_Add
+
+
+def _kind(kind: Kind) -> str:
+    """A type as it stands before a name."""
+    return f"{'const ' if kind.is_const else ''}{kind.of} {kind.pointer}"
 
 
 def _begins_with_minus(e: Expression) -> bool:

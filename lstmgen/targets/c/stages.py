@@ -23,6 +23,9 @@ from .source import Source
 from .tree import (
     NIL,
     ONE,
+    REAL,
+    SIZE,
+    VEC,
     Address,
     Call,
     Cast,
@@ -33,6 +36,7 @@ from .tree import (
     Element,
     Expression,
     Function,
+    Kind,
     Literal,
     Loop,
     Member,
@@ -50,7 +54,7 @@ from .tree import (
 )
 from .vocabulary import ROWS, UNIT, P
 
-_INFINITY = Minus(Cast("real", Literal("INFINITY", "number")))
+_INFINITY = Minus(Cast(REAL, Literal("INFINITY", "number")))
 _ZERO = Literal("0", "number")
 
 
@@ -167,7 +171,7 @@ class _Body:
                 return [Store(Element(block, UNIT), value)]
         name = self._names(("local", v), identifier(v))
         local = self._local[v] = Variable(name, "vec")
-        made: list[Statement] = [Declare("const vec ", local, value)]
+        made: list[Statement] = [Declare(Kind("vec", is_const=True), local, value)]
         if stored:
             made.append(Store(_single(block), Call("LSTMGEN_LANE", (local, NIL), "number")))
         return made
@@ -175,7 +179,7 @@ class _Body:
     def _scan(self, e: Eq, size: Expr, before: list[Statement], inside: list[Statement]) -> None:
         name = self._names(("total", e.lhs), f"{identifier(e.lhs)}_total")
         total = Variable(name, "number")
-        before.append(Declare("real ", total, _ZERO))
+        before.append(Declare(REAL, total, _ZERO))
         value, scan = self._value(e.rhs.args[0]), "running"
         if isinstance(e.rhs, rcumsum):  # begins past the end
             value, scan = _within(value, size, _ZERO), "running_back"
@@ -191,16 +195,16 @@ class _Body:
     ) -> None:
         total = Variable(self._names(("total", e.lhs), f"{identifier(e.lhs)}_lanes"), "vec")
         if isinstance(e.rhs, max_):
-            before.append(Declare("vec ", total, vec(_INFINITY)))
+            before.append(Declare(VEC, total, vec(_INFINITY)))
             value = _within(self._value(e.rhs.args[0]), size, _INFINITY)
             inside.append(Store(total, Call("larger", (total, value))))
             whole: Expression = Call("across_max", (total,))
         else:
-            before.append(Declare("vec ", total, vec(_ZERO)))
+            before.append(Declare(VEC, total, vec(_ZERO)))
             inside.append(self._add(total, e.rhs.args[0], size))
             whole = Call("across", (total,))
         if isinstance(e.rhs, mean):
-            whole = product(whole, Product((ONE, Cast("real", Count(size))), "*/"))
+            whole = product(whole, Product((ONE, Cast(REAL, Count(size))), "*/"))
         after += self._assign(e.lhs, whole)
 
     def _add(self, target: Variable | Element, e: Expr, size: Expr | None = None) -> Store:
@@ -224,7 +228,7 @@ class _Body:
                 name = self._names(("total", p, size), f"{target.name}_lanes")
                 total = Variable(name, "vec")
                 inside.append(self._add(total, piece, None if size == 1 else size))
-                start = Declare("vec ", total, vec(_ZERO))
+                start = Declare(VEC, total, vec(_ZERO))
                 if start not in before:  # several pieces may have one sum
                     whole = total if size == 1 else Call("across", (total,))
                     before.append(start)
@@ -242,11 +246,11 @@ class _Body:
         written = {s.target.pointer for s in walk(body, Store) if isinstance(s.target, Element)}
         views: list[Statement] = []
         advance: list[Statement] = []
-        pointers: list[tuple[str, Variable]] = []
+        pointers: list[tuple[Kind, Variable]] = []
         for what, argument in arguments:
             blocks = [v for v in _blocks(what) if v in self._blocks]
             is_written = any(self._blocks[v] in written for v in blocks)
-            pointers.append((f"{_const(not is_written)}real *restrict ", argument))
+            pointers.append((Kind("real", not is_written, "*restrict "), argument))
             views += [self._view(v, what, argument, self._blocks[v] in written) for v in blocks]
             if isinstance(what, Row) or what.category != "parameter":  # these have one row
                 width = what.width if isinstance(what, Row) else self._sizes.room_of(what)
@@ -254,16 +258,17 @@ class _Body:
         around: list[Statement] = []
         for target in self._sums.values():
             whole = Variable(self._names(("whole", target), f"{target.name}_sum"))
-            pointers.append(("real *restrict ", whole))
-            around.append(Declare("vec *const ", target, Cast("vec *", whole, "pointer")))
+            pointers.append((Kind("real", pointer="*restrict "), whole))
+            around.append(_block(target, "vec", whole))
         every = [*body, *views, *advance]
         sizes = self._sizes.used(every)
         open_sizes = tuple(n for n in sizes if self._sizes.value(n) is None)
         reads_constants = P.name in names_in(body)
+        constants = Kind(f"{self._source.cell.name}_params", is_const=True, pointer="*")
         parameters = [
-            ("size_t ", ROWS),
-            *(("size_t ", Variable(self._sizes.name(n), "size")) for n in open_sizes),
-            *([(f"const {self._source.cell.name}_params *", P)] if reads_constants else []),
+            (SIZE, ROWS),
+            *((SIZE, Variable(self._sizes.name(n), "size")) for n in open_sizes),
+            *([(constants, P)] if reads_constants else []),
             *pointers,
         ]
         function = Function(
@@ -274,13 +279,10 @@ class _Body:
 
     def _view(self, v: Vector, what: Vector | Row, argument: Variable, written: bool) -> Declare:
         """The pointer to a block of a row."""
-        const = _const(not written)
         offset = what.offset(v) if isinstance(what, Row) else ZERO
         at = shifted(argument, Count(offset))
-        if self._sizes.of(v) == 1:
-            return Declare(f"{const}real *const ", self._blocks[v], at)
-        whole = Cast(f"{const}vec *", at, "pointer")
-        return Declare(f"{const}vec *const ", self._blocks[v], whole)
+        units = "real" if self._sizes.of(v) == 1 else "vec"
+        return _block(self._blocks[v], units, at, is_const=not written)
 
 
 def _single(block: Variable) -> Element:
@@ -303,8 +305,10 @@ def _blocks(what: Vector | Row) -> tuple[Vector, ...]:
     return what.blocks if isinstance(what, Row) else (what,)
 
 
-def _const(constant: bool) -> str:
-    return "const " if constant else ""
+def _block(block: Variable, of: str, at: Expression, is_const: bool = False) -> Declare:
+    """The pointer to a block, of numbers or of vecs, of which ``at`` is the first number."""
+    at = at if of == "real" else Cast(Kind(of, is_const, "*"), at, "pointer")
+    return Declare(Kind(of, is_const, "*const "), block, at)
 
 
 def _place(what: Vector | Row) -> tuple[int, str, int]:

@@ -26,6 +26,21 @@ Type = OneOf["number", "vec", "mask", "size", "pointer", "struct", "nothing"]
 
 
 @dataclass(frozen=True)
+class Kind:
+    """A type of C: of values, or of a pointer to such values.
+
+    ``is_const`` values do not change.
+    """
+
+    of: str
+    is_const: bool = False
+    pointer: OneOf["", "*", "*const ", "*restrict "] = ""
+
+
+REAL, VEC, SIZE = Kind("real"), Kind("vec"), Kind("size_t")
+
+
+@dataclass(frozen=True)
 class Node:
     """Anything in a tree. What it consists of are those of its fields that are nodes."""
 
@@ -150,7 +165,7 @@ class Address(Expression):
 class Cast(Expression):
     """A value as another type of C: ``(real)H``."""
 
-    to: str
+    to: Kind
     value: Expression
     type: Type = "number"
 
@@ -270,9 +285,9 @@ class Comment(Statement):
 
 @dataclass(frozen=True)
 class Declare(Statement):
-    """A local variable, of a type of C, with its value."""
+    """A local variable with its value."""
 
-    kind: str
+    kind: Kind
     variable: Variable
     value: Expression
 
@@ -329,7 +344,7 @@ class Function:
 
     name: str
     about: str
-    parameters: tuple[tuple[str, Variable], ...]
+    parameters: tuple[tuple[Kind, Variable], ...]
     around: tuple[Statement, ...]
     views: tuple[Statement, ...]
     body: tuple[Statement, ...]
