@@ -36,6 +36,7 @@ from .tree import (
 )
 
 _INDENT = "    "
+_TERMS, _FACTORS, _SIGNED, _ATOM = 1, 2, 3, 4  # how tightly expressions hold together
 
 
 class Printer:
@@ -101,22 +102,23 @@ class Printer:
             case Count(value):
                 return [Piece(self.size(value))]
             case Member(of, name):
-                return [Piece(f"{self.text(of)}{'->' if of.type == 'pointer' else '.'}{name}")]
+                arrow = "->" if of.type == "pointer" else "."
+                return [*self._operand(of, _ATOM), Piece(f"{arrow}{name}")]
             case Element(pointer, index):
-                return [Piece(f"{written(self._factor(pointer))}[{self.text(index)}]")]
+                return [*self._operand(pointer, _ATOM), Piece(f"[{self.text(index)}]")]
             case Address(of):
                 return [Piece(f"&{of.name}")]
             case Cast(to, value):
-                return [Piece(f"({_kind(to).rstrip()})"), *self._factor(value)]
+                return [Piece(f"({_kind(to).rstrip()})"), *self._operand(value, _SIGNED)]
             case Minus(value):
-                return [Piece("-"), *self._term(value)]
+                return [Piece("-"), *self._operand(value, _FACTORS)]
             case Sum(terms, signs):
-                first, *others = map(self._term, terms)
-                first = [Piece("-"), *first] if signs[0] == "-" else first
-                return _listed(first, signs[1:], others, "term")
+                parts = [self._operand(t, _FACTORS, s) for t, s in zip(terms, signs, strict=True)]
+                first = [Piece("-"), *parts[0]] if signs[0] == "-" else parts[0]
+                return _listed(first, signs[1:], parts[1:], "term")
             case Product(factors, signs):
-                first, *others = map(self._factor, factors)
-                return _listed(first, signs[1:], others, "factor")
+                parts = [self._operand(f, _SIGNED, s) for f, s in zip(factors, signs, strict=True)]
+                return _listed(parts[0], signs[1:], parts[1:], "factor")
             case Relation(left, sign, right):
                 pieces = _listed(self._pieces(left), [sign], [self._pieces(right)], "term")
                 return _enclosed(pieces, "(mask)(") if e.type == "mask" else pieces
@@ -124,23 +126,19 @@ class Printer:
                 parts = sorted(map(self._pieces, masks), key=written)
                 return _enclosed(_together(parts, f" {sign} "))
             case Call(function, arguments):
-                first, *others = map(self._pieces, arguments)
-                listed = _together([first, *map(_apart, others)], ",")
-                return _enclosed(listed, f"{function}(")
+                parts = [self._pieces(a) for a in arguments]
+                parts[1:] = map(_apart, parts[1:])
+                return _enclosed(_together(parts, ","), f"{function}(")
         raise AssertionError(e)
 
-    def _term(self, e: Expression) -> list[Piece]:
-        """``e`` as one of several terms: a size needs no brackets among sizes."""
-        pieces = self._pieces(e)
-        return _enclosed(pieces) if isinstance(e, Sum) or _begins_with_minus(e) else pieces
+    def _operand(self, e: Expression, least: int, sign: str = "") -> list[Piece]:
+        """``e``, in brackets unless it binds at ``least`` so tightly, and after any sign.
 
-    def _factor(self, e: Expression) -> list[Piece]:
+        Sizes that are added or multiplied need none among others.
+        """
+        level = _binds(e) + (isinstance(e, Count) and sign in ("+", "*"))
         pieces = self._pieces(e)
-        several = isinstance(e, (Sum, Product)) or self._has_terms(e)
-        return _enclosed(pieces) if several or _begins_with_minus(e) else pieces
-
-    def _has_terms(self, e: Expression) -> bool:
-        return isinstance(e, Count) and e.value.expand().is_Add
+        return _enclosed(pieces) if level < least or _begins_with_minus(e) else pieces
 
 
 def _kind(kind: Kind) -> str:
@@ -148,15 +146,24 @@ def _kind(kind: Kind) -> str:
     return f"{'const ' if kind.is_const else ''}{kind.of} {kind.pointer}"
 
 
-def _begins_with_minus(e: Expression) -> bool:
+def _binds(e: Expression) -> int:
+    """How tightly ``e`` holds together."""
     match e:
-        case Minus():
-            return True
-        case Sum(_, signs):
-            return signs[0] == "-"
-        case Literal(text):
-            return text.startswith("-")
-    return False
+        case Relation(type="size"):
+            return 0
+        case Sum():
+            return _TERMS
+        case Product():
+            return _FACTORS
+        case Count(value):
+            return _TERMS if value.expand().is_Add else _ATOM if value.is_Atom else _FACTORS
+        case Minus() | Cast() | Address():
+            return _SIGNED
+    return _ATOM
+
+
+def _begins_with_minus(e: Expression) -> bool:
+    return isinstance(e, Minus) or (isinstance(e, Literal) and e.text.startswith("-"))
 
 
 def _apart(pieces: Sequence[Piece]) -> list[Piece]:
@@ -177,9 +184,9 @@ def _listed(
 
 
 def _together(parts: Sequence[Sequence[Piece]], between: str) -> list[Piece]:
-    made = list(parts[0])
-    for part in parts[1:]:
-        made += [Piece(between), *part]
+    made: list[Piece] = []
+    for k, part in enumerate(parts):
+        made += [Piece(between), *part] if k else part
     return made
 
 
