@@ -23,6 +23,8 @@ PASSES = ("forward", "backward")
 LAYOUTS = ("tape", *PASSES, *(f"{p}_packed" for p in PASSES))  # structs that say what is where
 _TEMPLATES = ("header.h.j2", "source.c.j2")
 
+# What a template consists of besides words of C. A hole that joins lines has code of ours; one that
+# is computed otherwise gives no name.
 _TAG = re.compile(r"{%.*?%}|{#.*?#}", re.DOTALL)
 _COMMENT = re.compile(r"/\*.*?\*/|\"[^\"\n]*\"", re.DOTALL)
 _DIRECTIVE = re.compile(r"^ *#(?:.*\\\n)*.*$", re.MULTILINE)
