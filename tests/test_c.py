@@ -1141,7 +1141,7 @@ def exact(cell: Cell) -> Callable[[dict[str, int]], dict[str, int]]:
 def test_gates_touch_where_what_is_written_over_comes_later(name, forward, backward):
     parts = _Files(cells.get(name), "float64", {})
     for direction, expected in ((parts.forward, forward), (parts.backward, backward)):
-        assert [[v.name for v in run] for run in direction.tile.runs] == expected
+        assert [[v.name for v in run] for run in direction.places.tile.runs] == expected
 
 
 def test_who_may_touch_whom():

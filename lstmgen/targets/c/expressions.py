@@ -1,297 +1,75 @@
-"""Expressions as C, and the layout of lines: the vocabulary of the C target."""
+"""Elementwise expressions of SymPy as trees of C."""
 
 from __future__ import annotations
 
-import re
 import struct
-import textwrap
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from math import isfinite
-from typing import Any, Literal
+from typing import Any
 
 import sympy
 from sympy import Expr, Function
-from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.printer import Printer
 
 from ...errors import GenerateError
 from ...language import dtypes
-from ...language.cell import C_KEYWORDS
-from ...language.functions import equal, expm1, relu, sigmoid, softplus, step
 from ...language.symbols import Size, Vector
-from ...planning.operations import B, K, T
-from ...printing.orders import Order, binds, is_negative, literal
-from ..naming import Names
+from ...printing.orders import Order, is_negative, literal
+from . import tree
+from .functions import HELPERS, LANEWISE, LIBM, ON_VECTORS, POWERS, SINGLE
+from .tree import REAL, Call, Cast, Count, Expression, Junction, Literal, Minus, Relation, vec
 
-WIDTH = 100
-
-LIBM = {
-    sympy.exp: "exp", sympy.log: "log", sympy.sin: "sin", sympy.cos: "cos", sympy.tan: "tan",
-    sympy.asin: "asin", sympy.acos: "acos", sympy.atan: "atan", sympy.sinh: "sinh",
-    sympy.cosh: "cosh", sympy.tanh: "tanh", sympy.asinh: "asinh", sympy.acosh: "acosh",
-    sympy.atanh: "atanh", sympy.erf: "erf", sympy.Abs: "fabs", sympy.floor: "floor",
-    sympy.ceiling: "ceil", expm1: "expm1",
-}  # fmt: skip
-# Static functions of the source that work on all lanes, each written only where it is used. What
-# the C library computes is called lane by lane, but for the few that have vector code of their own.
-HELPERS = {
-    sigmoid: "sigmoid", softplus: "softplus", relu: "relu", step: "positive",
-    sympy.sign: "sign", sympy.Heaviside: "heaviside", equal: "equals", sympy.Max: "larger",
-    sympy.Min: "smaller",
-}  # fmt: skip
-POWERS = {2: "square", 3: "cube"}
-ON_VECTORS = {"exp": "vec_exp", "expm1": "vec_expm1", "tanh": "vec_tanh"}
-LANEWISE = {f: f"each_{f}" for f in (*LIBM.values(), "sqrt", "pow") if f not in ON_VECTORS}
-SINGLE = {f: f"one_{f}" for f in (*LANEWISE, "rsqrt")}
-_FUNCTIONS = {
-    *HELPERS.values(), *POWERS.values(), *ON_VECTORS.values(), *LANEWISE.values(), *SINGLE.values(),
-    *"vec mask LANES PAD ROWS VECS PANEL padded vecs splat choose within across across_max".split(),
-    *"running running_back opposite to_the_e r_coth LABEL".split(),
-}  # fmt: skip
-_LIBM_NAMES = {*LIBM.values(), "sqrt", "pow", "log1p", "fmax", "fmin"}
-
-_PASSES = ("forward", "backward")
-
-# Words of a stage that nothing from the equations may hide.
-STAGE_WORDS = frozenset(
-    {
-        *C_KEYWORDS,
-        *_FUNCTIONS,
-        *_LIBM_NAMES,
-        *(f"{f}f" for f in _LIBM_NAMES),
-        *"rows row j p grads real size_t bits power factors memcpy memset".split(),
-        *(f"{what}_layout" for what in ("tape", *_PASSES, *(f"{p}_packed" for p in _PASSES))),
-    }
-)
-# Words of the functions that callers see, and of those that lay out memory.
-WORDS = (
-    STAGE_WORDS
-    | frozenset(
-        """n x m y g dx dy tape work initial final state next dfinal dinitial one T B t t0 k steps
-    most end first last memory kept tile scratch in_tape in_work used one_step total times plus
-    fits take fill pad multiply outer_add load save swap gather place scatter add aligned
-    factors rows_of blocks_of packed in_packed batch slices share team team_of threads_of first_row
-    fair_share is_shared pack_transposed pack_rows pack_strip unpack_transposed unpack_square
-    turn exchange load_turned columns panels sums add_panel copy_panels multiply_panel some_rows
-    sums_in_registers column next_step threads
-    status start at each s own slice check tape_parts""".split()
-    )
-    | {f"{p}_{w}" for p in _PASSES for w in "parts packed_parts share need rows sums".split()}
-    | {f"arrange_{p}" for p in _PASSES}
-    | frozenset("tape_need label write_label has_label workers_of memcmp".split())
-)
-
-# --------------------------------------------------------------------------- lines
+ZERO_OF_C = Literal("0", "number")
 
 
-def broken(start: str, items: Sequence[str], end: str, width: int = WIDTH - 12) -> list[str]:
-    """``start``, ``items`` and ``end``, on more lines where one is too long: after a comma."""
-    pieces = [f"{item}," for item in items[:-1]] + [f"{items[-1]}{end}"]
-    return _filled(start, pieces, width)
-
-
-def joined(operator: str, start: str, items: Sequence[str], end: str) -> list[str]:
-    """``start``, ``items`` with an operator between them, and ``end``; lines begin with one."""
-    first, *others = items
-    pieces = [first, *(f"{operator} {item}" for item in others)]
-    return _filled(start, [*pieces[:-1], f"{pieces[-1]}{end}"], WIDTH - 12)
-
-
-def _filled(start: str, pieces: Sequence[str], width: int) -> list[str]:
-    lines, line = [], start + pieces[0]
-    for piece in pieces[1:]:
-        if len(line) + 1 + len(piece) > width:
-            lines.append(line)
-            line = f"    {piece}"
-        else:
-            line += f" {piece}"
-    return [*lines, line]
-
-
-def comment(text: str, width: int = WIDTH - 12) -> list[str]:
-    """``text`` as a comment, on more lines where one is too long."""
-    first, *rest = _folded(text, width - 6) or [""]
-    if not rest:
-        return [f"/* {first} */"]
-    return [f"/* {first}", *(f" * {line}" for line in rest[:-1]), f" * {rest[-1]} */"]
-
-
-def top_comment(lines: Sequence[str]) -> list[str]:
-    """The comment at the top of a file, left open."""
-    folded = []
-    for line in lines:
-        indent = " " * (len(line) - len(line.lstrip()))
-        folded += _folded(line, WIDTH - 4, indent, indent + "    ") or [""]
-    return [f"/* {folded[0]}", *(f" * {line}".rstrip() for line in folded[1:])]
-
-
-def paragraph(text: str) -> str:
-    """``text`` as lines within a comment."""
-    return "\n".join(f" * {line}" for line in _folded(" ".join(text.split()), WIDTH - 3)) + "\n"
-
-
-def _folded(text: str, width: int, first: str = "", others: str = "") -> list[str]:
-    return textwrap.wrap(
-        text.strip(), width, initial_indent=first, subsequent_indent=others,
-        break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip
-
-
-def statement(text: str, width: int = WIDTH - 16) -> list[str]:
-    """A statement, on more lines where one is too long: broken before operators that bind least."""
-    lines: list[str] = []
-    indent = ""
-    while len(indent) + len(text) > width:
-        cut = _cut(text, width - len(indent))
-        if not cut:
-            break
-        lines.append(indent + text[:cut].rstrip())
-        text, indent = text[cut:].lstrip(), "    "
-    return [*lines, indent + text]
-
-
-_BREAKS = re.compile(r"[(\[]|[)\]]| (?=(?:[-+*/?:<>]|&&|\|\||[<>=!]=) )|(?<=,) ")
-
-
-def _cut(text: str, width: int) -> int:
-    """Where to break a line; 0 if that is nowhere."""
-    depth, cuts = 0, []
-    for mark in _BREAKS.finditer(text):
-        if mark.group() in "([":
-            depth += 1
-        elif mark.group() in ")]":
-            depth -= 1
-        elif 0 < mark.start() <= width:
-            cuts.append((depth, text[mark.end()] in "*/", -mark.start()))
-    late = [cut for cut in cuts if -cut[2] > width // 3] or cuts
-    return -min(late)[2] if late else 0
-
-
-def without_comments(lines: Iterable[str]) -> str:
-    """``lines`` as one text, without the comments in them."""
-    return re.sub(r"/\*.*?\*/", "", "\n".join(lines), flags=re.DOTALL)
-
-
-def mentions(name: str, code: str) -> bool:
-    """Whether an identifier occurs, other than as the member of a struct."""
-    return re.search(rf"(?<![\w.])(?<!->){re.escape(name)}(?!\w)", code) is not None
-
-
-# --------------------------------------------------------------------------- sizes
-
-
-def enclosed(text: str) -> str:
-    """A size as a factor."""
-    return f"({text})" if " + " in text else text
-
-
-def times(a: str, b: str) -> str:
-    """The product of two sizes; the first is a product itself."""
-    return a if b == "1" else f"{a} * {enclosed(b)}"
-
-
-def plus(a: str, b: str) -> str:
-    """The sum of two sizes."""
-    return a if b == "0" else f"{a} + {b}"
-
-
-def monomials(e: Expr) -> list[list[Expr]]:
-    """A size as a sum of products, in a person's order: steps and rows first, H before D.
-
-    A number comes first in its product; powers are written out.
-    """
-    products = []
-    for t in sympy.Add.make_args(sympy.expand(e)):
-        product: list[Expr] = []
-        for f in sympy.Mul.make_args(t):
-            base, exponent = f.as_base_exp()
-            product += [base] * int(exponent) if base.is_Symbol else [f]
-        products.append(sorted(product, key=_place))
-    return sorted(products, key=lambda p: (-sum(f.is_Symbol for f in p), [_place(f) for f in p]))
-
-
-def _place(f: Expr) -> tuple[int, str]:
-    first = (T, K, B, Size("H"))
-    return (first.index(f) if f in first else len(first) if f.is_Symbol else -1), str(f)
-
-
-# --------------------------------------------------------------------------- expressions
-
-
-@dataclass(frozen=True)
-class Code:
-    """An expression in C and its type: a ``number`` (a real), a ``vec`` or a ``mask``.
-
-    C takes a number beside a vec, but not where a function asks for one.
-    """
-
-    text: str
-    type: Literal["number", "vec", "mask"]
-
-    @property
-    def vec(self) -> str:
-        return f"splat({self.text})" if self.type == "number" else self.text
-
-    def __str__(self) -> str:
-        return self.text
-
-
-class ExpressionPrinter(Printer):
+class Expressions(Printer):
     """Elementwise expressions, in a person's order of terms and factors.
 
-    Each method gives a ``Code``: what it wrote knows its own type.
+    SymPy's ``Printer`` finds the method for each class; each gives a tree.
     """
 
     printmethod = "_c_of_lstmgen"  # not SymPy's: our symbols have a _sympystr of their own
 
-    def __init__(self, order: Order, names: Names, dtype: str) -> None:
+    def __init__(self, order: Order, dtype: str) -> None:
         super().__init__()
-        self.person, self.names = order, names
+        self._person = order
         self.suffix = dtypes.dtype(dtype).compute.suffix
-        self.reference: Callable[[Vector], str] = str
-        self.single = False
+        self._reference: Callable[[Vector], Expression] = lambda v: Count(v)
+        self._single = False
 
-    def vector(self, e: Expr, reference: Callable[[Vector], str], single: bool = False) -> str:
+    def vector(
+        self, e: Expr, reference: Callable[[Vector], Expression], single: bool = False
+    ) -> Expression:
         """``e`` as a vec, also where it is a ``single`` number for all units."""
-        self.reference, self.single = reference, single
+        self._reference, self._single = reference, single
         return self._vector(e)
 
-    def _vector(self, e: Expr) -> str:
-        return self._code(e).vec
+    def _vector(self, e: Expr) -> Expression:
+        return vec(self._tree(e))
 
-    def _code(self, e: Any) -> Code:
-        code: Code = self._print(e)
-        return code
+    def _tree(self, e: Any) -> Expression:
+        made: Expression = self._print(e)
+        return made
 
-    def emptyPrinter(self, e: Any) -> Code:
+    def emptyPrinter(self, e: Any) -> Expression:
         raise GenerateError(f"the C target cannot print {type(e).__name__}: {e}")
 
-    def _bound(self, e: Expr, level: int) -> Code:
-        """``e``, in parentheses unless it binds more tightly than ``level``, and after any sign."""
-        code = self._code(e)
-        is_product = isinstance(e, sympy.Pow) and (_is_square(e) or is_negative(e.exp))
-        tightness = PRECEDENCE["Mul"] if is_product else binds(e)
-        if tightness <= level or code.text.startswith("-"):
-            return Code(f"({code})", code.type)
-        return code
+    def _print_Vector(self, v: Vector) -> Expression:
+        return self._reference(v)
 
-    def _print_Vector(self, v: Vector) -> Code:
-        return Code(self.reference(v), "number" if v.category == "constant" else "vec")
-
-    def _print_Size(self, n: Size) -> Code:
-        return Code(f"(real){self.names(n, n.name)}", "number")
+    def _print_Size(self, n: Size) -> Expression:
+        return Cast(REAL, Count(n))
 
     # ------------------------------------------------------------------ numbers
 
-    def _number(self, e: Expr) -> Code:
+    def _number(self, e: Expr) -> Literal:
         if self.suffix:
-            return Code(f"{_shortest_float(float(e), e)}f", "number")
+            return Literal(f"{_shortest_float(float(e), e)}f", "number")
         if not isfinite(float(e)):
             raise GenerateError(f"{e} is too large for a double")
-        return Code(literal(e), "number")
+        return Literal(literal(e), "number")
 
-    def _folded(self, e: Expr) -> Code | None:
+    def _folded(self, e: Expr) -> Literal | None:
         """``e`` as one number, if it is one that SymPy knows: it does not know sigmoid(2)."""
         if not e.is_number:
             return None
@@ -299,7 +77,7 @@ class ExpressionPrinter(Printer):
             raise GenerateError(f"{e} is not a real number")
         return self._number(e) if e.evalf().is_Number else None
 
-    def _print_Integer(self, e: Expr) -> Code:
+    def _print_Integer(self, e: Expr) -> Expression:
         return self._number(e)
 
     _print_Rational = _print_Half = _print_Zero = _print_One = _print_NegativeOne = _print_Integer
@@ -308,60 +86,48 @@ class ExpressionPrinter(Printer):
 
     # ------------------------------------------------------------------ arithmetic
 
-    def _print_Add(self, e: Expr, order: object = None) -> Code:
+    def _print_Add(self, e: Expr, order: object = None) -> Expression:
         if folded := self._folded(e):
             return folded
-        text = ""
-        bodies = []
-        for term in self.person.terms(e):
-            negative = is_negative(term)
-            body = self._bound(-term if negative else term, PRECEDENCE["Add"])
-            bodies.append(body)
-            if not text:
-                text = f"-{body}" if negative else str(body)
-            else:
-                text += f" {'-' if negative else '+'} {body}"
-        return Code(text, _mixed(bodies))
+        terms = self._person.terms(e)
+        signs = "".join("-" if is_negative(t) else "+" for t in terms)
+        values = [-t if is_negative(t) else t for t in terms]
+        return tree.Sum(tuple(map(self._tree, values)), signs)
 
-    def _print_Mul(self, e: Expr) -> Code:
+    def _print_Mul(self, e: Expr) -> Expression:
         if folded := self._folded(e):
             return folded
         if is_negative(e):
-            body = self._bound(-e, PRECEDENCE["Add"])
-            return Code(f"-{body}", body.type)
-        over, under = self.person.fraction(e)
-        above = [self._bound(f, PRECEDENCE["Mul"] - 1) for f in over]
-        below = [self._bound(f, PRECEDENCE["Mul"]) for f in under]
-        above = above or [self._number(sympy.S.One)]
-        text = " * ".join(map(str, above)) + "".join(f" / {f}" for f in below)
-        return Code(text, _mixed([*above, *below]))
+            return Minus(self._tree(-e))
+        over, under = self._person.fraction(e)
+        above = [self._tree(f) for f in over] or [self._number(sympy.S.One)]
+        below = [self._tree(f) for f in under]
+        return _chain([*((f, "*") for f in above), *((f, "/") for f in below)])
 
-    def _print_Pow(self, e: Expr) -> Code:
+    def _print_Pow(self, e: Expr) -> Expression:
         if folded := self._folded(e):
             return folded
         base, exponent = e.args
         if exponent == sympy.Rational(1, 2):
             return self._call("sqrt", base)
         if exponent.is_number and exponent.is_negative:
-            below = self._bound(1 / e, PRECEDENCE["Mul"])
-            return Code(f"{self._number(sympy.S.One)} / {below}", below.type)
+            return _chain([(self._number(sympy.S.One), "*"), (self._tree(1 / e), "/")])
         if _is_square(e):
-            code = self._code(base)
-            return Code(f"{code} * {code}", code.type)
+            return tree.product(self._tree(base), self._tree(base))
         if exponent in POWERS:
-            return Code(f"{POWERS[int(exponent)]}({self._vector(base)})", "vec")
+            return self._calls(POWERS[int(exponent)], [base])
         return self._call("pow", base, exponent)
 
     # ------------------------------------------------------------------ functions
 
-    def _call(self, name: str, *args: Expr) -> Code:
-        name = ON_VECTORS.get(name) or (SINGLE if self.single else LANEWISE)[name]
+    def _call(self, name: str, *args: Expr) -> Expression:
+        name = ON_VECTORS.get(name) or (SINGLE if self._single else LANEWISE)[name]
         return self._calls(name, args)
 
-    def _calls(self, name: str, args: Sequence[Expr]) -> Code:
-        return Code(f"{name}({', '.join(map(self._vector, args))})", "vec")
+    def _calls(self, name: str, args: Sequence[Expr]) -> Expression:
+        return Call(name, tuple(map(self._vector, args)))
 
-    def _print_Function(self, e: Function) -> Code:
+    def _print_Function(self, e: Function) -> Expression:
         if folded := self._folded(e):
             return folded
         if type(e) in HELPERS:
@@ -370,58 +136,66 @@ class ExpressionPrinter(Printer):
             return self._call(LIBM[type(e)], *e.args)
         return self.emptyPrinter(e)
 
-    def _print_rsqrt(self, e: Expr) -> Code:
-        if self.single:
+    def _print_rsqrt(self, e: Expr) -> Expression:
+        if self._single:
             return self._calls(SINGLE["rsqrt"], e.args)
-        return Code(f"{self._number(sympy.S.One)} / {self._call('sqrt', e.args[0])}", "vec")
+        return _chain([(self._number(sympy.S.One), "*"), (self._call("sqrt", e.args[0]), "/")])
 
-    def _print_stop_gradient(self, e: Expr) -> Code:
-        return self._bound(e.args[0], PRECEDENCE["Atom"] - 1)
+    def _print_stop_gradient(self, e: Expr) -> Expression:
+        return self._tree(e.args[0])
 
-    def _print_Max(self, e: Expr) -> Code:
+    def _print_Max(self, e: Expr) -> Expression:
         first, *others = map(self._vector, e.args)
         for other in others:
-            first = f"{HELPERS[type(e)]}({first}, {other})"
-        return Code(first, "vec")
+            first = Call(HELPERS[type(e)], (first, other))
+        return first
 
     _print_Min = _print_Max
 
     # ------------------------------------------------------------------ conditions
 
-    def _print_Piecewise(self, e: Expr) -> Code:
-        values, last = [], "splat((real)NAN)"
+    def _print_Piecewise(self, e: Expr) -> Expression:
+        values = []
+        last: Expression = vec(Cast(REAL, Literal("NAN", "number")))
         for value, condition in e.args:
             if condition == sympy.true:
                 last = self._vector(value)
                 break
-            values.append((self._code(condition), self._vector(value)))
+            values.append((self._tree(condition), self._vector(value)))
         for condition, value in reversed(values):
-            last = f"choose({condition}, {value}, {last})"
-        return Code(last, "vec")
+            last = Call("choose", (condition, value, last))
+        return last
 
-    def _print_Relational(self, e: Expr) -> Code:
-        return Code(f"(mask)({self._vector(e.lhs)} {e.rel_op} {self._vector(e.rhs)})", "mask")
+    def _print_Relational(self, e: Expr) -> Expression:
+        return Relation(self._vector(e.lhs), e.rel_op, self._vector(e.rhs))
 
-    def _connected(self, operator: str, e: Expr) -> Code:
-        parts = sorted(str(self._code(a)) for a in e.args)
-        return Code(f"({f' {operator} '.join(parts)})", "mask")
+    def _print_And(self, e: Expr) -> Expression:
+        return Junction(tuple(map(self._tree, e.args)), "&")
 
-    def _print_And(self, e: Expr) -> Code:
-        return self._connected("&", e)
+    def _print_Or(self, e: Expr) -> Expression:
+        return Junction(tuple(map(self._tree, e.args)), "|")
 
-    def _print_Or(self, e: Expr) -> Code:
-        return self._connected("|", e)
+    def _print_Not(self, e: Expr) -> Expression:
+        return Relation(self._tree(e.args[0]), "==", ZERO_OF_C)
 
-    def _print_Not(self, e: Expr) -> Code:
-        return Code(f"(mask)({self._code(e.args[0])} == 0)", "mask")
-
-    def _print_BooleanAtom(self, e: Expr) -> Code:
-        return Code(f"(mask)(splat(0) {'==' if e else '!='} splat(0))", "mask")
+    def _print_BooleanAtom(self, e: Expr) -> Expression:
+        return Relation(vec(ZERO_OF_C), "==" if e else "!=", vec(ZERO_OF_C))
 
 
-def _mixed(codes: Sequence[Code]) -> Literal["number", "vec"]:
-    """The type of arithmetic on these: a vec, if there is one."""
-    return "number" if all(code.type == "number" for code in codes) else "vec"
+def _chain(factors: Sequence[tuple[Expression, str]]) -> Expression:
+    """Factors from left to right. What is a product itself is one of several factors, unless it
+    is what one divides by.
+    """
+    parts: list[Expression] = []
+    signs = ""
+    for factor, sign in factors:
+        if isinstance(factor, tree.Product) and sign == "*":
+            parts += factor.factors
+            signs += factor.signs
+        else:
+            parts.append(factor)
+            signs += sign
+    return parts[0] if len(parts) == 1 else tree.Product(tuple(parts), signs)
 
 
 def _is_square(e: Expr) -> bool:

@@ -2,13 +2,14 @@
 
 The source follows the plan: stages, packed weights, a tape, and tiles of steps that are worked on
 together, so that the workspace does not grow with the sequence. This module puts the files
-together; what they say about the cell's mathematics is made in ``c_statements``.
+together; the statements of passes are made in ``lowering``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sympy
@@ -24,26 +25,28 @@ from ..comments import header
 from ..identity import fingerprint, maker
 from ..rendering import environment
 from ..sealing import PLACEHOLDER
-from .expressions import (
-    HELPERS,
-    LANEWISE,
-    ON_VECTORS,
-    POWERS,
-    SINGLE,
-    WIDTH,
-    broken,
-    comment,
-    enclosed,
-    joined,
-    mentions,
-    monomials,
-    paragraph,
-    plus,
-    times,
-    top_comment,
-    without_comments,
+from .copies import Copies
+from .entries import Entry, packing, stage, summing
+from .functions import needs
+from .lines import WIDTH, broken, comment, joined, paragraph, top_comment
+from .lowering import Direction, lower
+from .packs import brought_home
+from .places import Row
+from .sizes import monomials, plus, times
+from .source import Source
+from .tree import (
+    NIL,
+    Address,
+    Call,
+    Count,
+    Expression,
+    Member,
+    calls_in,
+    names_in,
+    rows_of_width,
+    sizes_in,
 )
-from .statements import Direction, Row, Source
+from .vocabulary import STEPS, USED, N
 
 OPTIONS = frozenset({"dtype"})
 TAKES_SIZES = True
@@ -54,7 +57,9 @@ _STANDARD_HEADERS = frozenset(
     stdalign stdarg stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string tgmath threads
     time uchar wchar wctype""".split()
 )
+_STEPS_ROWS = times(STEPS, Count(B))  # how many rows there are of what a tile keeps
 _GENERATION = "\0generation\0"  # what a header and a source have in common; no text of a user
+_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 # Macros of the headers that we or our callers include: no variable can have one of these names.
 _MACRO = re.compile(
     r"LSTMGEN_\w+|(M|FP)_[A-Z0-9_]+|HUGE(_VAL\w*)?|SNAN\w*|MAXFLOAT|DOMAIN|SING|OVERFLOW|UNDERFLOW|PLOSS|TLOSS"
@@ -87,7 +92,7 @@ def files(cell: Cell, *, dtype: str = "float64", source: str = "", **sizes: int)
         f"{stem}.c": templates.get_template("source.c.j2").render(context),
     }
     # a header and a source fit whatever their comments say
-    generation = fingerprint(*(without_comments([text]) for text in made.values()))
+    generation = fingerprint(*(_COMMENT.sub("", text) for text in made.values()))
     return {name: text.replace(_GENERATION, generation) for name, text in made.items()}
 
 
@@ -125,28 +130,19 @@ class _Files:
     def __init__(self, cell: Cell, dtype: str, fixed: dict[str, int]) -> None:
         self.cell, self.fixed, self.dtype = cell, fixed, dtype
         self.source = Source(cell, dtype, fixed)
-        plan = self.source.plan
-        self.kept = self.source.row("kept", "tape", self.source.rank)
-        self.forward = Direction(self.source, "forward", plan.forward, self.kept)
-        self.backward = Direction(self.source, "backward", plan.backward, self.kept)
+        self.sizes = self.source.sizes
+        self.kept = self.source.memory.kept
+        self.forward, self.backward = lower(self.source)
         self.several = len(cell.inputs) > 1
 
     def context(self) -> dict[str, Any]:
         """The variables of the templates."""
         cell, source = self.cell, self.source
-        lines = {"forward": self.forward.lines(), "backward": self.backward.lines()}
-        lines["step"] = self.forward.one_step().lines()
-        output = self._output()
-        given = {w: self._given_rows(self._direction(w), single=w == "step") for w in lines}
-        bodies = {
-            what: [line for part in regions.values() for line in part]
-            + output["copied"].get(what, [])
-            for what, regions in lines.items()
-        }
-        packs = {d.name: list(d.packs.values()) for d in (self.forward, self.backward)}
-        calls = {what: [line for p in each for line in p["calls"]] for what, each in packs.items()}
-        gradients = list(self.backward.gradients.values())
-        calls["gradients"] = [line for made in gradients for line in made["calls"]]
+        directions = (self.forward, self.backward)
+        entries = {what: Entry(source, self._direction(what), what)
+                   for what in ("forward", "backward", "step")}  # fmt: skip
+        stages = [made.function for d in directions for made in d.stages.values()]
+        unreached = self._unreached()
         return {
             "name": cell.name,
             "NAME": cell.name.upper(),
@@ -160,7 +156,7 @@ class _Files:
             "x": self._about_x(),
             "masks": [self._given(v) for v in cell.masks],
             "states": [self._state(s) for s in cell.states],
-            "output": output,
+            "output": self._output(entries),
             "several": self.several,
             "heads": self._heads(),
             "calls": self._calls(),
@@ -179,42 +175,27 @@ class _Files:
             ],
             "tape": tape,
             "label": self._label(tape),
-            "pack": {what: self._packing(what, calls[what]) for what in packs},
-            "gradients": self._summing(gradients, calls["gradients"]),
-            "lines": lines,
-            "locals": {what: self._locals(what, bodies[what], given[what]) for what in lines},
-            "given": given,
-            "pad": source.pad,
-            "check_sizes": self.source.declared_sizes(a["count"] for a in self._arrays()),
-            "unreached": self._unreached(),
-            "stages": [stage.context() for stage in source.stages],
-            **self._needs(lines, output),
+            "pack": {d.name: packing(source, d.packs) for d in directions},
+            "gradients": summing(source, self.backward.sums, [count for _, count in unreached]),
+            "lines": {what: entry.lines() for what, entry in entries.items()},
+            "locals": {what: entry.locals() for what, entry in entries.items()},
+            "given": {what: entry.given() for what, entry in entries.items()},
+            "pad": self.sizes.pad,
+            "check_sizes": self.sizes.declared(count for count, _ in self._counted_arrays()),
+            "unreached": [
+                {"pointer": pointer, "count": self.sizes.text(count)}
+                for pointer, count in unreached
+            ],
+            "stages": [stage(source, function) for function in stages],
+            "kernels": self._kernels(entries),
+            **needs(s for function in stages for s in function.body),
         }
 
-    def _needs(
-        self, lines: dict[str, dict[str, list[str]]], output: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Which helpers, kernels and headers the text turns out to need: there are no others."""
-        stages = without_comments(line for stage in self.source.stages for line in stage.body)
-        calls = [line for part in lines.values() for region in part.values() for line in region]
-        for direction in (self.forward, self.backward):
-            calls += [line for pack in direction.packs.values() for line in pack["calls"]]
-            calls += [line for made in direction.gradients.values() for line in made["calls"]]
-        called = set(re.findall(r"\b(\w+)\(", stages))
-        helpers = called & {*HELPERS.values(), *POWERS.values(), *ON_VECTORS.values(),
-                            *"within across across_max running running_back".split()}  # fmt: skip
-        each = [f for f, name in LANEWISE.items() if name in called]
-        ones = [f for f, name in SINGLE.items() if name in called]
-        limits = re.search(r"\b(INFINITY|NAN)\b", stages)
-        exponentials = helpers & {"sigmoid", *ON_VECTORS.values()}
-        return {
-            "helpers": helpers,
-            "each": each,
-            "ones": ones,
-            "exponentials": exponentials,
-            "kernels": set(re.findall(r"\b(\w+)\(", without_comments(calls))),
-            "uses_math": bool(each or ones or limits or exponentials or helpers & {"softplus"}),
-        }
+    def _kernels(self, entries: dict[str, Entry]) -> set[str]:
+        """The functions that passes call: no others are written."""
+        called = [s for e in entries.values() for region in e.regions.values() for s in region]
+        called += [s for d in (self.forward, self.backward) for pack in d.packs for s in pack.fill]
+        return calls_in([*called, *brought_home(self.backward.sums)[0]])
 
     # ------------------------------------------------------------------ what callers see
 
@@ -230,7 +211,7 @@ class _Files:
 
     def _parameter(self, p: Matrix | Vector) -> dict[str, str]:
         shape = self.cell.shape(p)
-        count = " * ".join(self.source.size(n) for n in shape)
+        count = " * ".join(self.sizes.text(n) for n in shape)
         return {"name": p.name, "shape": _shape(*shape), "count": count}
 
     def _given(self, v: Vector) -> dict[str, str]:
@@ -253,86 +234,22 @@ class _Files:
         return {
             "name": s.name,
             "shape": _shape(B, size),
-            "units": self.source.size(size),
-            "pointer": self.source.pointer_to(s),
-            "count": times("B", self.source.size(self.source.padded(s))),
-            "next": self._carry(s, "next"),
-            "prev": self._carry(s, "prev"),
+            "units": self.sizes.text(size),
+            "pointer": self.source.state(s).name,
+            "count": self._text(rows_of_width([Count(B)], self.sizes.room_of(s))),
+            "next": self.source.carry(s, "next").name,
+            "prev": self.source.carry(s, "prev").name,
         }
 
-    def _carry(self, s: Vector, way: str) -> str:
-        return self.source.names((way, s.name), f"d{s.name}_{way}")
-
-    def _output(self) -> dict[str, Any]:
+    def _output(self, entries: dict[str, Entry]) -> dict[str, Any]:
         """The output, and how y is copied where no stage writes it."""
         v, size = self.cell.output, self.cell.size(self.cell.output)
-        units, width = self.source.size(size), self.source.size(self.source.padded(v))
-        to = "y + (t0 * batch + start) * " + enclosed(units)
-        rows = ""
-        if v.category == "state":
-            rows = f"{self.source.pointer_to(v)} + {times('B', width)}"
-            stride = width
-        elif v in self.kept.blocks:
-            rows = plus("kept", self.source.size(self.kept.offset(v)))
-            stride = self.source.size(self.kept.width)
-        forward: list[str] = []
-        single: list[str] = []
-        if rows:
-            forward = broken("scatter(", ["steps", "B", "batch", units, rows, stride, to], ");")
-            single = broken("scatter(", ["1", "B", "B", units, rows, stride, "y"], ");")
-            if v.category == "state":
-                single = ["if (y != NULL) {", *(f"    {line}" for line in single), "}"]
+        copied = {what: self.source.printer.lines(entries[what].copied)
+                  for what in ("forward", "step")}  # fmt: skip
         return {
             "name": v.name, "is_state": v.category == "state", "row": _shape(B, size),
-            "shape": _shape(T, B, size), "copied": {"forward": forward, "step": single},
+            "shape": _shape(T, B, size), "copied": copied,
         }  # fmt: skip
-
-    def _given_rows(self, direction: Direction, single: bool = False) -> dict[str, list[str]]:
-        """What reads the rows of callers' arrays, and what writes them."""
-        source = self.source
-        read: list[str] = []
-        written: list[str] = []
-        for v in direction.given:
-            units, name = source.size(self.cell.size(v)), direction.rows_name(v)
-            array, width = direction.argument(v), source.size(direction.width(v))
-            shift = "" if single else f"(t0 * batch + start) * {enclosed(units)}"
-            at = f"{array} + {shift}" if shift else array
-            steps = ["1", "B", "B"] if single else ["steps", "B", "batch"]
-            if direction.is_written(v):
-                items = [*steps[1:], units, at, f"work + in_work.{name}"]
-                read += broken(f"real *const {name} = place(", items, ");")
-                written += broken("scatter(", [*steps, units, name, width, at], ");")
-            else:
-                items = [*steps, units, width, at, f"work + in_work.{name}"]
-                read += broken(f"const real *const {name} = gather(", items, ");")
-        return {"read": read, "written": written}
-
-    def _packing(self, what: str, calls: list[str]) -> dict[str, Any]:
-        """The function that packs what a pass reads of the parameters."""
-        names = [p["name"] for p in self._direction(what).packs.values()]
-        pointers = [f"real *const {n} = packed + at.{n};" for n in names]
-        return {
-            "calls": calls, "pointers": pointers, "sizes": self._declared(calls, calls),
-        }  # fmt: skip
-
-    def _summing(self, gradients: list[dict[str, Any]], calls: list[str]) -> dict[str, Any]:
-        """What becomes of the sums of backward."""
-        names = [made["name"] for made in gradients]
-        zeroed = [p for p in self.cell.parameters if p not in self.backward.begun]
-        counts = [p["count"] for p in map(self._parameter, zeroed)]
-        counts += [v["count"] for v in self._unreached()]
-        return {
-            "names": names, "calls": calls, "zeroed": any(g["zeroed"] for g in gradients),
-            "begun": {p.name for p in self.backward.begun},
-            "pointers": [f"const real *const {n} = work + in_work.{n};" for n in names],
-            "sizes": self._declared(calls, [*calls, *counts]),
-        }  # fmt: skip
-
-    def _declared(self, calls: list[str], code: list[str]) -> list[str]:
-        """The sizes that occur in code, and the threads if calls share their work."""
-        threads = mentions("threads", "\n".join(calls))
-        own = ["const size_t threads = workers_of(n);"] if threads else []
-        return self.source.declared_sizes(code) + own
 
     def _heads(self) -> dict[str, list[str]]:
         """The heads of the functions that callers see."""
@@ -437,7 +354,6 @@ class _Files:
 
     def _macros(self) -> list[str]:
         """The sizes of buffers as constant expressions."""
-        source = self.source
         needs = [
             ("TAPE_SIZE(T, B", self._tape_count(T) + self._label_count),
             ("PACKED_SIZE(", self.forward.packed),
@@ -450,7 +366,7 @@ class _Files:
         for head, count in needs:
             start, _, given = head.partition("(")
             listed = ", ".join([*([given] if given else []), *names])
-            slack = 0 if start in ("TAPE_SIZE", "PACKED_SIZE") else source.pad
+            slack = 0 if start in ("TAPE_SIZE", "PACKED_SIZE") else self.sizes.pad
             lines += self._macro(
                 f"{self.cell.name.upper()}_{start}({listed or 'unused'})",
                 (count or Integer(1 if not slack else 0)) + slack, start == "BACKWARD_WORK_SIZE",
@@ -459,14 +375,13 @@ class _Files:
 
     def _fixed_sizes(self) -> dict[Expr, int]:
         """The values of the sizes that are constants, and of what follows from them."""
-        every = (*self.cell.sizes, *self.source.wide.values())
-        return {n: value for n in every if (value := self.source.value(n)) is not None}
+        return {n: value for n in self.sizes.every if (value := self.sizes.value(n)) is not None}
 
     def _rooms(self) -> list[str]:
         """Macros for the rooms of several blocks."""
         name, fixed, known = self.cell.name.upper(), self._fixed_sizes(), self._known_rooms()
         lines = []
-        for padded, wide in self.source.wide.items():
+        for padded, wide in self.sizes.wide.items():
             if not padded.is_Symbol and wide not in fixed:
                 terms = [_product(m, known) for m in monomials(padded.subs(fixed))]
                 lines.append(f"#define {known[wide]} {name}_PADDED({' + '.join(terms)})")
@@ -474,35 +389,35 @@ class _Files:
 
     def _known_rooms(self) -> dict[Expr, str]:
         """How the macros are called for the room of one block, or of several."""
-        return {wide: self._room(wide, padded) for padded, wide in self.source.wide.items()}
+        return {wide: self._room(wide, padded) for padded, wide in self.sizes.wide.items()}
 
     def _room(self, wide: Size, padded: Expr) -> str:
         name = self.cell.name.upper()
         if padded.is_Symbol:
             return f"{name}_PADDED({padded})"
         plain = [n.name for n in self.cell.sizes if self._holds(padded, n)]
-        return f"{name}_{self.source.size(wide)}({', '.join(plain)})"
+        return f"{name}_{self.sizes.text(wide)}({', '.join(plain)})"
 
     def _holds(self, padded: Expr, n: Size) -> bool:
         """Whether a count depends on a size that is not a constant."""
-        return n.name not in self.fixed and bool({n, self.source.wide[n]} & padded.atoms(Size))
+        return n.name not in self.fixed and bool({n, self.sizes.wide[n]} & padded.atoms(Size))
 
     def _tape_count(self, steps: Expr) -> Expr:
-        states = sum((self.source.padded(s) for s in self.cell.states), ZERO)
+        states = sum((self.sizes.room_of(s) for s in self.cell.states), ZERO)
         return (steps + 1) * B * states + steps * B * self.kept.width
 
     def _work_count(self, direction: Direction, steps: Expr) -> Expr:
         """The numbers of a pass over rows that are worked on together, packed weights aside."""
-        given = sum((self.source.padded(v) for v in direction.given), ZERO)
-        count = steps * B * (direction.tile.width + given) + B * direction.scratch.width
+        places = direction.places
+        given = sum(map(self.sizes.room_of, places.given), ZERO)
+        count = steps * B * (places.tile.width + given) + B * places.scratch.width
         if direction is self.forward:
             return count + self._tape_count(steps)
-        states = sum((self.source.padded(s) for s in self.cell.states), ZERO)
+        states = sum((self.sizes.room_of(s) for s in self.cell.states), ZERO)
         count += 2 * B * states + direction.summed
-        if direction.tallest:
-            # sums, since nobody knows which size is the largest
-            count += steps * B * (sum(direction.tallest, ZERO) + sum(direction.widest, ZERO))
-        return count
+        # sums, since nobody knows which size is the largest
+        turned = sum(direction.heights, ZERO) + sum(direction.widths, ZERO)
+        return count + steps * B * turned
 
     def _macro(self, head: str, count: Expr, chunk: bool = False) -> list[str]:
         name = self.cell.name.upper()
@@ -530,8 +445,13 @@ class _Files:
         most = "SIZE_MAX / 4096"  # a row has fewer blocks
         return joined("||", "if (", [f"n->{n} > {most}" for n in sizes], ") {") if sizes else []
 
-    def _arrays(self) -> list[dict[str, Any]]:
-        """The sizes of the arrays that callers hand over, but for those that others include."""
+    def _arrays(self) -> list[dict[str, str]]:
+        """The sizes of the arrays that callers hand over, and whose they are."""
+        counted = self._counted_arrays()
+        return [{"count": self._text(count), "names": names} for count, names in counted]
+
+    def _counted_arrays(self) -> list[tuple[Expression, str]]:
+        """The same, but for those that others include."""
         cell = self.cell
         named: dict[Expr, list[str]] = {}
         for v in (*cell.inputs, *cell.masks):
@@ -540,7 +460,7 @@ class _Files:
         for p in cell.parameters:
             named.setdefault(sympy.Mul(*cell.shape(p)), []).append(p.name)
         largest = [n for n in named if not any(m != n and sympy.denom(m / n) == 1 for m in named)]
-        return [{"count": self.source.checked(n), "names": _few(named[n])} for n in largest]
+        return [(self.sizes.checked(n), _few(named[n])) for n in largest]
 
     def _required(self) -> dict[str, Any]:
         """Functions that tell whether a struct is complete, and what each function requires."""
@@ -594,11 +514,12 @@ class _Files:
         )
         members = []
         for s in self.cell.states:
-            pointer, width = self.source.pointer_to(s), self.source.padded(s)
-            shape = f"(steps + 1, B, {self.source.size(width)}): {self.source.text(s.at(0))}, the "
-            count = f"times(plus(times(steps, B), B), {self.source.checked(width)})"
-            members.append(_member(pointer, f"{shape}initial state first", count))
-        members += self._rows(self.kept, "times(steps, B)", "steps, B")
+            width = self.sizes.room_of(s)
+            shape = f"(steps + 1, B, {self.sizes.text(width)}): {self.source.text(s.at(0))}, the "
+            rows = plus(times(STEPS, Count(B)), Count(B))
+            count = times(rows, self.sizes.checked(width))
+            members.append(Part(self.source.state(s).name, f"{shape}initial state first", count))
+        members += self._rows(self.kept, _STEPS_ROWS, "steps, B")
         return self._memory("tape", about, members)
 
     def _label(self, tape: dict[str, Any]) -> dict[str, Any]:
@@ -613,138 +534,89 @@ class _Files:
     def _label_count(self) -> int:
         """The numbers that a label takes: whole lines of the cache, to leave vectors aligned."""
         words = 4 + len(self.cell.sizes)
-        return -(-words // 8) * self.source.pad
+        return -(-words // 8) * self.sizes.pad
 
     def _packs(self, direction: Direction) -> dict[str, Any]:
         """The layout of packed parameters."""
         about = f"Where the parts of packed parameters begin, which {direction.name} reads."
-        members = [_member(p["name"], p["about"], p["count"]) for p in direction.packs.values()]
+        members = [Part(p.name, p.about, self.sizes.checked(p.count)) for p in direction.packs]
         return self._memory(f"{direction.name}_packed", about, members)
 
     def _work(self, direction: Direction) -> dict[str, Any]:
         source, name = self.source, direction.name
         about = f"Where the parts of the workspace of {name} begin"
-        rows = []
-        for v in direction.given:
-            width = source.size(direction.width(v))
-            shape = f"(steps, B, {width}): {source.text(v)}, unless the caller's will do"
-            count = f"times(times(steps, B), {source.checked(source.padded(v))})"
-            rows.append(_member(direction.rows_name(v), shape, count))
-        rows += self._rows(direction.tile, "times(steps, B)", "steps, B")
-        rows += self._rows(direction.scratch, "B", "B")
+        places, copies = direction.places, Copies(source, direction, single=False)
+        parts = []
+        for v in places.given:
+            shape = f"(steps, B, {self.sizes.text(places.width(v))}): {source.text(v)}"
+            count = times(_STEPS_ROWS, self.sizes.checked(self.sizes.room_of(v)))
+            about_it = f"{shape}, unless the caller's will do"
+            parts.append(Part(copies.rows(v).name, about_it, count))
+        parts += self._rows(places.tile, _STEPS_ROWS, "steps, B")
+        parts += self._rows(places.scratch, Count(B), "B")
         if direction is self.forward:
             about += ", after those of a tape."
-            return self._memory(name, about, rows, "tape_parts(n, B, steps).total")
+            tape = Call("tape_parts", (N, Count(B), STEPS), "struct")
+            return self._memory(name, about, parts, Member(tape, "total", "size"))
         for s in self.cell.states:
-            size = source.padded(s)
+            size = self.sizes.room_of(s)
             for way, what in (
                 ("next", f"δ{s.name}⁺, which comes from step t+1"),
                 ("prev", f"δ{s.name}⁺[t-1], which goes to step t-1"),
             ):
-                count = f"times(B, {source.checked(size)})"
-                about_it = f"(B, {source.size(size)}): {what}"
-                rows.append(_member(self._carry(s, way), about_it, count))
-        if direction.tallest:
-            for member, about_it, widths in (
-                ("columns", "rows turned, for the gradients of matrices", direction.tallest),
-                ("panels", "rows cut into panels, likewise", direction.widest),
-            ):
-                count = f"times(times(steps, B), {source.checked(sum(widths, ZERO))})"
-                rows.append(_member(member, about_it, count))
-        made: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
-        for g in direction.gradients.values():
-            made[g["zeroed"]].append(_member(g["name"], g["about"], g["count"]))
-        rows += made[False]
+                about_it = f"(B, {self.sizes.text(size)}): {what}"
+                count = times(Count(B), self.sizes.checked(size))
+                parts.append(Part(source.carry(s, way).name, about_it, count))
+        for member, about_it, widths in (
+            ("columns", "rows turned, for the gradients of matrices", direction.heights),
+            ("panels", "rows cut into panels, likewise", direction.widths),
+        ):
+            if widths:
+                count = times(_STEPS_ROWS, self.sizes.checked(sum(widths, ZERO)))
+                parts.append(Part(member, about_it, count))
+        made: dict[bool, list[Part]] = {False: [], True: []}
+        for g in direction.sums:
+            made[g.is_zeroed].append(Part(g.name, g.about, self.sizes.checked(g.count)))
         if made[True]:
-            start = comment("sums that begin with zeros, from here to the end", WIDTH - 4)
-            rows.append({"name": "sums", "value": "used", "comment": start})
-        return self._memory(name, f"{about}.", rows + made[True])
+            made[False].append(Part("sums", "sums that begin with zeros, from here to the end"))
+        return self._memory(name, f"{about}.", [*parts, *made[False], *made[True]])
 
     def _memory(
-        self, name: str, about: str, members: list[dict[str, Any]], start: str = "0"
+        self, name: str, about: str, parts: list[Part], start: Expression = NIL
     ) -> dict[str, Any]:
         """One piece of memory: where its parts begin, and how much it is."""
-        values = [m["value"] for m in members]
-        code = "\n".join([*values, start])
-        sizes = self.source.declared_sizes(values, ["B"])
-        unused = [] if mentions("n", "\n".join([*sizes, code])) else ["n"]
-        rows = not name.endswith("packed")
-        unused += [v for v in ("B", "steps") if rows and not mentions(v, code)]
+        values = [part.value for part in parts]
+        mentioned = names_in([*values, start])
+        unused = [] if N.name in mentioned or self.sizes.are_read(values) else ["n"]
+        if has_rows := not name.endswith("packed"):
+            unused += [] if B in sizes_in([*values, start]) else ["B"]
+            unused += [] if STEPS.name in mentioned else ["steps"]
+        members = [
+            {"name": part.name, "comment": comment(part.about, WIDTH - 4),
+             "value": self._text(part.value)}
+            for part in parts
+        ]  # fmt: skip
         return {
-            "name": name, "rows": rows, "about": comment(about, WIDTH), "members": members,
-            "sizes": sizes, "start": start, "unused": unused,
+            "name": name, "rows": has_rows, "about": comment(about, WIDTH), "members": members,
+            "sizes": self.sizes.declared(values, [B]), "start": self._text(start),
+            "unused": unused,
         }  # fmt: skip
 
-    def _rows(self, row: Row, rows: str, shape: str) -> list[dict[str, Any]]:
+    def _rows(self, row: Row, rows: Expression, shape: str) -> list[Part]:
         """The rows of a kind, if the cell has a use for it."""
         if not row.blocks:
             return []
         blocks = " ".join(self.source.text(v) for v in row.blocks)
-        about = f"({shape}, {self.source.size(row.width)}): {blocks}"
-        return [_member(row.name, about, f"times({rows}, {self.source.checked(row.width)})")]
+        about = f"({shape}, {self.sizes.text(row.width)}): {blocks}"
+        return [Part(row.name, about, times(rows, self.sizes.checked(row.width)))]
 
     # ------------------------------------------------------------------ functions
-
-    def _locals(self, what: str, body: list[str], given: dict[str, list[str]]) -> dict[str, Any]:
-        """What a function declares, as far as its body uses it; and what it has no use for."""
-        direction, code = self._direction(what), without_comments(body)
-        pointers = self._pointers(what, code)
-        parts = [row.name for row in (direction.tile, direction.scratch) if row.blocks]
-        parts += [name for name in ("columns", "panels") if mentions(name, code)]
-        parts += [g["name"] for g in direction.gradients.values()]
-        packs = [p["name"] for p in direction.packs.values() if mentions(p["name"], code)]
-        counted = [*body, *pointers, *given["read"], *given["written"]]
-        for s in self.cell.states:
-            counted += [
-                self.source.size(self.cell.size(s)),
-                self.source.size(self.source.padded(s)),
-            ]
-        work = [f"real *const {name} = work + in_work.{name};" for name in parts]
-        packed = [f"const real *const {n} = packed + in_packed.{n};" for n in packs]
-        every = [*body, *given["read"], *given["written"], *pointers, *work, *packed]
-        return {
-            "sizes": self.source.declared_sizes(counted, ["T", "B"]),
-            "pointers": pointers, "work": work, "packs": packed,
-            "unused": self._unused(what, without_comments(every)),
-        }  # fmt: skip
-
-    def _unused(self, what: str, code: str) -> list[str]:
-        """Arguments and variables of a function that its code does not mention."""
-        masks = ["m"] if self.cell.masks else []
-        names = {
-            "forward": ["p", "x", *masks, "start", "initial", "y", "final", "packed", "in_packed",
-                        "in_work", "in_tape", "batch", "team", "memory"],
-            "backward": ["p", "x", *masks, "start", "tape", "dy", "dfinal", "dx", "dinitial",
-                         "packed", "in_packed", "in_tape", "batch", "team", "t0"],
-            "step": ["p", *masks, "in_packed", "in_work", "in_tape", "packed", "work"],
-        }[what]  # fmt: skip
-        handled = {"initial", "final", "dfinal", "dinitial", "start"} if self.cell.states else set()
-        if self.cell.states and what != "backward":  # states are loaded into a tape
-            handled |= {"in_tape", "memory"}
-        return [a for a in names if a not in handled and not mentions(a, code)]
 
     def _direction(self, what: str) -> Direction:
         return self.backward if what == "backward" else self.forward
 
-    def _pointers(self, what: str, code: str) -> list[str]:
-        """Pointers to states and to what is kept, in the tape or in the workspace."""
-        memory, const, start = {
-            "forward": ("memory", "", "from * B"),
-            "step": ("work", "", ""),
-            "backward": ("tape", "const ", "t0 * B"),
-        }[what]
-        pointers = []
-        rows: list[Vector | Row] = [*self.cell.states, self.kept]
-        for row in rows:
-            name, width = self.source.pointer_to(row), self.source.size(self.source.width(row))
-            loaded = row is not self.kept and what != "backward"
-            if loaded or mentions(name, code):
-                shift = f" + {times(start, width)}" if start else ""
-                pointers.append(f"{const}real *const {name} = {memory} + in_tape.{name}{shift};")
-        return pointers
-
-    def _unreached(self) -> list[dict[str, str]]:
-        """Inputs that no gradient flows into: their derivative is zero."""
+    def _unreached(self) -> list[tuple[str, Expr]]:
+        """Inputs that no gradient flows into, and their sizes: their derivative is zero."""
         written = {
             (v.name, v.time)
             for op in self.source.plan.backward.operations
@@ -752,13 +624,13 @@ class _Files:
             if v.category == "adjoint"
         }
         return [
-            {
-                "pointer": f"dx->{v.name}" if self.several else "dx",
-                "count": times("T * B", self.source.size(self.cell.size(v))),
-            }
+            (f"dx->{v.name}" if self.several else "dx", T * B * self.cell.size(v))
             for v in self.cell.inputs
             if (v.name, v.time) not in written
         ]
+
+    def _text(self, e: Expression) -> str:
+        return self.source.printer.text(e)
 
 
 def _product(factors: Sequence[Expr], known: Mapping[Expr, str]) -> str:
@@ -776,9 +648,19 @@ def _members(values: list[str], names: list[str] | None = None) -> list[str]:
     return [f".{name} = {value}" for name, value in pairs]
 
 
-def _member(name: str, about: str, count: str) -> dict[str, Any]:
-    """A part of a piece of memory: the member of a struct that says where it begins."""
-    return {"name": name, "comment": comment(about, WIDTH - 4), "value": f"take(&used, {count})"}
+@dataclass(frozen=True)
+class Part:
+    """A part of a piece of memory: a member of a struct, which says where it begins. What has no
+    ``count`` begins where the next part does.
+    """
+
+    name: str
+    about: str
+    count: Expression | None = None
+
+    @property
+    def value(self) -> Expression:
+        return USED if self.count is None else Call("take", (Address(USED), self.count), "size")
 
 
 def _few(names: list[str], most: int = 8) -> str:

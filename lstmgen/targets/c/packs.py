@@ -1,0 +1,212 @@
+"""Parameters that are packed for a pass, and the sums of their gradients.
+
+What a statement mentions of either is a variable that knows what it stands for: so a walk over the
+statements of a pass finds all that has to be packed before it, and brought home after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from sympy import Expr
+
+from ...language.symbols import Matrix, Vector
+from ...planning.operations import ZERO
+from .places import Places
+from .source import Source
+from .tree import (
+    NIL,
+    NULL,
+    ONE,
+    Count,
+    Do,
+    Expression,
+    Member,
+    Node,
+    Relation,
+    Statement,
+    Variable,
+    do,
+    walk,
+)
+from .vocabulary import SLICE, THREADS, G, P
+
+
+@dataclass(frozen=True)
+class Packed(Variable):
+    """Packed parameters: how many numbers they are, and the statements that fill them.
+
+    ``is_matrix`` tells those that are multiplied from those that sums begin with.
+    """
+
+    about: str = field(kw_only=True)
+    count: Expr = field(kw_only=True)
+    fill: tuple[Statement, ...] = field(kw_only=True)
+    is_matrix: bool = field(kw_only=True, default=False)
+
+    @property
+    def parts(self) -> Iterator[Node]:
+        return iter(())  # they are filled elsewhere
+
+
+def packs_in(statements: Iterable[Statement]) -> list[Packed]:
+    """What has to be packed for these statements, in the order in which it is first needed: what
+    a product begins with, then what it adds.
+    """
+    found: dict[str, Packed] = {}
+    for statement in statements:
+        for pack in sorted(walk([statement], Packed), key=lambda pack: pack.is_matrix):
+            found.setdefault(pack.name, pack)
+    return list(found.values())
+
+
+class Packs:
+    """Makes the packed parameters of one pass."""
+
+    def __init__(self, source: Source, places: Places, name: str) -> None:
+        self._source, self._sizes, self._places = source, source.sizes, places
+        self._name = name
+
+    def columns(self, outs: Sequence[Vector], matrices: Sequence[Matrix]) -> Packed:
+        """Stacked matrices, transposed: a row of memory for each unit of the operand."""
+        names = [m.name for m in matrices]
+        starts, width, room = self._places.columns(outs)
+        name = self._named(("columns", *names, str(starts)), f"{families(names)}_packed")
+        inner = self._source.cell.shape(matrices[0])[1]
+        fill = []
+        for m, start, end in zip(matrices, starts, [*starts[1:], width], strict=True):
+            rows, columns = self._source.cell.shape(m)
+            items = [THREADS, Count(rows), Count(columns), Member(P, m.name), Variable(name),
+                     Count(start), Count(end), Count(width)]  # fmt: skip
+            fill.append(do("pack_transposed", *items))
+        about = f"{' '.join(names)}, transposed and side by side"
+        return Packed(name, about=about, count=inner * room, fill=tuple(fill), is_matrix=True)
+
+    def rows(self, matrices: Sequence[Matrix]) -> Packed:
+        """Matrices as they are, one below the other."""
+        names = [m.name for m in matrices]
+        name = self._named(("rows", *names), f"{families(names)}_rows")
+        shapes = [self._source.cell.shape(m) for m in matrices]
+        inner = sum((rows for rows, _ in shapes), ZERO)
+        fill, start = [], ZERO
+        for m, (rows, columns) in zip(matrices, shapes, strict=True):
+            items = [THREADS, Count(rows), Count(columns), Member(P, m.name), Variable(name),
+                     Count(start), Count(inner)]  # fmt: skip
+            fill.append(do("pack_rows", *items))
+            start += rows
+        about = f"{' '.join(names)}, one below the other"
+        count = inner * self._sizes.padded(shapes[0][1])
+        return Packed(name, about=about, count=count, fill=tuple(fill), is_matrix=True)
+
+    def start(self, outs: Sequence[Vector], biases: Sequence[Vector | None]) -> Expression:
+        """What stacked sums begin with: their biases side by side, NULL if there are none."""
+        if not any(biases):
+            return NULL
+        if len(biases) == 1:
+            return self.bias(biases[0])
+        names = ["0" if b is None else b.name for b in biases]
+        starts, _, room = self._places.columns(outs)
+        learned = [n for n in names if n != "0"]
+        name = self._named(("start", *names, str(starts)), f"{families(learned)}_packed")
+        fill = []
+        for out, bias, start, end in zip(outs, biases, starts, [*starts[1:], room], strict=True):
+            value = NULL if bias is None else Member(P, bias.name)
+            items = [Count(self._sizes.of(out)), value, Variable(name), Count(start), Count(end)]
+            fill.append(do("pad", *items))
+        about = f"{' '.join(names)}, side by side"
+        return Packed(name, about=about, count=room, fill=tuple(fill))
+
+    def bias(self, bias: Vector | None) -> Expression:
+        """What a sum begins with: a learned vector, NULL if there is none."""
+        return NULL if bias is None else self.vector(bias)
+
+    def vector(self, v: Vector) -> Packed:
+        """A learned vector, padded."""
+        name, room = self._named(("vector", v.name), f"{v.name}_packed"), self._sizes.room_of(v)
+        items = [Count(self._sizes.of(v)), Member(P, v.name), Variable(name), NIL, Count(room)]
+        return Packed(name, about=v.name, count=room, fill=(do("pad", *items),))
+
+    def _named(self, key: tuple[str, ...], wish: str) -> str:
+        return self._source.names((self._name, *key), wish)
+
+
+# --------------------------------------------------------------------------- gradients
+
+
+@dataclass(frozen=True)
+class Summed(Variable):
+    """The sum of the gradient of a learned vector, over all rows that a pass works on."""
+
+    about: str = field(kw_only=True)
+    count: Expr = field(kw_only=True)
+
+    @property
+    def parts(self) -> Iterator[Node]:
+        return iter(())  # it is brought home elsewhere
+
+    @property
+    def is_zeroed(self) -> bool:
+        """Whether it begins with zeros; else the first tile of steps begins it."""
+        return True
+
+
+@dataclass(frozen=True)
+class SummedVector(Summed):
+    """That of a learned vector."""
+
+    parameter: Vector = field(kw_only=True)
+    units: Expr = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class SummedMatrices(Summed):
+    """Those of matrices side by side, transposed.
+
+    ``width`` is the room for all of them, ``pieces`` are the matrices, with the rows that each has,
+    and where it begins.
+    """
+
+    pieces: tuple[tuple[Matrix, Expr, Expr], ...] = field(kw_only=True)
+    height: Expr = field(kw_only=True)
+    width: Expr = field(kw_only=True)
+
+    @property
+    def is_zeroed(self) -> bool:
+        return False
+
+
+def sums_in(statements: Iterable[Statement]) -> list[Summed]:
+    """What these statements sum up, in the order in which they first do."""
+    found: dict[str, Summed] = {}
+    for made in walk(statements, Summed):
+        found.setdefault(made.name, made)
+    return list(found.values())
+
+
+def brought_home(sums: Iterable[Summed]) -> tuple[list[Do], set[Matrix]]:
+    """The statements that add sums of a slice of the batch to what callers receive; and the
+    matrices whose gradient is begun by that, instead of added to zeros.
+    """
+    home: list[Do] = []
+    begun: set[Matrix] = set()
+    for made in sums:
+        here = Variable(made.name)
+        if isinstance(made, SummedVector):
+            p = made.parameter
+            home.append(do("add", Count(made.units), here, Member(G, p.name)))
+        if isinstance(made, SummedMatrices):
+            for p, rows, start in made.pieces:
+                is_begun = ONE if p in begun else Relation(SLICE, ">", NIL, "size")
+                begun.add(p)
+                items = [THREADS, Count(rows), Count(made.height), here, Count(start),
+                         Count(made.width), is_begun, Member(G, p.name)]  # fmt: skip
+                home.append(do("unpack_transposed", *items))
+    return home, begun
+
+
+def families(names: Sequence[str]) -> str:
+    """``W`` for W_i W_f …, ``Wb`` for W_i b_i; a name alone stays what it is."""
+    if len(names) == 1:
+        return names[0]
+    return "".join(dict.fromkeys(name.partition("_")[0] for name in names))

@@ -1,0 +1,70 @@
+"""What all parts of one C source share."""
+
+from __future__ import annotations
+
+import sympy
+from sympy import Expr
+
+from ...language.cell import Cell
+from ...language.symbols import Matrix, Vector
+from ...planning import schedule
+from ...printing.orders import Order
+from ...printing.text import text as mathematics
+from ..naming import identifier
+from .expressions import Expressions
+from .places import Memory, Row
+from .printer import Printer
+from .scopes import Scope
+from .sizes import Sizes
+from .tree import Variable
+from .vocabulary import STAGE_WORDS, body_words, file_words
+
+
+class Source:
+    """The plan, where its values live, and names.
+
+    Stage functions are declared in the scope of the ``file``, sizes within it, and all that the
+    functions for whole passes declare in ``names``: these functions share their names.
+    """
+
+    def __init__(self, cell: Cell, dtype: str, fixed: dict[str, int]) -> None:
+        self.cell, self.dtype = cell, dtype
+        self.plan = schedule.plan(cell, dtype=dtype)
+        self.order = Order(cell, self.plan.derivation.forward)
+        self.file = Scope(taken=file_words(cell.name))
+        self._sizes_scope = Scope(self.file, STAGE_WORDS)
+        self.names = Scope(self._sizes_scope, body_words(cell.name))
+        self.sizes = Sizes(cell, dtype, fixed, self._sizes_scope)
+        self.memory = Memory(self.plan, self.sizes)
+        self.expressions = Expressions(self.order, dtype)
+        self.printer = Printer(self.sizes.text)
+
+    def count(self, p: Matrix | Vector) -> Expr:
+        """The numbers of a parameter."""
+        return sympy.prod(self.cell.shape(p))
+
+    def stage_scope(self) -> Scope:
+        """The scope of a stage: it knows sizes, but nothing of what passes declare."""
+        return Scope(self._sizes_scope)
+
+    def text(self, e: Expr) -> str:
+        """An expression as people write it, for comments."""
+        return mathematics(e, self.order)
+
+    # ------------------------------------------------------------------ variables of passes
+
+    def state(self, s: Vector) -> Variable:
+        """The pointer to the rows of a state."""
+        return Variable(self.names(("state", s.name), s.name))
+
+    def carry(self, s: Vector, way: str) -> Variable:
+        """The pointer to what flows back into a state: from the "next" step, or to the "prev"."""
+        return Variable(self.names((way, s.name), f"d{s.name}_{way}"))
+
+    def rows(self, v: Vector, wish: str = "") -> Variable:
+        """The pointer to the rows of an array that callers own."""
+        return Variable(self.names(("rows", v), f"{wish or identifier(v)}_rows"))
+
+    def pointer(self, what: Vector | Row) -> Variable:
+        """The pointer to the rows of a state, or of a kind."""
+        return Variable(what.name) if isinstance(what, Row) else self.state(what)

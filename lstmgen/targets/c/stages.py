@@ -1,0 +1,335 @@
+"""Fused stages as functions: for each row of the batch, loops over units.
+
+A loop works on a whole vector of units at a time; a single number is a vector whose lanes are all
+the same. A stage takes one pointer for each kind of row, and steps from row to row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import sympy
+from sympy import Eq, Expr
+
+from ...language.symbols import Reduction, Scan, Vector, max_, mean, rcumsum, sum_
+from ...planning.operations import ZERO, Fused, Sums
+from ...planning.operations import Loop as PlannedLoop
+from ...printing.orders import is_negative
+from ..naming import identifier
+from .places import Places, Row
+from .pointers import Pointers
+from .source import Source
+from .tree import (
+    NIL,
+    ONE,
+    REAL,
+    SIZE,
+    VEC,
+    Address,
+    Call,
+    Cast,
+    Comment,
+    Count,
+    Declare,
+    Do,
+    Element,
+    Expression,
+    Function,
+    Kind,
+    Literal,
+    Loop,
+    Member,
+    Minus,
+    Product,
+    Statement,
+    Store,
+    Variable,
+    do,
+    names_in,
+    product,
+    shifted,
+    vec,
+    walk,
+)
+from .vocabulary import ROWS, UNIT, P
+
+_INFINITY = Minus(Cast(REAL, Literal("INFINITY", "number")))
+_ZERO = Literal("0", "number")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A function, and what it is called with, in the order of its parameters.
+
+    ``sizes`` are counts of units; ``places`` are the rows of vectors or of kinds, ``sums`` the
+    learned vectors whose gradients are summed.
+    """
+
+    function: Function
+    sizes: tuple[Expr, ...]
+    reads_constants: bool
+    places: tuple[Vector | Row, ...]
+    sums: tuple[Vector, ...]
+
+    def call(self, at: Pointers, sum_of: Callable[[Vector], Variable]) -> Do:
+        """The call, for the rows that are worked on where ``at`` is."""
+        items = [
+            at.rows,
+            *map(Count, self.sizes),
+            *([P] if self.reads_constants else []),
+            *map(at.to, self.places),
+            *map(sum_of, self.sums),
+        ]
+        return do(self.function.name, *items)
+
+
+def fused(source: Source, places: Places, name: str, about: str, op: Fused) -> Stage:
+    """The stage of elementwise work."""
+    body = _Body(source, places)
+    return body.stage(name, about, [s for loop in op.loops for s in body.loop(loop)])
+
+
+def sums(source: Source, places: Places, name: str, op: Sums) -> Stage:
+    """The stage that sums up the gradients of learned vectors."""
+    body = _Body(source, places)
+    names = " ".join(p.name for p in op.parameters)
+    about = f"After the loop over steps: gradients of {names}, sums over all rows."
+    return body.stage(name, about, body.sums(op))
+
+
+class _Body:
+    """Lowers what a stage does to one row.
+
+    It declares names for what it meets: pointers to blocks, and arguments for the rows that these
+    are in.
+    """
+
+    def __init__(self, source: Source, places: Places) -> None:
+        self._source, self._sizes, self._places = source, source.sizes, places
+        self._names = source.stage_scope()
+        self._arguments: dict[Vector | Row, Variable] = {}
+        self._sums: dict[Vector, Variable] = {}
+        self._blocks: dict[Vector, Variable] = {}
+        self._local: dict[Vector, Variable] = {}
+
+    # ------------------------------------------------------------------ what expressions refer to
+
+    def _reference(self, v: Vector) -> Expression:
+        """``v`` of the current units."""
+        if v.category == "constant":
+            return Member(P, v.name, "number")
+        if v in self._local:
+            return self._local[v]
+        block = self._block(v)
+        return vec(_single(block)) if self._sizes.of(v) == 1 else Element(block, UNIT)
+
+    def _block(self, v: Vector) -> Variable:
+        """The pointer to the units of ``v`` in the current row."""
+        if v not in self._blocks:
+            row = self._places.row_of.get(v)
+            wish = identifier(v)
+            name = self._names(v, f"{wish}_at" if self._sizes.of(v) == 1 else wish)
+            self._blocks[v] = Variable(name)
+            if row is None:
+                self._arguments[v] = Variable(self._names(("rows", v), f"{name}_rows"))
+            elif row not in self._arguments:
+                self._arguments[row] = Variable(self._names(row, row.name))
+        return self._blocks[v]
+
+    def _value(self, e: Expr) -> Expression:
+        """An expression as a vec."""
+        single = self._source.cell.shapes.of(e) == 1
+        return self._source.expressions.vector(e, self._reference, single)
+
+    # ------------------------------------------------------------------ loops
+
+    def loop(self, loop: PlannedLoop) -> list[Statement]:
+        """What a loop over units computes; a single unit needs no loop."""
+        before: list[Statement] = []
+        inside: list[Statement] = []
+        after: list[Statement] = []
+        for e in self._places.equations(loop):
+            whole = self._source.plan.origin.get(e.lhs, e)
+            inside.append(Comment(self._source.text(whole)))
+            if not isinstance(e.rhs, Reduction):
+                inside += self._assign(e.lhs, self._value(e.rhs))
+            elif loop.size == 1:  # a reduction of a single unit is the unit itself
+                inside += self._assign(e.lhs, self._value(e.rhs.args[0]))
+            elif isinstance(e.rhs, Scan):
+                self._scan(e, loop.size, before, inside)
+            else:
+                self._reduce(e, loop.size, before, inside, after)
+        backwards = loop.backwards or self._places.overlaps(loop)
+        return [*before, *_over_units(loop.size, inside, backwards), *after]
+
+    def _assign(self, v: Vector, value: Expression) -> list[Statement]:
+        stored = self._places.is_stored(v)
+        if stored:
+            block = self._block(v)
+            if self._sizes.of(v) != 1:
+                return [Store(Element(block, UNIT), value)]
+        name = self._names(("local", v), identifier(v))
+        local = self._local[v] = Variable(name, "vec")
+        made: list[Statement] = [Declare(Kind("vec", is_const=True), local, value)]
+        if stored:
+            made.append(Store(_single(block), Call("LSTMGEN_LANE", (local, NIL), "number")))
+        return made
+
+    def _scan(self, e: Eq, size: Expr, before: list[Statement], inside: list[Statement]) -> None:
+        name = self._names(("total", e.lhs), f"{identifier(e.lhs)}_total")
+        total = Variable(name, "number")
+        before.append(Declare(REAL, total, _ZERO))
+        value, scan = self._value(e.rhs.args[0]), "running"
+        if isinstance(e.rhs, rcumsum):  # begins past the end
+            value, scan = _within(value, size, _ZERO), "running_back"
+        inside += self._assign(e.lhs, Call(scan, (value, Address(total))))
+
+    def _reduce(
+        self,
+        e: Eq,
+        size: Expr,
+        before: list[Statement],
+        inside: list[Statement],
+        after: list[Statement],
+    ) -> None:
+        total = Variable(self._names(("total", e.lhs), f"{identifier(e.lhs)}_lanes"), "vec")
+        if isinstance(e.rhs, max_):
+            before.append(Declare(VEC, total, vec(_INFINITY)))
+            value = _within(self._value(e.rhs.args[0]), size, _INFINITY)
+            inside.append(Store(total, Call("larger", (total, value))))
+            whole: Expression = Call("across_max", (total,))
+        else:
+            before.append(Declare(VEC, total, vec(_ZERO)))
+            inside.append(self._add(total, e.rhs.args[0], size))
+            whole = Call("across", (total,))
+        if isinstance(e.rhs, mean):
+            whole = product(whole, Product((ONE, Cast(REAL, Count(size))), "*/"))
+        after += self._assign(e.lhs, whole)
+
+    def _add(self, target: Variable | Element, e: Expr, size: Expr | None = None) -> Store:
+        """A term is added to a sum; over so many units, if it has a size."""
+        sign, value = ("-=", -e) if is_negative(e) else ("+=", e)
+        term = self._value(value)
+        return Store(target, term if size is None else _within(term, size, _ZERO), sign)
+
+    def sums(self, op: Sums) -> list[Statement]:
+        """What the gradients of learned vectors gain from a row, in a loop for each size."""
+        loops: dict[Expr, tuple[list[Statement], list[Statement], list[Statement]]] = {}
+        for p, term in zip(op.parameters, op.terms, strict=True):
+            target = self._sums[p] = Variable(self._names(("sum", p), f"d{p.name}"))
+            for piece in _pieces(term):
+                size = self._source.cell.shapes.of(piece)
+                before, inside, after = loops.setdefault(size, ([], [], []))
+                inside.append(Comment(f"∂L/∂{p.name} += {self._source.text(piece)}"))
+                if self._sizes.of(p) != 1:
+                    inside.append(self._add(Element(target, UNIT), piece))
+                    continue
+                name = self._names(("total", p, size), f"{target.name}_lanes")
+                total = Variable(name, "vec")
+                inside.append(self._add(total, piece, None if size == 1 else size))
+                start = Declare(VEC, total, vec(_ZERO))
+                if start not in before:  # several pieces may have one sum
+                    whole = total if size == 1 else Call("across", (total,))
+                    before.append(start)
+                    after.append(Store(Element(target, NIL), whole, "+="))
+        made: list[Statement] = []
+        for size, (before, inside, after) in loops.items():
+            made += [*before, *_over_units(size, inside), *after]
+        return made
+
+    # ------------------------------------------------------------------ the function
+
+    def stage(self, name: str, about: str, body: Sequence[Statement]) -> Stage:
+        """The function that does ``body`` to each row."""
+        arguments = sorted(self._arguments.items(), key=lambda item: _place(item[0]))
+        written = {s.target.pointer for s in walk(body, Store) if isinstance(s.target, Element)}
+        views: list[Statement] = []
+        advance: list[Statement] = []
+        pointers: list[tuple[Kind, Variable]] = []
+        for what, argument in arguments:
+            blocks = [v for v in _blocks(what) if v in self._blocks]
+            is_written = any(self._blocks[v] in written for v in blocks)
+            pointers.append((Kind("real", not is_written, "*restrict "), argument))
+            views += [self._view(v, what, argument, self._blocks[v] in written) for v in blocks]
+            if isinstance(what, Row) or what.category != "parameter":  # these have one row
+                width = what.width if isinstance(what, Row) else self._sizes.room_of(what)
+                advance.append(Store(argument, Count(width), "+="))
+        around: list[Statement] = []
+        for target in self._sums.values():
+            whole = Variable(self._names(("whole", target), f"{target.name}_sum"))
+            pointers.append((Kind("real", pointer="*restrict "), whole))
+            around.append(_block(target, "vec", whole))
+        every = [*body, *views, *advance]
+        sizes = self._sizes.used(every)
+        open_sizes = tuple(n for n in sizes if self._sizes.value(n) is None)
+        reads_constants = P.name in names_in(body)
+        constants = Kind(f"{self._source.cell.name}_params", is_const=True, pointer="*")
+        parameters = [
+            (SIZE, ROWS),
+            *((SIZE, Variable(self._sizes.name(n), "size")) for n in open_sizes),
+            *([(constants, P)] if reads_constants else []),
+            *pointers,
+        ]
+        function = Function(
+            name, about, tuple(parameters), tuple(around), tuple(views), tuple(body), tuple(advance)
+        )
+        places = tuple(what for what, _ in arguments)
+        return Stage(function, open_sizes, reads_constants, places, tuple(self._sums))
+
+    def _view(self, v: Vector, what: Vector | Row, argument: Variable, written: bool) -> Declare:
+        """The pointer to a block of a row."""
+        offset = what.offset(v) if isinstance(what, Row) else ZERO
+        at = shifted(argument, Count(offset))
+        units = "real" if self._sizes.of(v) == 1 else "vec"
+        return _block(self._blocks[v], units, at, is_const=not written)
+
+
+def _single(block: Variable) -> Element:
+    """The number that a pointer points to."""
+    return Element(block, NIL, "number")
+
+
+def _within(value: Expression, size: Expr, other: Expression) -> Call:
+    """``value``, and ``other`` in the lanes that are past the end of so many units."""
+    return Call("within", (value, UNIT, Count(size), other))
+
+
+def _over_units(size: Expr, inside: list[Statement], backwards: bool = False) -> list[Statement]:
+    if size == 1:
+        return inside
+    return [Loop(UNIT, Call("vecs", (Count(size),), "size"), tuple(inside), backwards)]
+
+
+def _blocks(what: Vector | Row) -> tuple[Vector, ...]:
+    return what.blocks if isinstance(what, Row) else (what,)
+
+
+def _block(block: Variable, of: str, at: Expression, is_const: bool = False) -> Declare:
+    """The pointer to a block, of numbers or of vecs, of which ``at`` is the first number."""
+    at = at if of == "real" else Cast(Kind(of, is_const, "*"), at, "pointer")
+    return Declare(Kind(of, is_const, "*const "), block, at)
+
+
+def _place(what: Vector | Row) -> tuple[int, str, int]:
+    """What callers own comes first, then states, then rows of memory, the tape before others."""
+    places = ["input", "mask", "cotangent", "state", "kept", "tile", "scratch", "carry"]
+    if isinstance(what, Row):
+        return places.index(what.name), "", 0
+    place = places.index(what.category) if what.category in places else len(places)
+    return place, what.name, -what.time if what.category == "carry" else what.time
+
+
+def _pieces(term: Expr) -> list[Expr]:
+    """What a parameter gains from a row, by the size that is summed over.
+
+    First the terms that are summed over units as well, each by its operand, then the rest.
+    """
+    wide, rest = [], []
+    for t in sympy.Add.make_args(term):
+        sums = [f for f in sympy.Mul.make_args(t) if isinstance(f, sum_)]
+        if sums:
+            wide.append(t / sums[0] * sums[0].args[0])
+        else:
+            rest.append(t)
+    return [*wide, *([sympy.Add(*rest)] if rest else [])]
