@@ -5,7 +5,7 @@ Nothing here knows a language; a target prints the operations in order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import sympy
@@ -203,11 +203,30 @@ def iteration(e: Eq, cell: Cell) -> Shape:
     if isinstance(e.rhs, Reduction):
         return axes(e.rhs.args[0])
     if isinstance(e.rhs, Contract):
-        left, right, out = e.rhs.spec
+        left, right, _ = e.rhs.spec
         sizes = dict(zip(left + right, (*axes(e.rhs.args[0]), *axes(e.rhs.args[1])), strict=True))
-        order = left if set(out) <= set(left) else out + "".join(sorted(set(left) - set(out)))
-        return tuple(sizes[letter] for letter in order)
+        return tuple(sizes[letter] for letter in nesting(e.rhs.spec))
     return axes(e.lhs)
+
+
+def nesting(words: Sequence[str]) -> str:
+    """The letters of a contraction, as loops over them are nested: in the order that each operand
+    and the result has them in memory, if there is one for all.
+    """
+    found = ""
+    left = sorted(set("".join(words)))
+    while left:
+        later = {x for w in words for k, x in enumerate(w) if any(y in left for y in w[:k])}
+        first = next((x for x in left if x not in later), left[0])
+        found += first
+        left.remove(first)
+    return found
+
+
+def needs_axes(e: Expr) -> bool:
+    """Whether an equation's right-hand side asks for more than rows of units."""
+    along = any(r.axis is not None for r in e.atoms(Reduction))
+    return along or e.has(Contract, Concat, View)
 
 
 def matrix_shapes(equations: Iterable[Eq], cell: Cell) -> set[Shape]:

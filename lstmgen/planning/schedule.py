@@ -28,6 +28,7 @@ from ..language.dtypes import DType
 from ..language.functions import sigmoid
 from ..language.shapes import Shape
 from ..language.symbols import (
+    Concat,
     Contract,
     Gradient,
     Matrix,
@@ -36,6 +37,7 @@ from ..language.symbols import (
     Reduction,
     Scan,
     Total,
+    Transpose,
     Vector,
     rcumsum,
 )
@@ -60,6 +62,7 @@ from .operations import (
     iteration,
     matrix_shapes,
     moved,
+    needs_axes,
 )
 from .passes import recompute, share, split_coefficients, unscaled
 from .plans import Plan
@@ -489,7 +492,8 @@ def _loops(equations: Sequence[Eq], cell: Cell) -> tuple[Loop, ...]:
             (made[v] + 1 if v in elsewhere else ready[v] for v in e.rhs.atoms(Vector) if v in made),
             default=0,
         )
-        alone = isinstance(e.rhs, Scan) and len(shape) > 1  # which runs along one of the axes
+        # a running sum goes along one of the axes, the others in another order
+        alone = isinstance(e.rhs, (Scan, Transpose, Concat)) and needs_axes(e.rhs)
         for k in range(len(loops) if alone else first, len(loops)):
             if loops[k][:2] == (shape, backwards):
                 break

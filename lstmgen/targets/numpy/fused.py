@@ -12,12 +12,12 @@ from sympy import Eq, Expr, Function
 from ...derivation.reverse import adjoint, carry
 from ...language.symbols import Vector
 from ...planning.lanes import Group, groups
-from ...planning.operations import Fused, vectors_in
+from ...planning.operations import Fused, needs_axes, vectors_in
 from ...printing.orders import Order
 from ...printing.text import text
 from .elementwise import ALONE, Elementwise, Lanes
 from .operands import Operands
-from .shaped import Shaped, needs_axes
+from .shaped import Shaped
 from .tree import Equation, Node
 
 

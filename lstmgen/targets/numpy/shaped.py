@@ -49,12 +49,6 @@ from .tree import (
 ONE = sympy.S.One
 
 
-def needs_axes(e: Expr) -> bool:
-    """Whether an equation's right-hand side asks for more than rows of units."""
-    along = any(r.axis is not None for r in e.atoms(Reduction))
-    return along or e.has(Contract, Concat, View)
-
-
 class Shaped(Elementwise):
     """Lowers one equation over several axes."""
 
