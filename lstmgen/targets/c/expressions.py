@@ -13,7 +13,7 @@ from sympy.printing.printer import Printer
 
 from ...errors import GenerateError
 from ...language import dtypes
-from ...language.symbols import Size, Vector
+from ...language.symbols import Expand, Size, Vector
 from ...printing.orders import Order, is_negative, literal
 from . import tree
 from .functions import HELPERS, LANEWISE, LIBM, ON_VECTORS, POWERS, SINGLE
@@ -34,11 +34,11 @@ class Expressions(Printer):
         super().__init__()
         self._person = order
         self.suffix = dtypes.dtype(dtype).compute.suffix
-        self._reference: Callable[[Vector], Expression] = lambda v: Count(v)
+        self._reference: Callable[[Expr], Expression] = lambda v: Count(v)
         self._single = False
 
     def vector(
-        self, e: Expr, reference: Callable[[Vector], Expression], single: bool = False
+        self, e: Expr, reference: Callable[[Expr], Expression], single: bool = False
     ) -> Expression:
         """``e`` as a vec, also where it is a ``single`` number for all units."""
         self._reference, self._single = reference, single
@@ -56,6 +56,9 @@ class Expressions(Printer):
 
     def _print_Vector(self, v: Vector) -> Expression:
         return self._reference(v)
+
+    def _print_Expand(self, e: Expand) -> Expression:
+        return self._reference(e)
 
     def _print_Size(self, n: Size) -> Expression:
         return Cast(REAL, Count(n))

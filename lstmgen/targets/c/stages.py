@@ -12,11 +12,23 @@ from dataclasses import dataclass
 import sympy
 from sympy import Eq, Expr
 
-from ...language.symbols import Reduction, Scan, Vector, max_, mean, rcumsum, sum_
-from ...planning.operations import ZERO, Fused, Sums
+from ...language.symbols import (
+    Concat,
+    Reduction,
+    Reshape,
+    Scan,
+    Transpose,
+    Vector,
+    max_,
+    mean,
+    rcumsum,
+    sum_,
+)
+from ...planning.operations import ZERO, Fused, Sums, needs_axes
 from ...planning.operations import Loop as PlannedLoop
 from ...printing.orders import is_negative
 from ..naming import identifier
+from .nests import Nest, side_by_side, transposed
 from .places import Places, Row
 from .pointers import Pointers
 from .source import Source
@@ -86,19 +98,19 @@ class Stage:
 
 def fused(source: Source, places: Places, name: str, about: str, op: Fused) -> Stage:
     """The stage of elementwise work."""
-    body = _Body(source, places)
+    body = Body(source, places)
     return body.stage(name, about, [s for loop in op.loops for s in body.loop(loop)])
 
 
 def sums(source: Source, places: Places, name: str, op: Sums) -> Stage:
     """The stage that sums up the gradients of learned vectors."""
-    body = _Body(source, places)
+    body = Body(source, places)
     names = " ".join(p.name for p in op.parameters)
     about = f"After the loop over steps: gradients of {names}, sums over all rows."
     return body.stage(name, about, body.sums(op))
 
 
-class _Body:
+class Body:
     """Lowers what a stage does to one row.
 
     It declares names for what it meets: pointers to blocks, and arguments for the rows that these
@@ -106,53 +118,72 @@ class _Body:
     """
 
     def __init__(self, source: Source, places: Places) -> None:
-        self._source, self._sizes, self._places = source, source.sizes, places
-        self._names = source.stage_scope()
+        self.source, self.sizes, self.places = source, source.sizes, places
+        self.names = source.stage_scope()
         self._arguments: dict[Vector | Row, Variable] = {}
         self._sums: dict[Vector, Variable] = {}
         self._blocks: dict[Vector, Variable] = {}
-        self._local: dict[Vector, Variable] = {}
+        self._numbers: dict[Vector, Variable] = {}
+        self.local: dict[Vector, Variable] = {}
 
     # ------------------------------------------------------------------ what expressions refer to
 
-    def _reference(self, v: Vector) -> Expression:
+    def reference(self, v: Vector) -> Expression:
         """``v`` of the current units."""
         if v.category == "constant":
             return Member(P, v.name, "number")
-        if v in self._local:
-            return self._local[v]
+        if v in self.local:
+            return self.local[v]
         block = self._block(v)
-        return vec(_single(block)) if self._sizes.of(v) == 1 else Element(block, UNIT)
+        return vec(_single(block)) if self.sizes.of(v) == 1 else Element(block, UNIT)
 
     def _block(self, v: Vector) -> Variable:
         """The pointer to the units of ``v`` in the current row."""
         if v not in self._blocks:
-            row = self._places.row_of.get(v)
+            row = self.places.row_of.get(v)
             wish = identifier(v)
-            name = self._names(v, f"{wish}_at" if self._sizes.of(v) == 1 else wish)
+            name = self.names(v, f"{wish}_at" if self.sizes.of(v) == 1 else wish)
             self._blocks[v] = Variable(name)
             if row is None:
-                self._arguments[v] = Variable(self._names(("rows", v), f"{name}_rows"))
+                self._arguments[v] = Variable(self.names(("rows", v), f"{name}_rows"))
             elif row not in self._arguments:
-                self._arguments[row] = Variable(self._names(row, row.name))
+                self._arguments[row] = Variable(self.names(row, row.name))
         return self._blocks[v]
+
+    def numbers(self, v: Vector) -> Variable:
+        """The pointer to the first number of ``v`` in the current row."""
+        if self.sizes.of(v) == 1:
+            return self._block(v)
+        if v not in self._numbers:
+            self._block(v)
+            name = self.names(("numbers", v), f"{identifier(v)}_at")
+            self._numbers[v] = Variable(name)
+        return self._numbers[v]
 
     def _value(self, e: Expr) -> Expression:
         """An expression as a vec."""
-        single = self._source.cell.shapes.of(e) == 1
-        return self._source.expressions.vector(e, self._reference, single)
+        single = self.source.cell.shapes.of(e) == 1
+        return self.source.expressions.vector(e, self.reference, single)
 
     # ------------------------------------------------------------------ loops
 
     def loop(self, loop: PlannedLoop) -> list[Statement]:
         """What a loop over units computes; a single unit needs no loop."""
+        if any(isinstance(e.rhs, Concat) for e in loop.equations):
+            return side_by_side(self, loop.equations[0])
+        if any(isinstance(e.rhs, Transpose) for e in loop.equations):
+            return transposed(self, loop.equations[0])
+        if any(needs_axes(e.rhs) and not isinstance(e.rhs, Reshape) for e in loop.equations):
+            return Nest(self, loop.shape).statements(self.places.equations(loop), loop.backwards)
         before: list[Statement] = []
         inside: list[Statement] = []
         after: list[Statement] = []
-        for e in self._places.equations(loop):
-            whole = self._source.plan.origin.get(e.lhs, e)
-            inside.append(Comment(self._source.text(whole)))
-            if not isinstance(e.rhs, Reduction):
+        for e in self.places.equations(loop):
+            whole = self.source.plan.origin.get(e.lhs, e)
+            inside.append(Comment(self.source.text(whole)))
+            if isinstance(e.rhs, Reshape):  # the same units in the same order
+                inside += self._assign(e.lhs, self.reference(e.rhs.operand))
+            elif not isinstance(e.rhs, Reduction):
                 inside += self._assign(e.lhs, self._value(e.rhs))
             elif loop.size == 1:  # a reduction of a single unit is the unit itself
                 inside += self._assign(e.lhs, self._value(e.rhs.args[0]))
@@ -160,24 +191,24 @@ class _Body:
                 self._scan(e, loop.size, before, inside)
             else:
                 self._reduce(e, loop.size, before, inside, after)
-        backwards = loop.backwards or self._places.overlaps(loop)
+        backwards = loop.backwards or self.places.overlaps(loop)
         return [*before, *_over_units(loop.size, inside, backwards), *after]
 
     def _assign(self, v: Vector, value: Expression) -> list[Statement]:
-        stored = self._places.is_stored(v)
+        stored = self.places.is_stored(v)
         if stored:
             block = self._block(v)
-            if self._sizes.of(v) != 1:
+            if self.sizes.of(v) != 1:
                 return [Store(Element(block, UNIT), value)]
-        name = self._names(("local", v), identifier(v))
-        local = self._local[v] = Variable(name, "vec")
+        name = self.names(("local", v), identifier(v))
+        local = self.local[v] = Variable(name, "vec")
         made: list[Statement] = [Declare(Kind("vec", is_const=True), local, value)]
         if stored:
             made.append(Store(_single(block), Call("LSTMGEN_LANE", (local, NIL), "number")))
         return made
 
     def _scan(self, e: Eq, size: Expr, before: list[Statement], inside: list[Statement]) -> None:
-        name = self._names(("total", e.lhs), f"{identifier(e.lhs)}_total")
+        name = self.names(("total", e.lhs), f"{identifier(e.lhs)}_total")
         total = Variable(name, "number")
         before.append(Declare(REAL, total, _ZERO))
         value, scan = self._value(e.rhs.args[0]), "running"
@@ -193,7 +224,7 @@ class _Body:
         inside: list[Statement],
         after: list[Statement],
     ) -> None:
-        total = Variable(self._names(("total", e.lhs), f"{identifier(e.lhs)}_lanes"), "vec")
+        total = Variable(self.names(("total", e.lhs), f"{identifier(e.lhs)}_lanes"), "vec")
         if isinstance(e.rhs, max_):
             before.append(Declare(VEC, total, vec(_INFINITY)))
             value = _within(self._value(e.rhs.args[0]), size, _INFINITY)
@@ -215,17 +246,21 @@ class _Body:
 
     def sums(self, op: Sums) -> list[Statement]:
         """What the gradients of learned vectors gain from a row, in a loop for each size."""
+        nests: list[Statement] = []
         loops: dict[Expr, tuple[list[Statement], list[Statement], list[Statement]]] = {}
         for p, term in zip(op.parameters, op.terms, strict=True):
-            target = self._sums[p] = Variable(self._names(("sum", p), f"d{p.name}"))
+            target = self._sums[p] = Variable(self.names(("sum", p), f"d{p.name}"))
             for piece in _pieces(term):
-                size = self._source.cell.shapes.of(piece)
+                if needs_axes(piece):
+                    nests += self._sum_of_axes(p, piece)
+                    continue
+                size = self.source.cell.shapes.of(piece)
                 before, inside, after = loops.setdefault(size, ([], [], []))
-                inside.append(Comment(f"∂L/∂{p.name} += {self._source.text(piece)}"))
-                if self._sizes.of(p) != 1:
+                inside.append(Comment(f"∂L/∂{p.name} += {self.source.text(piece)}"))
+                if self.sizes.of(p) != 1:
                     inside.append(self._add(Element(target, UNIT), piece))
                     continue
-                name = self._names(("total", p, size), f"{target.name}_lanes")
+                name = self.names(("total", p, size), f"{target.name}_lanes")
                 total = Variable(name, "vec")
                 inside.append(self._add(total, piece, None if size == 1 else size))
                 start = Declare(VEC, total, vec(_ZERO))
@@ -233,41 +268,59 @@ class _Body:
                     whole = total if size == 1 else Call("across", (total,))
                     before.append(start)
                     after.append(Store(Element(target, NIL), whole, "+="))
-        made: list[Statement] = []
+        made: list[Statement] = nests
         for size, (before, inside, after) in loops.items():
             made += [*before, *_over_units(size, inside), *after]
         return made
+
+    def _sum_of_axes(self, p: Vector, term: Expr) -> list[Statement]:
+        """What the gradient of ``p`` gains from a term over more axes, or from a sum along one."""
+        whole = isinstance(term, Reduction)
+        inner = term.args[0] if whole else term
+        nest = Nest(self, self.source.cell.shapes.axes(inner))
+        value = nest.value(inner)
+        axis = self.source.cell.shapes.axis(term) if whole else None
+        nest.gain(self._sums[p], self.source.cell.shape(p), axis, value)
+        return [Comment(f"∂L/∂{p.name} += {self.source.text(term)}"), *nest.nested()]
 
     # ------------------------------------------------------------------ the function
 
     def stage(self, name: str, about: str, body: Sequence[Statement]) -> Stage:
         """The function that does ``body`` to each row."""
         arguments = sorted(self._arguments.items(), key=lambda item: _place(item[0]))
-        written = {s.target.pointer for s in walk(body, Store) if isinstance(s.target, Element)}
+        written = {v for s in walk(body, Store) if isinstance(s.target, Element)
+                   for v in walk([s.target.pointer], Variable)}  # fmt: skip
+        written |= {v for s in walk(body, Do) if s.call.function == "put_some"
+                    for v in walk([s.call.arguments[1]], Variable)}  # fmt: skip
+        used = names_in(body)
         views: list[Statement] = []
         advance: list[Statement] = []
         pointers: list[tuple[Kind, Variable]] = []
         for what, argument in arguments:
             blocks = [v for v in _blocks(what) if v in self._blocks]
-            is_written = any(self._blocks[v] in written for v in blocks)
+            is_written = any({self._blocks[v], self._numbers.get(v)} & written for v in blocks)
             pointers.append((Kind("real", not is_written, "*restrict "), argument))
-            views += [self._view(v, what, argument, self._blocks[v] in written) for v in blocks]
+            for v in blocks:
+                if self._blocks[v].name in used:
+                    views.append(self._view(v, what, argument, self._blocks[v] in written))
+                if v in self._numbers:
+                    views.append(self._view_of_numbers(v, what, argument, written))
             if isinstance(what, Row) or what.category != "parameter":  # these have one row
-                width = what.width if isinstance(what, Row) else self._sizes.room_of(what)
+                width = what.width if isinstance(what, Row) else self.sizes.room_of(what)
                 advance.append(Store(argument, Count(width), "+="))
         around: list[Statement] = []
         for target in self._sums.values():
-            whole = Variable(self._names(("whole", target), f"{target.name}_sum"))
+            whole = Variable(self.names(("whole", target), f"{target.name}_sum"))
             pointers.append((Kind("real", pointer="*restrict "), whole))
             around.append(_block(target, "vec", whole))
         every = [*body, *views, *advance]
-        sizes = self._sizes.used(every)
-        open_sizes = tuple(n for n in sizes if self._sizes.value(n) is None)
+        sizes = self.sizes.used(every)
+        open_sizes = tuple(n for n in sizes if self.sizes.value(n) is None)
         reads_constants = P.name in names_in(body)
-        constants = Kind(f"{self._source.cell.name}_params", is_const=True, pointer="*")
+        constants = Kind(f"{self.source.cell.name}_params", is_const=True, pointer="*")
         parameters = [
             (SIZE, ROWS),
-            *((SIZE, Variable(self._sizes.name(n), "size")) for n in open_sizes),
+            *((SIZE, Variable(self.sizes.name(n), "size")) for n in open_sizes),
             *([(constants, P)] if reads_constants else []),
             *pointers,
         ]
@@ -281,8 +334,16 @@ class _Body:
         """The pointer to a block of a row."""
         offset = what.offset(v) if isinstance(what, Row) else ZERO
         at = shifted(argument, Count(offset))
-        units = "real" if self._sizes.of(v) == 1 else "vec"
+        units = "real" if self.sizes.of(v) == 1 else "vec"
         return _block(self._blocks[v], units, at, is_const=not written)
+
+    def _view_of_numbers(
+        self, v: Vector, what: Vector | Row, argument: Variable, written: set[Variable]
+    ) -> Declare:
+        """The pointer to the first number of a block."""
+        offset = what.offset(v) if isinstance(what, Row) else ZERO
+        block = self._numbers[v]
+        return _block(block, "real", shifted(argument, Count(offset)), block not in written)
 
 
 def _single(block: Variable) -> Element:
