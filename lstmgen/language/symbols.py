@@ -51,12 +51,15 @@ __all__ = [
 ]
 
 # Categories of Vector. The first six are written by users; derivation and schedule add the others.
-STATIC = frozenset({"parameter", "constant"})  # the same at every step: time does not touch them
-GIVEN = frozenset({"input", "mask", "parameter", "constant"})  # never defined by an equation
+# The same at every step: time does not touch them. What is derived is made of the others.
+STATIC = frozenset({"parameter", "constant", "derived"})
+GIVEN = frozenset(
+    {"input", "mask", "parameter", "constant", "derived"}
+)  # never defined by an equation
 ADJOINT = frozenset({"adjoint", "cotangent", "carry", "partial adjoint", "partial carry"})
 # adjoint: ∂L/∂v in all; cotangent: the part that arrives from outside, at the output; carry: the
-# part of a state's adjoint that arrives from step t+1.
-_MARKS = {"adjoint": "δ", "cotangent": "Δ", "carry": "later δ"}
+# part of a state's adjoint that arrives from step t+1. What is gathered is the sum over all steps.
+_MARKS = {"adjoint": "δ", "cotangent": "Δ", "carry": "later δ", "gathered": "Σδ"}
 
 
 class Size(Symbol):
@@ -437,19 +440,26 @@ class Misplaced(Operator, Expr):
 
 
 def entries(e: Expr) -> Expr:
-    """What a matrix, or a sum or multiple of matrices, is entry by entry.
+    """What a matrix, or what is made of matrices, is entry by entry.
 
-    Products of matrices stay what they are: they are no arithmetic on entries.
+    Products of matrices are contractions: they are no arithmetic on entries.
     """
+    if isinstance(e, Misplaced) or not e.has(_Scaled, _Sum, _Chain):
+        return e
+    # matrices have arithmetic of their own, which plain symbols in their place have not
+    plain = {m: sympy.Dummy(str(m), real=True) for m in e.atoms(Matrix)}
+    return _of_entries(e.xreplace(plain)).xreplace({d: m for m, d in plain.items()})
+
+
+def _of_entries(e: Expr) -> Expr:
     if isinstance(e, _Sum):
-        return sympy.Add(*map(entries, e.args))
+        return sympy.Add(*map(_of_entries, e.args))
     if isinstance(e, _Scaled):
-        factor, matrix = e.args
-        return sympy.Mul(factor, entries(matrix))
+        return sympy.Mul(*map(_of_entries, e.args))
     if isinstance(e, _Chain):
-        left, right = map(entries, e.args)
-        return Product(left, right)
-    return e
+        left, right = map(_of_entries, e.args)
+        return Contract(left, right, "@")
+    return e.func(*map(_of_entries, e.args)) if e.has(_Scaled, _Sum, _Chain) else e
 
 
 def _may_be_matrix(e: Expr) -> bool:
@@ -1031,7 +1041,7 @@ def _axes(given: tuple[Any, ...]) -> tuple[Expr, ...]:
     """Axes as they were given: names, numbers, or a quantity that has them."""
     if len(given) == 1 and isinstance(given[0], (list, tuple)):
         given = tuple(given[0])
-    if len(given) == 1 and isinstance(given[0], Vector):
+    if len(given) == 1 and isinstance(given[0], (Vector, Matrix)):
         given = given[0].axes
     return tuple(size_of(_size(n)) for n in given)
 

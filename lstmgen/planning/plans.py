@@ -44,6 +44,9 @@ class Plan:
     eager: bool
     dtype: DType
     origin: dict[Vector, Eq] = field(compare=False)  # the whole equation of a sum that was cut up
+    # what is made of parameters alone, before the first step, and its adjoints, after the last
+    fixed: tuple[Fused, ...] = ()
+    fixed_adjoints: tuple[Fused, ...] = ()
 
     @property
     def cell(self) -> Cell:

@@ -159,6 +159,10 @@ class _Planner:
         return Plan(
             self.derivation, forward_pass, backward_pass, buffers, self.eager, self.dtype,
             {**ahead.origin, **back.origin},
+            *(
+                (Fused(_loops(lines, cell)),) if lines else ()
+                for lines in (d.fixed, d.fixed_adjoints)
+            ),
         )  # fmt: skip
 
 

@@ -51,7 +51,7 @@ from .orders import (
 
 Style = Literal["show", "code"]
 
-_MARKS = {"adjoint": "δ", "cotangent": "Δ", "carry": "δ"}
+_MARKS = {"adjoint": "δ", "cotangent": "Δ", "carry": "δ", "gathered": "Σδ"}
 _NAMES = {"sigmoid": "σ", "sum_": "sum", "max_": "max", "Max": "max", "Min": "min", "log": "log"}
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _RELATIONS = {"==": "=", "!=": "≠", "<=": "≤", ">=": "≥", "<": "<", ">": ">"}
@@ -130,10 +130,15 @@ class _TextPrinter(Printer):
         for f in factors:
             if before is not None:
                 wide = not (self.person.scalar(before) or self.person.scalar(f))
-                line += " ∘ " if wide and self.style == "code" else " "
+                matrices = self._has_axes(before) and self._has_axes(f)
+                line += " ∘ " if wide and (matrices or self.style == "code") else " "
             line += self._bound(f, "Mul")
             before = f
         return line
+
+    def _has_axes(self, e: Expr) -> bool:
+        """Whether ``e`` is a matrix, whose product with another could be taken for another one."""
+        return len(self.person.cell.shapes.axes(e)) > 1
 
     def _print_Pow(self, e: Expr) -> str:
         base, power = e.args
@@ -192,7 +197,9 @@ class _TextPrinter(Printer):
         return f"{e.name}({self._print(e.operand)})"
 
     def _print_Product(self, e: Expr) -> str:
-        return f"{self._print(e.matrix)} {self._bound(e.operand, 'Mul')}"
+        loose = isinstance(e.matrix, (sympy.Add, sympy.Mul))
+        matrix = f"({self._print(e.matrix)})" if loose else self._print(e.matrix)
+        return f"{matrix} {self._bound(e.operand, 'Mul')}"
 
     def _print_Outer(self, e: Expr) -> str:
         left, right = e.args[:2]

@@ -175,7 +175,7 @@ class _Page:
         if isinstance(e, Function) and len(e.args) == 1:
             symbol = self._arguments.get(_spelled_out(e.args[0]))
             if symbol is not None:
-                return e.func(Braced(e.args[0], symbol))
+                return e.func(Braced(e.args[0], symbol), *e.args[1:])
         return e.func(*(self._brace(a) for a in e.args))
 
     def _braces(self, e: Eq) -> list[Braced]:
@@ -465,7 +465,7 @@ class _Page:
                 v.category
                 for p in products
                 for v in p.operand.atoms(Vector)
-                if p.matrix.base in family
+                if any(m.base in family for m in p.matrix.atoms(Matrix))
             }
             kind = "input " if "input" in read else "recurrent " if "state" in read else ""
             return f"{kind}weights"

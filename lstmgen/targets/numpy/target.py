@@ -14,7 +14,7 @@ finds what a function uses, from the tree, and names it; then the tree is printe
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import sympy
 from sympy import Expr, Integer
@@ -30,6 +30,7 @@ from ..modules import MODULES
 from ..rendering import environment
 from .analysis import Usage, stack_names
 from .backward import backward
+from .fixed import fixed, fixed_gradients
 from .forward import forward
 from .places import Places
 from .printer import lines
@@ -61,17 +62,23 @@ def files(cell: Cell, *, source: str = "") -> dict[str, str]:
             )
     plan = make_plan(cell, eager=True)
     places, order = Places(plan), Order(cell, plan.derivation.forward)
-    functions = {
-        function.__name__: Usage(function(plan, places, order))
-        for function in (forward, backward, step)
-    }
+    made = (forward, backward, step, *((fixed, fixed_gradients) if plan.fixed else ()))
+    functions = {f.__name__: Usage(f(plan, places, order)) for f in made}
     names = stack_names(functions.values(), (p.name for p in cell.parameters))
     stacks = {n: [p.name for p in s.parameters] for s, n in names.items() if len(s.parameters) > 1}
     transposed = {names[stack] for usage in functions.values() for stack in usage.transposed}
     module = environment("numpy").get_template("module.py.j2")
     return {
         f"{_stem(cell)}.py": module.render(
-            **_tables(cell),
+            **_tables(
+                cell,
+                [
+                    e.lhs.name
+                    for op in plan.fixed
+                    for e in op.equations
+                    if len(cell.shape(e.lhs)) > 1
+                ],
+            ),
             **_interface(cell),
             **{name: _body(lines(usage, names)) for name, usage in functions.items()},
             header=header(cell, "numpy", source),
@@ -97,7 +104,7 @@ def face(cell: Cell) -> str:
     return environment("numpy").get_template("face.py.j2").render(**_tables(cell))
 
 
-def _tables(cell: Cell) -> dict[str, object]:
+def _tables(cell: Cell, fixed: Sequence[str] = ()) -> dict[str, object]:
     """What the tables of a module hold, and ``init``."""
     binds = _binds(cell)
     initial = {
@@ -119,10 +126,10 @@ def _tables(cell: Cell) -> dict[str, object]:
         "numbers": _dict(_numbers(cell)),
         "initial": [(name, repr(start)) for name, start in initial.items()],
         "whole": _whole(cell),
-        "heads": any(
-            len(cell.shape(p)) > (1 if isinstance(p, Vector) else 2) for p in cell.parameters
-        ),
-        "matrices": f"({', '.join(json.dumps(p.name) for p in matrices)},)",
+        "has_fixed": bool(fixed),
+        "rows": bool(fixed)
+        or any(len(cell.shape(p)) > (1 if isinstance(p, Vector) else 2) for p in cell.parameters),
+        "matrices": f"({_listed([*(p.name for p in matrices), *fixed])},)",
         "init_arguments": ", ".join([*arguments, "**sizes"]),
         "init_binds": list(binds.items()),
         "init_about": _about_binds(binds),
