@@ -48,6 +48,7 @@ from .tree import (
 )
 from .vocabulary import STEPS, USED, N
 
+PLAN: dict[str, bool] = {}  # as it is without options
 OPTIONS = frozenset({"dtype"})
 TAKES_SIZES = True
 

@@ -1,7 +1,7 @@
 """The NumPy target: a module that needs only NumPy, written as an expert would by hand.
 
-The plan is made ``eager``: whatever does not depend on the recurrence is done for many steps at
-once. Each equation becomes calls that write with ``out=`` into arrays made before the loop.
+Whatever does not depend on the recurrence is done for many steps at once. Each equation becomes
+calls that write with ``out=`` into arrays made before the loop.
 
     plan ─▶ lower ─▶ tree ─▶ analysis ─▶ printer ─▶ template
 
@@ -36,6 +36,8 @@ from .places import Places
 from .printer import lines
 from .step import step
 
+# A call has a price of its own: the fewer, the better.
+PLAN: dict[str, bool] = {"hoist": True, "split": True, "lanes": True, "recompute": False}
 OPTIONS: frozenset[str] = frozenset()
 TAKES_SIZES = False
 
@@ -60,7 +62,7 @@ def files(cell: Cell, *, source: str = "") -> dict[str, str]:
                 f"the NumPy target cannot name a size {size.name}\n"
                 "  hint: choose another letter, such as N"
             )
-    plan = make_plan(cell, eager=True)
+    plan = make_plan(cell, dtype="float64", **PLAN)
     places, order = Places(plan), Order(cell, plan.derivation.forward)
     made = (forward, backward, step, *((fixed, fixed_gradients) if plan.fixed else ()))
     functions = {f.__name__: Usage(f(plan, places, order)) for f in made}
