@@ -21,6 +21,7 @@ from sympy.logic.boolalg import Boolean, BooleanAtom
 from ..errors import CellError, did_you_mean
 from . import symbols as language
 from .functions import FUNCTIONS, functions_with
+from .initial import Start, start
 from .misuse import bound, located, rounded, short
 from .shapes import Shapes
 from .symbols import (
@@ -34,7 +35,6 @@ from .symbols import (
     Size,
     Vector,
     View,
-    finite,
     named,
 )
 
@@ -83,8 +83,9 @@ class Cell:
         What each step puts out: a state (its new value), or a vector that the step computes.
     title, source, notes : str
         What the cell is in a few words; the paper, as "Gers et al. 2000"; anything worth knowing.
-    init : mapping of Vector to float
-        Where learned vectors start, such as ``{b.f: 1.0}``; otherwise as they were declared, or 0.
+    init : mapping from symbols
+        How parameters start, such as ``{b.f: 1.0, U.h: "orthogonal"}``; otherwise as they were
+        declared.
     roles : mapping of Vector to str
         What a vector is called, such as ``{i: "input gate"}``.
 
@@ -103,7 +104,7 @@ class Cell:
         title: str = "",
         source: str = "",
         notes: str = "",
-        init: Mapping[Vector, float] | None = None,
+        init: Mapping[Any, Any] | None = None,
         roles: Mapping[Vector, str] | None = None,
     ) -> None:
         _check_name(name, "the cell's name")
@@ -216,9 +217,16 @@ class Cell:
         """
         return self.shapes.shape(symbol)
 
-    def initial(self, v: Vector) -> float | None:
-        """Where a learned vector starts; a constant's value, or None if it has none."""
+    def initial(self, v: Vector | Matrix) -> Start | None:
+        """How a parameter starts, or a state that is not given; a constant's value. None if it has
+        none: then vectors are 0, and matrices are of Glorot's distribution.
+        """
         return self._init.get(v.name, v.value)
+
+    def starts_at(self, v: Vector | Matrix) -> float:
+        """The number that ``v`` starts at, a constant's value; 0 if that is no single number."""
+        value = self.initial(v)
+        return value if isinstance(value, (int, float)) else 0.0
 
     @property
     def is_analytic(self) -> bool:
@@ -307,29 +315,23 @@ def _settled(e: Expr) -> Expr:
     return e
 
 
-def _initial_values(given: object, parameters: Sequence[Matrix | Vector]) -> dict[str, float]:
-    """Where learned vectors start, by name."""
+def _initial_values(given: object, parameters: Sequence[Matrix | Vector]) -> dict[str, Start]:
+    """How parameters start, by name."""
     if not isinstance(given, Mapping):
         raise CellError(f"init is {short(repr(given))}, not a dict", hint="write {b.f: 1.0}")
     values = {}
     for symbol, value in given.items():
-        if isinstance(symbol, Matrix):
-            raise CellError(
-                f"init names the matrix {symbol}, and matrices start at random (Glorot's uniform "
-                "distribution)",
-                hint=f'give init to vectors only, and set params["{symbol.name}"] of what a '
-                "module's init returns",
-            )
-        if not isinstance(symbol, Vector):
+        if not isinstance(symbol, (Vector, Matrix)):
             hint = "give the symbol itself, as in {b.f: 1.0}"
             if isinstance(symbol, language.Family):
                 hint = f"name one member, such as {symbol}.f"
-            raise CellError(f"init names {short(repr(symbol))}, not a learned vector", hint=hint)
+            raise CellError(f"init names {short(repr(symbol))}, not a parameter", hint=hint)
         if symbol not in parameters:
             near = did_you_mean(symbol.name, [p.name for p in parameters])
             raise CellError(f"init names {symbol}, which is not a parameter of the cell", hint=near)
+        is_matrix = isinstance(symbol, Matrix)
         try:
-            values[symbol.name] = finite(value, f"init of {symbol}")
+            values[symbol.name] = start(value, f"init of {symbol}", of_matrix=is_matrix)
         except ValueError as error:
             raise CellError(str(error), hint=f"write {{{symbol}: 1.0}}") from error
     return values

@@ -449,8 +449,9 @@ class _Page:
         return rows
 
     def _default(self, v: Vector) -> str:
-        value = self.cell.initial(v)
-        return "constant" if value is None else f"constant, ${self._math(sympy.Float(value))}$"
+        if self.cell.initial(v) is None:
+            return "constant"
+        return f"constant, ${self._math(sympy.Float(self.cell.starts_at(v)))}$"
 
     def _shape(self, symbol: Vector | Matrix) -> str:
         sizes = (self._math(n) for n in self.cell.shape(symbol))

@@ -21,6 +21,7 @@ from sympy import Expr, Integer
 
 from ...errors import GenerateError
 from ...language.cell import Cell
+from ...language.initial import Initial, Start
 from ...language.symbols import Matrix, Vector
 from ...planning.schedule import plan as make_plan
 from ...printing.orders import Order
@@ -109,11 +110,9 @@ def face(cell: Cell) -> str:
 def _tables(cell: Cell, fixed: Sequence[str] = ()) -> dict[str, object]:
     """What the tables of a module hold, and ``init``."""
     binds = _binds(cell)
-    initial = {
-        p.name: start
-        for p in cell.parameters
-        if isinstance(p, Vector) and (start := cell.initial(p))
-    }
+    initial = {p.name: start for p in cell.parameters if (start := cell.initial(p))}
+    kinds = {start.name for start in initial.values() if isinstance(start, Initial)}
+    starts = {s.name: cell.starts_at(s) for s in cell.states if cell.starts_at(s)}
     matrices = [p for p in cell.parameters if isinstance(p, Matrix)]
     arguments = [f"{name}={value}" if value else name for name, value in _INIT.items()]
     return {
@@ -126,7 +125,10 @@ def _tables(cell: Cell, fixed: Sequence[str] = ()) -> dict[str, object]:
         "constants": _dict({v.name: cell.initial(v) for v in cell.constants}),
         "sizes": json.dumps([str(n) for n in cell.sizes]),
         "numbers": _dict(_numbers(cell)),
-        "initial": [(name, repr(start)) for name, start in initial.items()],
+        "initial": [(name, _started(start)) for name, start in initial.items()],
+        "kinds": sorted(kinds),
+        "matrix_starts": any(p.name in initial for p in matrices),
+        "starts": _dict(starts) if starts else "",
         "whole": _whole(cell),
         "has_fixed": bool(fixed),
         "rows": bool(fixed)
@@ -136,6 +138,11 @@ def _tables(cell: Cell, fixed: Sequence[str] = ()) -> dict[str, object]:
         "init_binds": list(binds.items()),
         "init_about": _about_binds(binds),
     }
+
+
+def _started(start: Start) -> str:
+    """A number, or a tuple of a name and numbers."""
+    return repr((start.name, *start.numbers)) if isinstance(start, Initial) else repr(start)
 
 
 def _shape(cell: Cell, p: Matrix | Vector) -> str:
