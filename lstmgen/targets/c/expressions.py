@@ -21,6 +21,7 @@ from ...language.symbols import Size, Vector, equal, expm1, relu, sigmoid, softp
 from ...planning.operations import B, K, T
 from ...printing.orders import Order, binds, is_negative, literal
 from ..naming import Names
+from . import runtime
 
 WIDTH = 100
 
@@ -42,11 +43,6 @@ POWERS = {2: "square", 3: "cube"}
 ON_VECTORS = {"exp": "vec_exp", "expm1": "vec_expm1", "tanh": "vec_tanh"}
 LANEWISE = {f: f"each_{f}" for f in (*LIBM.values(), "sqrt", "pow") if f not in ON_VECTORS}
 SINGLE = {f: f"one_{f}" for f in (*LANEWISE, "rsqrt")}
-_FUNCTIONS = {
-    *HELPERS.values(), *POWERS.values(), *ON_VECTORS.values(), *LANEWISE.values(), *SINGLE.values(),
-    *"vec mask LANES PAD ROWS VECS PANEL padded vecs splat choose within across across_max".split(),
-    *"running running_back opposite to_the_e r_coth LABEL".split(),
-}  # fmt: skip
 _LIBM_NAMES = {*LIBM.values(), "sqrt", "pow", "log1p", "fmax", "fmin"}
 
 _PASSES = ("forward", "backward")
@@ -55,29 +51,35 @@ _PASSES = ("forward", "backward")
 STAGE_WORDS = frozenset(
     {
         *C_KEYWORDS,
-        *_FUNCTIONS,
+        *runtime.words(),
         *_LIBM_NAMES,
         *(f"{f}f" for f in _LIBM_NAMES),
-        *"rows row j p grads real size_t bits power factors memcpy memset".split(),
-        *(f"{what}_layout" for what in ("tape", *_PASSES, *(f"{p}_packed" for p in _PASSES))),
+        *"rows row j p grads real size_t memcpy memset".split(),
     }
 )
-# Words of the functions that callers see, and of those that lay out memory.
-WORDS = (
-    STAGE_WORDS
-    | frozenset(
-        """n x m y g dx dy tape work initial final state next dfinal dinitial one T B t t0 k steps
-    most end first last memory kept tile scratch in_tape in_work used one_step total times plus
-    fits take fill pad multiply outer_add load save swap gather place scatter add aligned
-    factors rows_of blocks_of packed in_packed batch slices share team team_of threads_of first_row
-    fair_share is_shared pack_transposed pack_rows pack_strip unpack_transposed unpack_square
-    turn exchange load_turned columns panels sums add_panel copy_panels multiply_panel some_rows
-    sums_in_registers column next_step threads
-    status start at each s own slice check tape_parts""".split()
+# Words of the functions that call stages, and of those that lay out memory.
+WORDS = STAGE_WORDS | frozenset(
+    """n x m y g dx dy tape work initial final state next dfinal dinitial T B t0 k s steps most end
+    from last memory kept tile scratch in_tape in_work used packed in_packed batch slices start each
+    team threads columns panels sums total begun call slice largest status given at""".split()
+)
+# What the names of a cell's own functions and types end with; they begin with the cell's.
+CELL_WORDS = (
+    frozenset(
+        """call sizes params grads state new_state inputs masks input_grads status real message
+    check admit one_step label label_of run_forward sum_gradients arrange_forward arrange_backward
+    forward_rows backward_rows forward backward step pack params_given grads_given inputs_given
+    masks_given input_grads_given""".split()
     )
-    | {f"{p}_{w}" for p in _PASSES for w in "parts packed_parts share need rows sums".split()}
-    | {f"arrange_{p}" for p in _PASSES}
-    | frozenset("tape_need label write_label has_label workers_of memcmp".split())
+    | {
+        f"{region}_{end}"
+        for region in ("tape", *_PASSES, *(f"{p}_packed" for p in _PASSES))
+        for end in ("layout", "parts")
+    }
+    | {
+        f"{buffer}_size"
+        for buffer in ("tape", "packed", "forward_work", "backward_work", "step_work")
+    }
 )
 
 # --------------------------------------------------------------------------- lines
@@ -89,11 +91,13 @@ def broken(start: str, items: Sequence[str], end: str, width: int = WIDTH - 12) 
     return _filled(start, pieces, width)
 
 
-def joined(operator: str, start: str, items: Sequence[str], end: str) -> list[str]:
+def joined(
+    operator: str, start: str, items: Sequence[str], end: str, width: int = WIDTH - 12
+) -> list[str]:
     """``start``, ``items`` with an operator between them, and ``end``; lines begin with one."""
     first, *others = items
     pieces = [first, *(f"{operator} {item}" for item in others)]
-    return _filled(start, [*pieces[:-1], f"{pieces[-1]}{end}"], WIDTH - 12)
+    return _filled(start, [*pieces[:-1], f"{pieces[-1]}{end}"], width)
 
 
 def _filled(start: str, pieces: Sequence[str], width: int) -> list[str]:
@@ -161,9 +165,10 @@ def _cut(text: str, width: int) -> int:
         elif mark.group() in ")]":
             depth -= 1
         elif 0 < mark.start() <= width:
-            cuts.append((depth, text[mark.end()] in "*/", -mark.start()))
-    late = [cut for cut in cuts if -cut[2] > width // 3] or cuts
-    return -min(late)[2] if late else 0
+            after = text[mark.start() - 1] == ","
+            cuts.append((depth, not after, text[mark.end()] in "*/", -mark.start()))
+    late = [cut for cut in cuts if -cut[-1] > width // 3] or cuts
+    return -min(late)[-1] if late else 0
 
 
 def without_comments(lines: Iterable[str]) -> str:

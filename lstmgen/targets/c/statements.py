@@ -15,7 +15,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import Any
 
 import sympy
@@ -44,6 +45,7 @@ from ...printing.orders import Order, is_negative
 from ...printing.text import text as mathematics
 from ..naming import Names, identifier
 from .expressions import (
+    CELL_WORDS,
     STAGE_WORDS,
     WIDTH,
     WORDS,
@@ -58,6 +60,7 @@ from .expressions import (
     times,
     without_comments,
 )
+from .layout import beside
 from .rows import Writes, sides
 
 ONE = sympy.S.One
@@ -120,7 +123,7 @@ class Source:
         self.pad = _PAD_BYTES // {"float32": 4, "float64": 8}[dtype]
         self.plan = schedule.plan(cell, dtype=dtype)
         self.order = Order(cell, self.plan.derivation.forward)
-        self.names = Names(WORDS)
+        self.names = Names(WORDS | {f"{cell.name}_{word}" for word in CELL_WORDS})
         self.wide = {n: Size(f"padded {n}") for n in cell.sizes}
         for n in cell.sizes:
             self.names(n, n.name)
@@ -213,7 +216,12 @@ class Source:
 
     def checked(self, e: Expr) -> str:
         """A size in arithmetic that does not wrap around."""
-        sums = [reduce("times({}, {})".format, map(self._name, m)) for m in monomials(e)]
+        sums = []
+        for m in monomials(e):
+            factors = list(map(self._name, m))
+            if len(m) > 1 and m[0].is_number:  # some blocks of a row, which has fewer than 4096
+                factors[:2] = [f"{m[0]} * {factors[1]}"]
+            sums.append(reduce("times({}, {})".format, factors))
         return reduce("plus({}, {})".format, sums)
 
     def _name(self, n: Expr) -> str:
@@ -260,16 +268,10 @@ class Source:
 
 
 class Direction:
-    """One pass: its rows of memory, its packed weights, and its statements.
+    """One pass: its rows of memory, its packed weights, and its statements."""
 
-    ``single`` is the forward pass over one step, for streaming. It calls the same stages.
-    """
-
-    def __init__(
-        self, source: Source, name: str, part: Pass, kept: Row, single: bool = False
-    ) -> None:
+    def __init__(self, source: Source, name: str, part: Pass, kept: Row) -> None:
         self.source, self.name, self.part, self.kept = source, name, part, kept
-        self.single = single
         self.cell = source.cell
         self.used = {v for op in part.operations for v in (*op.reads, *op.writes)}
         self.writes = Writes(part)
@@ -282,21 +284,13 @@ class Direction:
         by_unit |= {v for op in part.operations if isinstance(op, Outers) for v in op.lefts}
         self.only_factors = {v for v in self.given if not self.is_written(v)} - by_unit
         self.packs: dict[tuple[str, ...], dict[str, Any]] = {}
-        self.packed: Expr = ZERO
         self.gradients: dict[tuple[str, ...], dict[str, Any]] = {}
-        self.summed: Expr = ZERO
-        self.begun: set[Matrix] = set()  # whose gradient is not zeroed before it is summed
+        self.begun: set[Matrix | Vector] = set()  # whose gradient is not zeroed before it is summed
         self.in_panels: Sequence[Vector] = ()  # what has been copied last
         self.tallest: set[Expr] = set()
         self.widest: set[Expr] = set()
         self.stages: dict[tuple[str, int], Stage] = {}
         self.region = STEP
-
-    def one_step(self) -> Direction:
-        """The same pass over a single step."""
-        other = Direction(self.source, self.name, self.part, self.kept, single=True)
-        other.stages, other.packs = self.stages, self.packs
-        return other
 
     def lines(self) -> dict[str, list[str]]:
         """The statements of each region."""
@@ -351,7 +345,7 @@ class Direction:
         if isinstance(what, Vector) and what in self.row_of:
             row = self.row_of[what]
             return plus(self.pointer(row), self.source.size(row.offset(what)))
-        looping = self.region == STEP and not self.single
+        looping = self.region == STEP
         width = self.source.size(self.width(what))
         if isinstance(what, Row):
             start = "k * B" if looping and what is not self.scratch else ""
@@ -378,12 +372,7 @@ class Direction:
     @property
     def rows(self) -> str:
         """How many rows are worked on here."""
-        return "B" if self.single or self.region == STEP else "steps * B"
-
-    @property
-    def team(self) -> str:
-        """How many threads may share a product."""
-        return "1" if self.single else "team"
+        return "B" if self.region == STEP else "steps * B"
 
     # ------------------------------------------------------------------ products
 
@@ -512,7 +501,7 @@ class Direction:
     def _product(
         self, width: Expr, rows: str, weights: str, start: tuple[str, str], out: Vector
     ) -> list[str]:
-        items = [self.team, self.rows, self.source.size(width), rows, weights, *start,
+        items = ["team", self.rows, self.source.size(width), rows, weights, *start,
                  self.pointer(out), self.stride(out)]  # fmt: skip
         return broken("multiply(", items, ");")
 
@@ -538,9 +527,8 @@ class Direction:
     def _packed(self, key: tuple[str, ...], wish: str, about: str, count: Expr) -> dict[str, Any]:
         """A piece of packed parameters; whoever makes it adds the calls that fill it."""
         name = self.source.names((self.name, *key), wish)
-        self.packed += count
         self.packs[key] = {
-            "name": name, "calls": [], "about": about, "count": self.source.checked(count),
+            "name": name, "calls": [], "about": about, "count": count,
         }  # fmt: skip
         return self.packs[key]
 
@@ -551,7 +539,7 @@ class Direction:
         key = ("columns", *names, str(starts))
         if key not in self.packs:
             inner = self.cell.shape(matrices[0])[1]
-            about = f"{' '.join(names)}, transposed and side by side"
+            about = f"{' '.join(names)}, transposed"
             pack = self._packed(key, f"{_families(names)}_packed", about, inner * room)
             for m, start, end in zip(matrices, starts, [*starts[1:], width], strict=True):
                 rows, columns = self.cell.shape(m)
@@ -562,14 +550,14 @@ class Direction:
         return str(self.packs[key]["name"])
 
     def _pack_rows(self, matrices: Sequence[Matrix]) -> str:
-        """Matrices as they are, one below the other."""
+        """Matrices as they are, stacked."""
         source, names = self.source, [m.name for m in matrices]
         key = ("rows", *names)
         if key not in self.packs:
             shapes = [self.cell.shape(m) for m in matrices]
             inner = sum((rows for rows, _ in shapes), ZERO)
             count = inner * source.padded_size(shapes[0][1])
-            about = f"{' '.join(names)}, one below the other"
+            about = f"{' '.join(names)}, stacked"
             pack = self._packed(key, f"{_families(names)}_rows", about, count)
             start = ZERO
             for m, (rows, columns) in zip(matrices, shapes, strict=True):
@@ -618,9 +606,8 @@ class Direction:
     def _gradient(self, key: tuple[str, ...], wish: str, about: str, count: Expr) -> dict[str, Any]:
         """Where a gradient is summed; whoever makes it adds the calls that bring it home."""
         name = self.source.names(("gradient", *key), wish)
-        self.summed += count
         self.gradients[key] = {
-            "name": name, "calls": [], "about": about, "count": self.source.checked(count),
+            "name": name, "calls": [], "about": about, "count": count,
             "zeroed": True,
         }  # fmt: skip
         return self.gradients[key]
@@ -630,7 +617,8 @@ class Direction:
         key = (v.name,)
         if key not in self.gradients:
             made = self._gradient(key, f"d{v.name}", f"∂L/∂{v.name}", self.source.padded(v))
-            items = [self._units(v), made["name"], f"g->{v.name}"]
+            self.begun.add(v)
+            items = [self._units(v), made["name"], "begun", f"g->{v.name}"]
             made["calls"] = broken("add(", items, ");")
         return str(self.gradients[key]["name"])
 
@@ -650,19 +638,20 @@ class Direction:
         height = self.cell.size(right)
         self.tallest.add(source.padded_size(height))
         self.widest.add(room)
-        about = f"∂L/∂{' ∂L/∂'.join(names)}, transposed and side by side"
+        about = f"∂L/∂ of {' '.join(names)}, transposed"
         key = (*names, str(right), *map(str, lefts))
         made = self._gradient(key, f"d{_families(names)}", about, height * room)
         made["zeroed"] = False
-        lines = []
+        others = "".join(f" ∂L/∂{name}" for name in names[1:])
+        product = f"∂L/∂{names[0]} += Σ {self._text(lefts[0])} {self._text(right)}ᵀ"
+        lines = comment(f"{product}; likewise{others}" if others else product)
         for p, left, start in zip(parameters, lefts, starts, strict=True):
-            begun = "1" if p in self.begun else "s > 0"
+            begun = "1" if p in self.begun else "begun"
             self.begun.add(p)
             items = ["threads", self._units(left), self._units(right), made["name"],
                      source.size(start), source.size(room), begun, f"g->{p.name}"]  # fmt: skip
             made["calls"] += broken("unpack_transposed(", items, ");")
-            lines += comment(f"∂L/∂{p.name} += Σ {self._text(left)} {self._text(right)}ᵀ")
-        items = [self.team, self.rows, source.size(width)]
+        items = ["team", self.rows, source.size(width)]
         if self.in_panels != lefts:  # several matrices may have the same adjoints
             self.in_panels = lefts
             at = [self.pointer(lefts[0]), self.stride(lefts[0])]
@@ -675,7 +664,7 @@ class Direction:
 
     def _stage(self, op: Operation, before: Operation | None) -> Stage:
         if isinstance(op, Sums):
-            stage = Stage(self, f"{self.name}_sums")
+            stage = Stage(self, f"{self.cell.name}_{self.name}_sums")
             names = " ".join(p.name for p in op.parameters)
             stage.about = f"After the loop over steps: gradients of {names}, sums over all rows."
             stage.add_sums(op)
@@ -691,7 +680,7 @@ class Direction:
 
     def _stage_name(self) -> str:
         where = {BEFORE: "before", STEP: "stage", AFTER: "after"}[self.region]
-        stem = f"{self.name}_{where}"
+        stem = f"{self.cell.name}_{self.name}_{where}"
         earlier = [s for s in self.source.stages if re.fullmatch(rf"{stem}(_\d+)?_*", s.name)]
         several = sum(isinstance(op, Fused) for op in getattr(self.part, self.region)) > 1
         return f"{stem}_{len(earlier) + 1}" if several else stem
@@ -801,6 +790,7 @@ class Stage:
 
     def _units(self, size: Expr, inside: list[str], backwards: bool = False) -> list[str]:
         n = f"vecs({self.source.size(size)})"
+        inside = beside(inside, WIDTH - 20)  # of which types take some at the end of names
         head = f"size_t j = {n}; j-- > 0;" if backwards else f"size_t j = 0; j < {n}; ++j"
         return [f"for ({head}) {{", *(f"    {line}" for line in inside), "}"]
 
@@ -888,31 +878,33 @@ class Stage:
 
     def _views(self) -> list[str]:
         """Pointers to the blocks of a row, in the order of memory."""
-        views = []
+        views: list[tuple[str, str]] = []
         for what, name in self._sorted():
             blocks = what.blocks if isinstance(what, Row) else (what,)
+            row = times("row", self.source.size(self.source.width(what)))
+            start = name if isinstance(what, Vector) and _is_learned(what) else f"{name} + {row}"
             for v in (v for v in blocks if v in self.blocks):
                 const = "" if v in self.written else "const "
-                at = plus(name, self.source.size(what.offset(v) if isinstance(what, Row) else ZERO))
-                block = self.blocks[v]
+                offset = what.offset(v) if isinstance(what, Row) else ZERO
+                at = plus(start, self.source.size(offset))
                 if self.cell.size(v) == 1:
-                    views.append(f"{const}real *const {block} = {at};")
+                    views.append((f"{const}real", f"{self.blocks[v]} = {at}"))
                 else:
                     at = f"({at})" if " " in at else at
-                    views.append(f"{const}vec *const {block} = ({const}vec *){at};")
-        return views
+                    views.append((f"{const}vec", f"{self.blocks[v]} = ({const}vec *){at}"))
+        lines = []
+        for kind, group in groupby(views, key=itemgetter(0)):
+            first, *others = (text for _, text in group)
+            others = [f"*const {text}" for text in others]
+            lines += broken(f"{kind} *const ", [first, *others], ";", WIDTH - 8)
+        return lines
 
     def _const(self, what: Vector | Row) -> str:
         blocks = what.blocks if isinstance(what, Row) else (what,)
         return "" if self.written & set(blocks) else "const "
 
-    def _steps(self) -> list[str]:
-        """How pointers go from row to row; learned vectors are the same for all rows."""
-        moving = [(w, n) for w, n in self._sorted() if isinstance(w, Row) or not _is_learned(w)]
-        return [f"{name} += {self.source.size(self.source.width(w))};" for w, name in moving]
-
     def _sizes(self) -> list[tuple[str, int | None]]:
-        return self.source.sizes_in([*self.body, *self._views(), *self._steps()])
+        return self.source.sizes_in([*self.body, *self._views()])
 
     def _reads_constants(self) -> bool:
         return "p->" in "\n".join(self.body)
@@ -928,14 +920,14 @@ class Stage:
             *(f"real *restrict {name}_sum" for name in self.sums.values()),
         ]
         fixed = [f"{n} = {value}" for n, value in sizes if value is not None]
-        sums = [f"vec *const {name} = (vec *){name}_sum;" for name in self.sums.values()]
+        sums = [f"*const {name} = (vec *){name}_sum" for name in self.sums.values()]
         return {
             "about": comment(self.about, WIDTH),
             "head": broken(f"static void {self.name}(", parameters, ")", WIDTH),
-            "sizes": (broken("const size_t ", fixed, ";") if fixed else []) + sums,
+            "sizes": (broken("const size_t ", fixed, ";") if fixed else [])
+            + (broken("vec ", sums, ";", WIDTH - 4) if sums else []),
             "views": self._views(),
             "body": self.body,
-            "advance": self._steps(),
         }
 
     def call(self, direction: Direction) -> list[str]:

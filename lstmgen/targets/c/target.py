@@ -1,50 +1,41 @@
-"""The C target: one header and one source, C99, no allocation, no globals.
+"""The C target: C99, no allocation, no globals.
 
-The source follows the plan: stages, packed weights, a tape, and tiles of steps that are worked on
-together, so that the workspace does not grow with the sequence. This module puts the files
-together; what they say about the cell's mathematics is made in ``c_statements``.
+A header and a source for each cell, beside a runtime that all cells share. The source follows the
+plan: stages, packed weights, a tape, and tiles of steps that are worked on together, so that the
+workspace does not grow with the sequence. This module puts the files together:
+
+=============== ==================================================================
+``statements``  what the operations of a plan are in C, and its functions for stages
+``memory``      what lies where
+``passes``      the functions that run a pass over a slice of the batch
+``checks``      what is refused
+``interface``   what callers see
+``runtime``     what all cells share
+=============== ==================================================================
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from typing import Any
-
-import sympy
-from sympy import Expr, Integer
 
 from ...errors import GenerateError
 from ...language.cell import Cell
-from ...language.symbols import Matrix, Size, Vector
-from ...planning.operations import ZERO, B, K, T
+from ...language.symbols import Matrix, Vector
 from ...printing.orders import one_line
 from ..comments import header
-from ..identity import fingerprint, maker
+from ..identity import fingerprint
 from ..rendering import environment
 from ..sealing import PLACEHOLDER
-from .expressions import (
-    HELPERS,
-    LANEWISE,
-    ON_VECTORS,
-    POWERS,
-    SINGLE,
-    WIDTH,
-    broken,
-    comment,
-    enclosed,
-    joined,
-    mentions,
-    monomials,
-    paragraph,
-    plus,
-    times,
-    top_comment,
-    without_comments,
-)
-from .statements import Direction, Row, Source
+from . import checks, runtime
+from .expressions import paragraph, top_comment, without_comments
+from .interface import Interface
+from .layout import refilled
+from .memory import Memory
+from .passes import Passes
+from .statements import Direction, Source
 
-OPTIONS = frozenset({"dtype"})
+OPTIONS = frozenset({"dtype", "single_file"})
 TAKES_SIZES = True
 
 # A file of one of these names would stand in the way of #include <math.h>.
@@ -54,6 +45,7 @@ _STANDARD_HEADERS = frozenset(
     time uchar wchar wctype""".split()
 )
 _GENERATION = "\0generation\0"  # what a header and a source have in common; no text of a user
+_INCLUDE = f'#include "{runtime.FILE}"'
 # Macros of the headers that we or our callers include: no variable can have one of these names.
 _MACRO = re.compile(
     r"LSTMGEN_\w+|(M|FP)_[A-Z0-9_]+|HUGE(_VAL\w*)?|SNAN\w*|MAXFLOAT|DOMAIN|SING|OVERFLOW|UNDERFLOW|PLOSS|TLOSS"
@@ -61,33 +53,45 @@ _MACRO = re.compile(
 )
 
 
-def files(cell: Cell, *, dtype: str = "float64", source: str = "", **sizes: int) -> dict[str, str]:
-    """The header and the source of ``cell``: ``{"lstm.h": text, "lstm.c": text}``.
+def files(
+    cell: Cell, *, dtype: str = "float64", source: str = "", single_file: bool = False, **sizes: int
+) -> dict[str, str]:
+    """The header, the source and the runtime: ``{"lstm.h": text, "lstm.c": text, …}``.
 
-    ``sizes`` become compile-time constants; the sizes that callers pass have to agree with them.
+    With ``single_file``, the runtime stands in the source. ``sizes`` become compile-time constants;
+    the sizes that callers pass have to agree with them.
     """
     for name, value in sizes.items():
         if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
             raise GenerateError(f"the size {name} is a positive whole number, not {value!r}")
+    if not isinstance(single_file, bool):
+        raise GenerateError(f"single_file is True or False, not {single_file!r}")
     _refuse_macros(cell)
     _refuse_members(cell)
     options = f" --dtype {dtype}" + "".join(f" --size {k}={v}" for k, v in sizes.items())
+    options += " --single-file" if single_file else ""
     about = [
         line if PLACEHOLDER in line else line[: _indent(line)] + one_line(line)
         for line in header(cell, "c", source, options)
     ]
-    stem = f"{cell.name}_cell" if cell.name in _STANDARD_HEADERS else cell.name
-    context = _Files(cell, dtype, sizes).context()
-    context |= {"stem": stem, "about": top_comment(about), "generation": _GENERATION}
+    taken = {*_STANDARD_HEADERS, runtime.FILE.removesuffix(".h")}
+    stem = f"{cell.name}_cell" if cell.name in taken else cell.name
+    shared = {"stem": stem, "about": top_comment(about), "generation": _GENERATION}
     templates = environment("c")
     templates.filters["paragraph"] = paragraph
+    parts = Parts(cell, dtype, sizes)
     made = {
-        f"{stem}.h": templates.get_template("header.h.j2").render(context),
-        f"{stem}.c": templates.get_template("source.c.j2").render(context),
+        f"{stem}.h": templates.get_template("header.h.j2").render(parts.header() | shared),
+        f"{stem}.c": templates.get_template("source.c.j2").render(parts.source() | shared),
     }
+    made[f"{stem}.c"] = refilled(runtime.typed(made[f"{stem}.c"], dtype))
     # a header and a source fit whatever their comments say
     generation = fingerprint(*(without_comments([text]) for text in made.values()))
-    return {name: text.replace(_GENERATION, generation) for name, text in made.items()}
+    made = {name: text.replace(_GENERATION, generation) for name, text in made.items()}
+    if single_file:
+        made[f"{stem}.c"] = made[f"{stem}.c"].replace(_INCLUDE, runtime.body().rstrip())
+        return made
+    return made | {runtime.FILE: runtime.text()}
 
 
 def _refuse_macros(cell: Cell) -> None:
@@ -103,9 +107,10 @@ def _refuse_macros(cell: Cell) -> None:
 def _refuse_members(cell: Cell) -> None:
     """Members of structs that are not from the equations: nothing of those can have their name."""
     params = {v.name for v in (*cell.parameters, *cell.constants)}
+    sizes = {n.name for n in cell.sizes}
     for name, taken, struct in (
-        ("packed", params, "params"), ("threads", {n.name for n in cell.sizes}, "sizes"),
-        ("serial", {n.name for n in cell.sizes}, "sizes"),
+        ("packed", params, "params"), ("accumulate", params, "grads"), ("threads", sizes, "sizes"),
+        ("serial", sizes, "sizes"),
     ):  # fmt: skip
         if name in taken:
             raise GenerateError(
@@ -118,667 +123,52 @@ def _indent(line: str) -> int:
     return len(line) - len(line.lstrip())
 
 
-class _Files:
-    """What the templates place: names, and lines that are ready."""
+class Parts:
+    """What the templates place: the parts of one cell's code, in the order in which they arise."""
 
     def __init__(self, cell: Cell, dtype: str, fixed: dict[str, int]) -> None:
-        self.cell, self.fixed, self.dtype = cell, fixed, dtype
-        self.source = Source(cell, dtype, fixed)
-        plan = self.source.plan
-        self.kept = self.source.row("kept", "tape", self.source.rank)
-        self.forward = Direction(self.source, "forward", plan.forward, self.kept)
-        self.backward = Direction(self.source, "backward", plan.backward, self.kept)
-        self.several = len(cell.inputs) > 1
+        self.cell = cell
+        self._source = source = Source(cell, dtype, fixed)
+        self.kept = source.row("kept", "tape", source.rank)
+        plan = source.plan
+        self.forward = Direction(source, "forward", plan.forward, self.kept)
+        self.backward = Direction(source, "backward", plan.backward, self.kept)
+        # statements say which parameters are packed, and so what there is in memory
+        self.lines = {d.name: d.lines() for d in (self.forward, self.backward)}
+        self.memory = Memory(source, self.kept, self.forward, self.backward)
+        self.interface = Interface(source, self.memory)
 
-    def context(self) -> dict[str, Any]:
-        """The variables of the templates."""
-        cell, source = self.cell, self.source
-        lines = {"forward": self.forward.lines(), "backward": self.backward.lines()}
-        lines["step"] = self.forward.one_step().lines()
-        output = self._output()
-        given = {w: self._given_rows(self._direction(w), single=w == "step") for w in lines}
-        bodies = {
-            what: [line for part in regions.values() for line in part]
-            + output["copied"].get(what, [])
-            for what, regions in lines.items()
-        }
-        packs = {d.name: list(d.packs.values()) for d in (self.forward, self.backward)}
-        calls = {what: [line for p in each for line in p["calls"]] for what, each in packs.items()}
-        gradients = list(self.backward.gradients.values())
-        calls["gradients"] = [line for made in gradients for line in made["calls"]]
+    def header(self) -> dict[str, Any]:
+        """The variables of the header."""
+        return self.interface.context()
+
+    def source(self) -> dict[str, Any]:
+        """The variables of the source."""
+        cell, memory = self.cell, self.memory
+        passes = Passes(self._source, self.kept, self.forward, self.backward, memory)
+        n, several = cell.name, len(cell.inputs) > 1
+        inputs = [f"const {n}_inputs *x;", f"const {n}_input_grads *dx;"]
+        arrays = ["const real *dy, *kept, *packed;", "real *y, *tape, *work;"]
+        if several:
+            arrays += inputs
+        else:
+            arrays = ["const real *x, *dy, *kept, *packed;", "real *y, *dx, *tape, *work;"]
         return {
-            "name": cell.name,
-            "NAME": cell.name.upper(),
-            "real": {"float32": "float", "float64": "double"}[self.dtype],
-            "suffix": source.expressions.suffix,
-            "integer": {"float32": "int32_t", "float64": "int64_t"}[self.dtype],
-            "sizes": [self._about_size(n) for n in cell.sizes],
-            "parameters": [self._parameter(p) for p in cell.parameters],
-            "constants": [v.name for v in cell.constants],
-            "inputs": [self._given(v) for v in cell.inputs],
-            "x": self._about_x(),
-            "masks": [self._given(v) for v in cell.masks],
-            "states": [self._state(s) for s in cell.states],
-            "output": output,
-            "several": self.several,
-            "heads": self._heads(),
-            "calls": self._calls(),
-            "example": self._example(),
-            "macros": self._macros(),
-            "wrong_sizes": self._wrong_sizes(),
-            "huge_sizes": self._huge_sizes(),
-            "arrays": self._arrays(),
-            "required": self._required(),
-            "memory": [
-                tape := self._tape(),
-                self._packs(self.forward),
-                self._work(self.forward),
-                self._packs(self.backward),
-                self._work(self.backward),
-            ],
-            "tape": tape,
-            "label": self._label(tape),
-            "pack": {what: self._packing(what, calls[what]) for what in packs},
-            "gradients": self._summing(gradients, calls["gradients"]),
-            "lines": lines,
-            "locals": {what: self._locals(what, bodies[what], given[what]) for what in lines},
-            "given": given,
-            "pad": source.pad,
-            "check_sizes": self.source.declared_sizes(a["count"] for a in self._arrays()),
-            "unreached": self._unreached(),
-            "stages": [stage.context() for stage in source.stages],
-            **self._needs(lines, output),
+            "name": n,
+            "NAME": n.upper(),
+            "bits": runtime.BITS[self._source.dtype],
+            "runtime": _INCLUDE,
+            "runtime_file": runtime.FILE,
+            "runtime_generation": runtime.generation(),
+            "output": {"name": cell.output.name},
+            "heads": self.interface.context()["heads"],
+            "parameters": bool(cell.parameters),
+            "packed": "p->packed" if cell.parameters else "NULL",
+            "mask": ".m = m, " if cell.masks else "",
+            "call": [*arrays, *([f"const {n}_masks *m;"] if cell.masks else [])],
+            "regions": [memory.layout(region) for region in memory.regions],
+            "buffers": [memory.size_of(buffer) for buffer in memory.buffers],
+            **passes.context(self.lines),
+            **checks.context(self._source, memory),
+            "stages": [stage.context() for stage in self._source.stages],
         }
-
-    def _needs(
-        self, lines: dict[str, dict[str, list[str]]], output: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Which helpers, kernels and headers the text turns out to need: there are no others."""
-        stages = without_comments(line for stage in self.source.stages for line in stage.body)
-        calls = [line for part in lines.values() for region in part.values() for line in region]
-        for direction in (self.forward, self.backward):
-            calls += [line for pack in direction.packs.values() for line in pack["calls"]]
-            calls += [line for made in direction.gradients.values() for line in made["calls"]]
-        called = set(re.findall(r"\b(\w+)\(", stages))
-        helpers = called & {*HELPERS.values(), *POWERS.values(), *ON_VECTORS.values(),
-                            *"within across across_max running running_back".split()}  # fmt: skip
-        each = [f for f, name in LANEWISE.items() if name in called]
-        ones = [f for f, name in SINGLE.items() if name in called]
-        limits = re.search(r"\b(INFINITY|NAN)\b", stages)
-        exponentials = helpers & {"sigmoid", *ON_VECTORS.values()}
-        return {
-            "helpers": helpers,
-            "each": each,
-            "ones": ones,
-            "exponentials": exponentials,
-            "kernels": set(re.findall(r"\b(\w+)\(", without_comments(calls))),
-            "uses_math": bool(each or ones or limits or exponentials or helpers & {"softplus"}),
-        }
-
-    # ------------------------------------------------------------------ what callers see
-
-    def _about_size(self, n: Size) -> dict[str, Any]:
-        holders = [v.name for v in self.cell.inputs if n in self.cell.shape(v)] or [
-            v.name for v in self.cell.states if n in self.cell.shape(v)
-        ]
-        about = f"units of {', '.join(holders)}" if holders else "units"
-        fixed = self.fixed.get(n.name)
-        if fixed:
-            about += f"; has to be {fixed}, which this code was made for"
-        return {"name": n.name, "about": about}
-
-    def _parameter(self, p: Matrix | Vector) -> dict[str, str]:
-        shape = self.cell.shape(p)
-        count = " * ".join(self.source.size(n) for n in shape)
-        return {"name": p.name, "shape": _shape(*shape), "count": count}
-
-    def _given(self, v: Vector) -> dict[str, str]:
-        size = self.cell.size(v)
-        return {"name": v.name, "shape": _shape(T, B, size), "row": _shape(B, size)}
-
-    def _about_x(self) -> dict[str, str]:
-        first = self._given(self.cell.inputs[0])
-        what = "the input" if first["name"] == "x" else f"the input {first['name']}"
-        if self.several:
-            return {"sequence": "the inputs", "row": "the inputs of the step", "grad": "the inputs"}
-        return {
-            "sequence": f"{first['shape']}: {what}",
-            "row": f"{first['row']}: {what}",
-            "grad": f"x; {first['shape']}",
-        }
-
-    def _state(self, s: Vector) -> dict[str, str]:
-        size = self.cell.size(s)
-        return {
-            "name": s.name,
-            "shape": _shape(B, size),
-            "units": self.source.size(size),
-            "pointer": self.source.pointer_to(s),
-            "count": times("B", self.source.size(self.source.padded(s))),
-            "next": self._carry(s, "next"),
-            "prev": self._carry(s, "prev"),
-        }
-
-    def _carry(self, s: Vector, way: str) -> str:
-        return self.source.names((way, s.name), f"d{s.name}_{way}")
-
-    def _output(self) -> dict[str, Any]:
-        """The output, and how y is copied where no stage writes it."""
-        v, size = self.cell.output, self.cell.size(self.cell.output)
-        units, width = self.source.size(size), self.source.size(self.source.padded(v))
-        to = "y + (t0 * batch + start) * " + enclosed(units)
-        rows = ""
-        if v.category == "state":
-            rows = f"{self.source.pointer_to(v)} + {times('B', width)}"
-            stride = width
-        elif v in self.kept.blocks:
-            rows = plus("kept", self.source.size(self.kept.offset(v)))
-            stride = self.source.size(self.kept.width)
-        forward: list[str] = []
-        single: list[str] = []
-        if rows:
-            forward = broken("scatter(", ["steps", "B", "batch", units, rows, stride, to], ");")
-            single = broken("scatter(", ["1", "B", "B", units, rows, stride, "y"], ");")
-            if v.category == "state":
-                single = ["if (y != NULL) {", *(f"    {line}" for line in single), "}"]
-        return {
-            "name": v.name, "is_state": v.category == "state", "row": _shape(B, size),
-            "shape": _shape(T, B, size), "copied": {"forward": forward, "step": single},
-        }  # fmt: skip
-
-    def _given_rows(self, direction: Direction, single: bool = False) -> dict[str, list[str]]:
-        """What reads the rows of callers' arrays, and what writes them."""
-        source = self.source
-        read: list[str] = []
-        written: list[str] = []
-        for v in direction.given:
-            units, name = source.size(self.cell.size(v)), direction.rows_name(v)
-            array, width = direction.argument(v), source.size(direction.width(v))
-            shift = "" if single else f"(t0 * batch + start) * {enclosed(units)}"
-            at = f"{array} + {shift}" if shift else array
-            steps = ["1", "B", "B"] if single else ["steps", "B", "batch"]
-            if direction.is_written(v):
-                items = [*steps[1:], units, at, f"work + in_work.{name}"]
-                read += broken(f"real *const {name} = place(", items, ");")
-                written += broken("scatter(", [*steps, units, name, width, at], ");")
-            else:
-                items = [*steps, units, width, at, f"work + in_work.{name}"]
-                read += broken(f"const real *const {name} = gather(", items, ");")
-        return {"read": read, "written": written}
-
-    def _packing(self, what: str, calls: list[str]) -> dict[str, Any]:
-        """The function that packs what a pass reads of the parameters."""
-        names = [p["name"] for p in self._direction(what).packs.values()]
-        pointers = [f"real *const {n} = packed + at.{n};" for n in names]
-        return {
-            "calls": calls, "pointers": pointers, "sizes": self._declared(calls, calls),
-        }  # fmt: skip
-
-    def _summing(self, gradients: list[dict[str, Any]], calls: list[str]) -> dict[str, Any]:
-        """What becomes of the sums of backward."""
-        names = [made["name"] for made in gradients]
-        zeroed = [p for p in self.cell.parameters if p not in self.backward.begun]
-        counts = [p["count"] for p in map(self._parameter, zeroed)]
-        counts += [v["count"] for v in self._unreached()]
-        return {
-            "names": names, "calls": calls, "zeroed": any(g["zeroed"] for g in gradients),
-            "begun": {p.name for p in self.backward.begun},
-            "pointers": [f"const real *const {n} = work + in_work.{n};" for n in names],
-            "sizes": self._declared(calls, [*calls, *counts]),
-        }  # fmt: skip
-
-    def _declared(self, calls: list[str], code: list[str]) -> list[str]:
-        """The sizes that occur in code, and the threads if calls share their work."""
-        threads = mentions("threads", "\n".join(calls))
-        own = ["const size_t threads = workers_of(n);"] if threads else []
-        return self.source.declared_sizes(code) + own
-
-    def _heads(self) -> dict[str, list[str]]:
-        """The heads of the functions that callers see."""
-        n = self.cell.name
-        real = f"{n}_real"
-        given = [
-            f"const {n}_sizes *n", f"const {n}_params *p",
-            f"const {n}_inputs *x" if self.several else f"const {real} *x",
-            *([f"const {n}_masks *m"] if self.cell.masks else []),
-        ]  # fmt: skip
-        arguments = {
-            "forward": [
-                *given, f"const {n}_state *initial", f"{real} *y", f"const {n}_new_state *final",
-                f"{real} *tape", f"{real} *work",
-            ],
-            "step": [
-                *given, f"const {n}_state *state", f"{real} *y", f"const {n}_new_state *next",
-                f"{real} *work",
-            ],
-            "backward": [
-                *given, f"const {real} *tape", f"const {real} *dy", f"const {n}_state *dfinal",
-                f"const {n}_grads *g",
-                f"const {n}_input_grads *dx" if self.several else f"{real} *dx",
-                f"const {n}_new_state *dinitial", f"{real} *work",
-            ],
-        }  # fmt: skip
-        arguments["pack"] = [*given[:2], f"{real} *packed"]
-        heads = {
-            what: broken(f"{n}_status {n}_{what}(", items, ")", WIDTH - 1)
-            for what, items in arguments.items()
-        }
-        for what in ("forward", "backward"):
-            heads[f"pack_{what}"] = broken(
-                f"static void arrange_{what}(", [*given[:2], "real *packed"], ")"
-            )
-        slice_ = [f"const {n}_sizes *n", "size_t start", "size_t B", *given[1:]]
-        for what in ("forward", "backward"):
-            rest = [a for a in arguments[what][len(given) : -1] if a != f"const {n}_grads *g"]
-            own = [*slice_, *rest, "const real *packed", "real *work"]
-            heads[f"{what}_rows"] = broken(f"static void {what}_rows(", own, ")")
-        return heads
-
-    def _calls(self) -> dict[str, list[str]]:
-        """How the functions that callers see run slices of the batch."""
-        given = ["p", "x", *(["m"] if self.cell.masks else [])]
-        around = {
-            "forward": (["initial", "y", "final"], []),
-            "backward": ([], ["dy", "dfinal", "dx", "dinitial"]),
-        }
-        calls = {}
-        for what, (before, after) in around.items():
-            one = ["n", "0", "n->B", *given, *before, "tape", *after, "packed", "work"]
-            several = ["n", "first_row(n, s)", "share(n, s)", *given, *before, "own", *after,
-                       "packed", "work + s * each"]  # fmt: skip
-            calls[f"{what}_all"] = broken(f"{what}_rows(", one, ");")
-            calls[f"{what}_slice"] = broken(f"{what}_rows(", several, ");")
-        return calls
-
-    def _example(self) -> dict[str, Any]:
-        """The lines of the example in the header."""
-        cell, n = self.cell, self.cell.name
-        sizes = {s.name: 8 * (k + 1) for k, s in enumerate(cell.sizes)} | self.fixed
-        learned = [p.name for p in cell.parameters]
-        inputs, masks = [v.name for v in cell.inputs], [v.name for v in cell.masks]
-        states = [s.name for s in cell.states]
-        structs = {
-            "n": ("sizes", [".T = 100", ".B = 1", *(f".{k} = {v}" for k, v in sizes.items())]),
-            "p": ("params", _members([*learned, *(c.name for c in cell.constants)])),
-            "xs": ("inputs", _members(inputs) if self.several else []),
-            "ms": ("masks", _members(masks)),
-            "g": ("grads", _members([f"d{p}" for p in learned], learned)),
-            "dxs": ("input_grads", _members([f"d{v}" for v in inputs], inputs)
-                   if self.several else []),
-            "state": ("state", _members(states)),
-            "next": ("new_state", _members(states)),
-        }  # fmt: skip
-        line = {
-            variable: broken(f"{n}_{kind} {variable} = {{", items, "};") if items else []
-            for variable, (kind, items) in structs.items()
-        }
-        known = {name: f"&{name}" if lines else "NULL" for name, lines in line.items()}
-        known |= {} if self.several else {"xs": "x", "dxs": "dx"}
-        given = [known["n"], known["p"], known["xs"], *([known["ms"]] if masks else [])]
-        y = "NULL" if cell.output.category == "state" else "y"
-        calls = {
-            "forward": [*given, "NULL", "y", "NULL", "tape", "work"],
-            "backward": [*given, "tape", "dy", "NULL", known["g"], known["dxs"], "NULL", "more"],
-            "step": [*given, known["state"], y, known["next"], "work"],
-        }
-        return {
-            "before": line["n"] + line["p"] + line["xs"] + line["ms"],
-            "forward": broken(f"{n}_status status = {n}_forward(", calls["forward"], ");"),
-            "grads": line["g"] + line["dxs"],
-            "backward": broken(f"status = {n}_backward(", calls["backward"], ");"),
-            "states": line["state"] + line["next"],
-            "step": broken(f"{n}_step(", calls["step"], ");"),
-            "array": f"{n.upper()}_STEP_WORK_SIZE({self._step_sizes(sizes)})",
-        }
-
-    def _step_sizes(self, sizes: dict[str, int]) -> str:
-        return ", ".join(["1", *(str(v) for k, v in sizes.items() if k not in self.fixed)])
-
-    def _macros(self) -> list[str]:
-        """The sizes of buffers as constant expressions."""
-        source = self.source
-        needs = [
-            ("TAPE_SIZE(T, B", self._tape_count(T) + self._label_count),
-            ("PACKED_SIZE(", self.forward.packed),
-            ("FORWARD_WORK_SIZE(T, B", self._work_count(self.forward, K) + self.forward.packed),
-            ("STEP_WORK_SIZE(B", self._work_count(self.forward, Integer(1))),
-            ("BACKWARD_WORK_SIZE(T, B", self._work_count(self.backward, K) + self.backward.packed),
-        ]
-        names = [n.name for n in self.cell.sizes if n.name not in self.fixed]
-        lines = self._rooms()
-        for head, count in needs:
-            start, _, given = head.partition("(")
-            listed = ", ".join([*([given] if given else []), *names])
-            slack = 0 if start in ("TAPE_SIZE", "PACKED_SIZE") else source.pad
-            lines += self._macro(
-                f"{self.cell.name.upper()}_{start}({listed or 'unused'})",
-                (count or Integer(1 if not slack else 0)) + slack, start == "BACKWARD_WORK_SIZE",
-            )  # fmt: skip
-        return lines
-
-    def _fixed_sizes(self) -> dict[Expr, int]:
-        """The values of the sizes that are constants, and of what follows from them."""
-        every = (*self.cell.sizes, *self.source.wide.values())
-        return {n: value for n in every if (value := self.source.value(n)) is not None}
-
-    def _rooms(self) -> list[str]:
-        """Macros for the rooms of several blocks."""
-        name, fixed, known = self.cell.name.upper(), self._fixed_sizes(), self._known_rooms()
-        lines = []
-        for padded, wide in self.source.wide.items():
-            if not padded.is_Symbol and wide not in fixed:
-                terms = [_product(m, known) for m in monomials(padded.subs(fixed))]
-                lines.append(f"#define {known[wide]} {name}_PADDED({' + '.join(terms)})")
-        return lines
-
-    def _known_rooms(self) -> dict[Expr, str]:
-        """How the macros are called for the room of one block, or of several."""
-        return {wide: self._room(wide, padded) for padded, wide in self.source.wide.items()}
-
-    def _room(self, wide: Size, padded: Expr) -> str:
-        name = self.cell.name.upper()
-        if padded.is_Symbol:
-            return f"{name}_PADDED({padded})"
-        plain = [n.name for n in self.cell.sizes if self._holds(padded, n)]
-        return f"{name}_{self.source.size(wide)}({', '.join(plain)})"
-
-    def _holds(self, padded: Expr, n: Size) -> bool:
-        """Whether a count depends on a size that is not a constant."""
-        return n.name not in self.fixed and bool({n, self.source.wide[n]} & padded.atoms(Size))
-
-    def _tape_count(self, steps: Expr) -> Expr:
-        states = sum((self.source.padded(s) for s in self.cell.states), ZERO)
-        return (steps + 1) * B * states + steps * B * self.kept.width
-
-    def _work_count(self, direction: Direction, steps: Expr) -> Expr:
-        """The numbers of a pass over rows that are worked on together, packed weights aside."""
-        given = sum((self.source.padded(v) for v in direction.given), ZERO)
-        count = steps * B * (direction.tile.width + given) + B * direction.scratch.width
-        if direction is self.forward:
-            return count + self._tape_count(steps)
-        states = sum((self.source.padded(s) for s in self.cell.states), ZERO)
-        count += 2 * B * states + direction.summed
-        if direction.tallest:
-            # sums, since nobody knows which size is the largest
-            count += steps * B * (sum(direction.tallest, ZERO) + sum(direction.widest, ZERO))
-        return count
-
-    def _macro(self, head: str, count: Expr, chunk: bool = False) -> list[str]:
-        name = self.cell.name.upper()
-        known = self._known_rooms() | {K: f"{name}_{'CHUNK' if chunk else 'TILE'}(T, B)"}
-        fixed = self._fixed_sizes()
-        terms = ["(size_t)" + _product(m, known) for m in monomials(count.subs(fixed))]
-        one_line = f"#define {head} ({' + '.join(terms)})"
-        if len(one_line) <= WIDTH:
-            return [one_line]
-        lines = [f"#define {head}", *(f"    {line}" for line in joined("+", "(", terms, ")"))]
-        return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
-
-    # ------------------------------------------------------------------ checks
-
-    def _wrong_sizes(self) -> list[str]:
-        items = [f"n->{n} == 0" for n in ("T", "B")]
-        for n in self.cell.sizes:
-            fixed = self.fixed.get(n.name)
-            items.append(f"n->{n.name} {f'!= {fixed}' if fixed else '== 0'}")
-        return joined("||", "if (", items, ") {")
-
-    def _huge_sizes(self) -> list[str]:
-        """Sizes with which the width of a row would wrap around: no memory is that large."""
-        sizes = [n.name for n in self.cell.sizes if n.name not in self.fixed]
-        most = "SIZE_MAX / 4096"  # a row has fewer blocks
-        return joined("||", "if (", [f"n->{n} > {most}" for n in sizes], ") {") if sizes else []
-
-    def _arrays(self) -> list[dict[str, Any]]:
-        """The sizes of the arrays that callers hand over, but for those that others include."""
-        cell = self.cell
-        named: dict[Expr, list[str]] = {}
-        for v in (*cell.inputs, *cell.masks):
-            named.setdefault(T * B * cell.size(v), []).append(v.name)
-        named.setdefault(T * B * cell.size(cell.output), []).append("y")
-        for p in cell.parameters:
-            named.setdefault(sympy.Mul(*cell.shape(p)), []).append(p.name)
-        largest = [n for n in named if not any(m != n and sympy.denom(m / n) == 1 for m in named)]
-        return [{"count": self.source.checked(n), "names": _few(named[n])} for n in largest]
-
-    def _required(self) -> dict[str, Any]:
-        """Functions that tell whether a struct is complete, and what each function requires."""
-        cell, n = self.cell, self.cell.name
-        learned = [p.name for p in cell.parameters]
-        inputs = [v.name for v in cell.inputs] if self.several else []
-        structs = {
-            "p": ("params", learned), "x": ("inputs", inputs),
-            "m": ("masks", [v.name for v in cell.masks]), "g": ("grads", learned),
-            "dx": ("input_grads", inputs),
-        }  # fmt: skip
-        functions = []
-        missing = {a: f"{a} == NULL" for a in ("y", "tape", "dy", "work", "packed")}
-        if cell.states:
-            missing["next"] = "next == NULL"
-        for a, (kind, members) in structs.items():
-            if members:
-                parts = [f"{a} != NULL", *(f"{a}->{member} != NULL" for member in members)]
-                functions.append({
-                    "head": f"static int {kind}_given(const {n}_{kind} *{a})",
-                    "body": joined("&&", "return ", parts, ";"),
-                })  # fmt: skip
-                missing[a] = f"!{kind}_given({a})"
-            elif a in ("x", "dx") or (a == "p" and cell.constants):
-                missing[a] = f"{a} == NULL"
-        y = [] if cell.output.category == "state" else ["y"]
-        wanted = {
-            "forward": ["p", "x", "m", "y", "work"],
-            "step": ["p", "x", "m", *y, "next", "work"],
-            "backward": ["p", "x", "m", "tape", "dy", "g", "dx", "work"],
-            "pack": ["p", "packed"],
-        }
-        if learned:  # a step reads packed parameters alone
-            wanted["step"].remove("p")
-        checks = {}
-        for what, names in wanted.items():
-            items = [missing[a] for a in names if a in missing]
-            checks[what] = joined("||", "if (", items, ") {")
-        unused = {
-            "step": [] if cell.states else ["state", "next"],
-            "backward": [] if "g" in missing else ["g"],
-        }
-        return {"functions": functions, "checks": checks, "unused": unused}
-
-    # ------------------------------------------------------------------ memory
-
-    def _tape(self) -> dict[str, Any]:
-        about = (
-            "Where the parts of a tape for some steps begin. Without a tape, that of one tile is "
-            "the first part of the workspace of forward."
-        )
-        members = []
-        for s in self.cell.states:
-            pointer, width = self.source.pointer_to(s), self.source.padded(s)
-            shape = f"(steps + 1, B, {self.source.size(width)}): {self.source.text(s.at(0))}, the "
-            count = f"times(plus(times(steps, B), B), {self.source.checked(width)})"
-            members.append(_member(pointer, f"{shape}initial state first", count))
-        members += self._rows(self.kept, "times(steps, B)", "steps, B")
-        return self._memory("tape", about, members)
-
-    def _label(self, tape: dict[str, Any]) -> dict[str, Any]:
-        """What a tape begins with, for backward to know it again."""
-        layout = [f"{m['name']} {m['value']}" for m in tape["members"]]
-        made = fingerprint(*maker(self.cell).values(), self.dtype, str(self.fixed), *layout)
-        values = [f"UINT64_C(0x{made})", "n->T", "n->B", "slices(n)"]
-        values += [f"n->{n.name}" for n in self.cell.sizes]
-        return {"count": self._label_count, "lines": broken("", values, ",", WIDTH - 8)}
-
-    @property
-    def _label_count(self) -> int:
-        """The numbers that a label takes: whole lines of the cache, to leave vectors aligned."""
-        words = 4 + len(self.cell.sizes)
-        return -(-words // 8) * self.source.pad
-
-    def _packs(self, direction: Direction) -> dict[str, Any]:
-        """The layout of packed parameters."""
-        about = f"Where the parts of packed parameters begin, which {direction.name} reads."
-        members = [_member(p["name"], p["about"], p["count"]) for p in direction.packs.values()]
-        return self._memory(f"{direction.name}_packed", about, members)
-
-    def _work(self, direction: Direction) -> dict[str, Any]:
-        source, name = self.source, direction.name
-        about = f"Where the parts of the workspace of {name} begin"
-        rows = []
-        for v in direction.given:
-            width = source.size(direction.width(v))
-            shape = f"(steps, B, {width}): {source.text(v)}, unless the caller's will do"
-            count = f"times(times(steps, B), {source.checked(source.padded(v))})"
-            rows.append(_member(direction.rows_name(v), shape, count))
-        rows += self._rows(direction.tile, "times(steps, B)", "steps, B")
-        rows += self._rows(direction.scratch, "B", "B")
-        if direction is self.forward:
-            about += ", after those of a tape."
-            return self._memory(name, about, rows, "tape_parts(n, B, steps).total")
-        for s in self.cell.states:
-            size = source.padded(s)
-            for way, what in (
-                ("next", f"δ{s.name}⁺, which comes from step t+1"),
-                ("prev", f"δ{s.name}⁺[t-1], which goes to step t-1"),
-            ):
-                count = f"times(B, {source.checked(size)})"
-                about_it = f"(B, {source.size(size)}): {what}"
-                rows.append(_member(self._carry(s, way), about_it, count))
-        if direction.tallest:
-            for member, about_it, widths in (
-                ("columns", "rows turned, for the gradients of matrices", direction.tallest),
-                ("panels", "rows cut into panels, likewise", direction.widest),
-            ):
-                count = f"times(times(steps, B), {source.checked(sum(widths, ZERO))})"
-                rows.append(_member(member, about_it, count))
-        made: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
-        for g in direction.gradients.values():
-            made[g["zeroed"]].append(_member(g["name"], g["about"], g["count"]))
-        rows += made[False]
-        if made[True]:
-            start = comment("sums that begin with zeros, from here to the end", WIDTH - 4)
-            rows.append({"name": "sums", "value": "used", "comment": start})
-        return self._memory(name, f"{about}.", rows + made[True])
-
-    def _memory(
-        self, name: str, about: str, members: list[dict[str, Any]], start: str = "0"
-    ) -> dict[str, Any]:
-        """One piece of memory: where its parts begin, and how much it is."""
-        values = [m["value"] for m in members]
-        code = "\n".join([*values, start])
-        sizes = self.source.declared_sizes(values, ["B"])
-        unused = [] if mentions("n", "\n".join([*sizes, code])) else ["n"]
-        rows = not name.endswith("packed")
-        unused += [v for v in ("B", "steps") if rows and not mentions(v, code)]
-        return {
-            "name": name, "rows": rows, "about": comment(about, WIDTH), "members": members,
-            "sizes": sizes, "start": start, "unused": unused,
-        }  # fmt: skip
-
-    def _rows(self, row: Row, rows: str, shape: str) -> list[dict[str, Any]]:
-        """The rows of a kind, if the cell has a use for it."""
-        if not row.blocks:
-            return []
-        blocks = " ".join(self.source.text(v) for v in row.blocks)
-        about = f"({shape}, {self.source.size(row.width)}): {blocks}"
-        return [_member(row.name, about, f"times({rows}, {self.source.checked(row.width)})")]
-
-    # ------------------------------------------------------------------ functions
-
-    def _locals(self, what: str, body: list[str], given: dict[str, list[str]]) -> dict[str, Any]:
-        """What a function declares, as far as its body uses it; and what it has no use for."""
-        direction, code = self._direction(what), without_comments(body)
-        pointers = self._pointers(what, code)
-        parts = [row.name for row in (direction.tile, direction.scratch) if row.blocks]
-        parts += [name for name in ("columns", "panels") if mentions(name, code)]
-        parts += [g["name"] for g in direction.gradients.values()]
-        packs = [p["name"] for p in direction.packs.values() if mentions(p["name"], code)]
-        counted = [*body, *pointers, *given["read"], *given["written"]]
-        for s in self.cell.states:
-            counted += [
-                self.source.size(self.cell.size(s)),
-                self.source.size(self.source.padded(s)),
-            ]
-        work = [f"real *const {name} = work + in_work.{name};" for name in parts]
-        packed = [f"const real *const {n} = packed + in_packed.{n};" for n in packs]
-        every = [*body, *given["read"], *given["written"], *pointers, *work, *packed]
-        return {
-            "sizes": self.source.declared_sizes(counted, ["T", "B"]),
-            "pointers": pointers, "work": work, "packs": packed,
-            "unused": self._unused(what, without_comments(every)),
-        }  # fmt: skip
-
-    def _unused(self, what: str, code: str) -> list[str]:
-        """Arguments and variables of a function that its code does not mention."""
-        masks = ["m"] if self.cell.masks else []
-        names = {
-            "forward": ["p", "x", *masks, "start", "initial", "y", "final", "packed", "in_packed",
-                        "in_work", "in_tape", "batch", "team", "memory"],
-            "backward": ["p", "x", *masks, "start", "tape", "dy", "dfinal", "dx", "dinitial",
-                         "packed", "in_packed", "in_tape", "batch", "team", "t0"],
-            "step": ["p", *masks, "in_packed", "in_work", "in_tape", "packed", "work"],
-        }[what]  # fmt: skip
-        handled = {"initial", "final", "dfinal", "dinitial", "start"} if self.cell.states else set()
-        if self.cell.states and what != "backward":  # states are loaded into a tape
-            handled |= {"in_tape", "memory"}
-        return [a for a in names if a not in handled and not mentions(a, code)]
-
-    def _direction(self, what: str) -> Direction:
-        return self.backward if what == "backward" else self.forward
-
-    def _pointers(self, what: str, code: str) -> list[str]:
-        """Pointers to states and to what is kept, in the tape or in the workspace."""
-        memory, const, start = {
-            "forward": ("memory", "", "from * B"),
-            "step": ("work", "", ""),
-            "backward": ("tape", "const ", "t0 * B"),
-        }[what]
-        pointers = []
-        rows: list[Vector | Row] = [*self.cell.states, self.kept]
-        for row in rows:
-            name, width = self.source.pointer_to(row), self.source.size(self.source.width(row))
-            loaded = row is not self.kept and what != "backward"
-            if loaded or mentions(name, code):
-                shift = f" + {times(start, width)}" if start else ""
-                pointers.append(f"{const}real *const {name} = {memory} + in_tape.{name}{shift};")
-        return pointers
-
-    def _unreached(self) -> list[dict[str, str]]:
-        """Inputs that no gradient flows into: their derivative is zero."""
-        written = {
-            (v.name, v.time)
-            for op in self.source.plan.backward.operations
-            for v in op.writes
-            if v.category == "adjoint"
-        }
-        return [
-            {
-                "pointer": f"dx->{v.name}" if self.several else "dx",
-                "count": times("T * B", self.source.size(self.cell.size(v))),
-            }
-            for v in self.cell.inputs
-            if (v.name, v.time) not in written
-        ]
-
-
-def _product(factors: Sequence[Expr], known: Mapping[Expr, str]) -> str:
-    """A product in a macro, whose arguments may be anything."""
-    return " * ".join(known.get(f, str(f) if f.is_number else f"({f})") for f in factors)
-
-
-def _shape(*sizes: Expr) -> str:
-    return f"({', '.join(str(n) for n in sizes)})"
-
-
-def _members(values: list[str], names: list[str] | None = None) -> list[str]:
-    """Initialisers of the members of a struct."""
-    pairs = zip(names or values, values, strict=True)
-    return [f".{name} = {value}" for name, value in pairs]
-
-
-def _member(name: str, about: str, count: str) -> dict[str, Any]:
-    """A part of a piece of memory: the member of a struct that says where it begins."""
-    return {"name": name, "comment": comment(about, WIDTH - 4), "value": f"take(&used, {count})"}
-
-
-def _few(names: list[str], most: int = 8) -> str:
-    return " ".join([*names[:most], "…"] if len(names) > most else names)
