@@ -90,9 +90,18 @@ def test_codegen_writes_what_generate_gives(run, tmp_path, mine):
     header = (out / "mine.h").read_text()
     assert "lstmgen codegen mine.py --target c --dtype float32 --size H=8" in header
     assert "typedef float" in header
+    assert (out / "lstmgen_runtime.h").is_file()
     run("codegen", mine, "--target", "numpy", "--out", out)
     run("codegen", mine, "--target", "latex", "--out", out)
     assert (out / "mine.py").is_file()
+
+
+def test_codegen_makes_a_single_file_of_c(run, tmp_path, mine):
+    run("codegen", mine, "--target", "c", "--out", tmp_path / "one", "--single-file")
+    assert sorted(p.name for p in (tmp_path / "one").iterdir()) == ["mine.c", "mine.h"]
+    assert "--single-file" in (tmp_path / "one" / "mine.c").read_text(encoding="utf-8")
+    text = run("codegen", mine, "--target", "numpy", "--single-file", code=1)
+    assert "no option 'single_file'" in text and 'the target "c" has it' in text
 
 
 def test_an_edited_file_is_kept(run, tmp_path, mine):
