@@ -137,18 +137,21 @@ NAMES = """r j p row rows grads exp y0 T_ work x_stride tape kept tile scratch r
     factors rows_of blocks_of packed batch start slices share gather scatter place load save pad add
     columns panels sums multiply column bits power to_the_e threads team status own each s at swap
     vec_tanh r_coth memcpy memset tape_layout forward_layout backward_layout forward_packed_layout
-    backward_packed_layout H2p H3p H4p D2p""".split()
+    backward_packed_layout H2p H3p H4p D2p call slice given largest total sums accumulate LG lane
+    vec_f64 multiply_f64 size_times slice_rows tanh_f64""".split()
 # As members of structs and rows of callers' arrays, too
 MEMBERS = """threads y dy work none n B_ bits power factors kept tile batch start status at
     label LABEL has_label serial
-    vec memcpy tape_layout first_row x_rows dh_next h_rows W_packed""".split()
+    vec memcpy tape_layout first_row x_rows dh_next h_rows W_packed call slice given vec_f64
+    multiply_f64 real mask add load PAD LANES""".split()
 SIZE_NAMES = """r j p row rows exp y0 work n k t steps memory tile take a w out count real vec mask
     label LABEL tape_need
     LANES PAD vecs padded batch start slices share packed bits power factors column pad add
     status at each s own team row_ memcpy memset forward_parts backward_sums tape_layout Hp
-    forward_layout forward_stage Dp""".split()
+    forward_layout forward_stage Dp call slice given total sums vec_f64 padded_f64 size_take rows_
+    multiply_f64""".split()
 CELL_NAMES = """main_ math string forward tape LSTM check pack vec padded power threads slices
-    lstmgen params forward_packed backward""".split()
+    size slice thread lstmgen_runtime lstmgen params forward_packed backward""".split()
 
 
 @cache
@@ -1033,6 +1036,14 @@ def test_names_of_members_are_refused():
         cell = Cell("member", [Eq(h.next, tanh(W.a @ x + U.a @ h + made))], h)
         with pytest.raises(GenerateError, match="packed is a member"):
             lstmgen.generate(cell, "c")
+    cell = Cell("member", [Eq(h.next, tanh(W.a @ x + h + vector("accumulate")))], h)
+    with pytest.raises(
+        GenerateError, match="accumulate is a member that lstmgen adds to member_gr"
+    ):
+        lstmgen.generate(cell, "c")
+    lstmgen.generate(
+        Cell("free", [Eq(h.next, tanh(W.a @ x) + constants("accumulate") * h)], h), "c"
+    )
     for name in ("threads", "serial"):
         s = states("s", size=name)
         cell = Cell("member", [Eq(s.next, tanh(W.a @ x + U.a @ s))], s)

@@ -106,10 +106,11 @@ def _refuse_macros(cell: Cell) -> None:
 
 def _refuse_members(cell: Cell) -> None:
     """Members of structs that are not from the equations: nothing of those can have their name."""
-    params = {v.name for v in (*cell.parameters, *cell.constants)}
+    learned = {v.name for v in cell.parameters}
+    params = learned | {v.name for v in cell.constants}
     sizes = {n.name for n in cell.sizes}
     for name, taken, struct in (
-        ("packed", params, "params"), ("accumulate", params, "grads"), ("threads", sizes, "sizes"),
+        ("packed", params, "params"), ("accumulate", learned, "grads"), ("threads", sizes, "sizes"),
         ("serial", sizes, "sizes"),
     ):  # fmt: skip
         if name in taken:
