@@ -29,7 +29,7 @@ from ..rendering import environment
 from ..sealing import PLACEHOLDER
 from . import checks, runtime
 from .expressions import paragraph, top_comment, without_comments
-from .interface import Interface
+from .interface import Interface, heads
 from .layout import refilled
 from .memory import Memory
 from .passes import Passes
@@ -137,39 +137,39 @@ class Parts:
         # statements say which parameters are packed, and so what there is in memory
         self.lines = {d.name: d.lines() for d in (self.forward, self.backward)}
         self.memory = Memory(source, self.kept, self.forward, self.backward)
-        self.interface = Interface(source, self.memory)
 
     def header(self) -> dict[str, Any]:
         """The variables of the header."""
-        return self.interface.context()
+        return Interface(self._source, self.memory).context()
 
     def source(self) -> dict[str, Any]:
         """The variables of the source."""
         cell, memory = self.cell, self.memory
         passes = Passes(self._source, self.kept, self.forward, self.backward, memory)
-        n, several = cell.name, len(cell.inputs) > 1
-        inputs = [f"const {n}_inputs *x;", f"const {n}_input_grads *dx;"]
-        arrays = ["const real *dy, *kept, *packed;", "real *y, *tape, *work;"]
-        if several:
-            arrays += inputs
-        else:
-            arrays = ["const real *x, *dy, *kept, *packed;", "real *y, *dx, *tape, *work;"]
+        n = cell.name
         return {
             "name": n,
             "NAME": n.upper(),
             "bits": runtime.BITS[self._source.dtype],
             "runtime": _INCLUDE,
-            "runtime_file": runtime.FILE,
             "runtime_generation": runtime.generation(),
             "output": {"name": cell.output.name},
-            "heads": self.interface.context()["heads"],
+            "heads": heads(cell),
             "parameters": bool(cell.parameters),
-            "packed": "p->packed" if cell.parameters else "NULL",
             "mask": ".m = m, " if cell.masks else "",
-            "call": [*arrays, *([f"const {n}_masks *m;"] if cell.masks else [])],
+            "call": self._arrays(),
             "regions": [memory.layout(region) for region in memory.regions],
             "buffers": [memory.size_of(buffer) for buffer in memory.buffers],
             **passes.context(self.lines),
             **checks.context(self._source, memory),
             "stages": [stage.context() for stage in self._source.stages],
         }
+
+    def _arrays(self) -> list[str]:
+        """The arrays of a call, as members of its struct."""
+        n = self.cell.name
+        masks = [f"const {n}_masks *m;"] if self.cell.masks else []
+        if len(self.cell.inputs) > 1:
+            structs = [f"const {n}_inputs *x;", f"const {n}_input_grads *dx;"]
+            return ["const real *dy, *kept, *packed;", "real *y, *tape, *work;", *structs, *masks]
+        return ["const real *x, *dy, *kept, *packed;", "real *y, *dx, *tape, *work;", *masks]
