@@ -56,7 +56,8 @@ def text() -> str:
 
 def body() -> str:
     """The file without its header, to stand in the source of a cell."""
-    return f"#define {generation()}\n{code()}"
+    why = "/* Cells look for it: one that was made for another runtime does not compile. */"
+    return f"{why}\n#define {generation()}\n\n{code()}"
 
 
 @cache
