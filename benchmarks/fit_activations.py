@@ -1,4 +1,4 @@
-"""Where the constants of templates/c/activations.c.j2 come from: prints them for float and double.
+"""Where the constants of templates/c/lstmgen_runtime.h come from: prints them for float and double.
 
 Each activation there is a quotient made of e^r = (q + r) / (q - r), |r| <= ln(2) / 2, with
 q = r coth(r / 2), a polynomial in z = r^2. It is fitted with the least largest relative error,
@@ -29,7 +29,7 @@ def minimax(known, degree):
         ]
         solution = mp.lu_solve(mp.matrix(rows), mp.matrix([rest[j] for j in peaks]))
         error = [
-            (f - sum(c * z**k for c, k in zip(solution, powers, strict=True))) / q(z)
+            (f - sum(c * z**k for c, k in zip(solution, powers, strict=False))) / q(z)
             for z, f in zip(GRID, rest, strict=True)
         ]
         turns = []  # the largest error of each stretch with one sign
@@ -79,7 +79,7 @@ def main():
             ("ln(2), high", high),
             ("ln(2), low", mp.log(2) - high),
         ):
-            print(f"    {label:12}{float(rounded(x, bits)).hex()}")
+            print(f"    {label:12}{shortest(rounded(x, bits), bits)}")
 
 
 if __name__ == "__main__":

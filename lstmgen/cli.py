@@ -190,6 +190,11 @@ def plan(cell: str, dtype: str, target: str) -> None:
 )
 @_dtype
 @_sizes
+@click.option(
+    "--single-file",
+    is_flag=True,
+    help="C: have the runtime in the source, not in a file beside it.",
+)
 @click.option("--force", is_flag=True, help="Overwrite files that were edited.")
 @_reports
 def codegen(
@@ -198,9 +203,10 @@ def codegen(
     out: Path,
     dtype: str,
     sizes: tuple[tuple[str, int], ...],
+    single_file: bool,
     force: bool,
 ) -> None:
-    """Generate code: numpy (one module), c (.h and .c), or latex.
+    """Generate code: numpy (one module), c (.h, .c, and a runtime that all cells share), or latex.
 
     Files that were edited since they were generated are not overwritten without --force.
     """
@@ -212,6 +218,8 @@ def codegen(
     options: dict[str, Any] = {"source": source, **dict(sizes)}
     if target == "c":
         options["dtype"] = dtype
+    if single_file:
+        options["single_file"] = True
     files = generate(found, target, **options)
     paths = write_files(files, out, force=force)
     width = max(len(str(p)) for p in paths)

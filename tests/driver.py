@@ -38,6 +38,7 @@ import lstmgen
 from lstmgen import Cell
 from lstmgen.language.symbols import Vector
 from lstmgen.runtime.native import declarations
+from lstmgen.targets.c import runtime
 
 _WATCHED = ("-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")
 POISONED = ("-DPOISON", "-fsanitize=address,undefined", *_WATCHED)
@@ -211,6 +212,8 @@ class Case:
         for kind, arrays in (("grads", grads), ("dx", _dict(dx))):
             for name in self._names(kind):
                 yield f"{kind} {name}, from zeros", arrays[name]
+        for name in self._names("grads"):
+            yield f"grads {name}, added", 2 * grads[name]
         for what in ("in place", "streamed"):
             for name in self._names("state"):
                 yield f"state {name}, {what}", state[name]
@@ -276,7 +279,8 @@ class Case:
         dfinal = struct("state", "dfinal", {k: array("given(in, ", *s) for k, s in rows.items()})
         fresh = {k: array("fresh(", *s) for k, s in rows.items()}
         final, dinitial = struct("new_state", "final", fresh), struct("new_state", "d0", fresh)
-        g = struct("grads", "g", {k: array("fresh(", *s) for k, s in shape.items()})
+        own = {k: array("fresh(", *s) for k, s in shape.items()}
+        g = struct("grads", "g", own | ({"accumulate": "0"} if shape else {}))
         dx = {k: array("fresh(", *wide[k]) for k in inputs}
         dx_arg = struct("input_grads", "dx", dx) if several else "dx"
         if not several:
@@ -313,6 +317,10 @@ class Case:
         call("forward", "NULL", "y", "NULL", "tape", "forward_work")
         call("backward", "tape", "dy", "NULL", g, dx_arg, "NULL", "backward_work")
         put_gradients()
+        if shape:  # once more, to what is there
+            lines.append("g.accumulate = 1;")
+            call("backward", "tape", "dy", "NULL", g, dx_arg, "NULL", "backward_work")
+            put("g", {k: sized[k] for k in shape})
         lines.append("n.threads = 0;")
 
         lines.append(f"expect({n}_pack(&n, {p}, packed));")
@@ -389,7 +397,7 @@ def write(cases: Sequence[Case], folder: Path, **sizes: int) -> list[str]:
     for case in cases:
         files |= emitted(case.cell, case.dtype, tuple(sizes.items()))
     program = _TOP.format(
-        includes="".join(f'#include "{name}"\n' for name in files if name.endswith(".h")),
+        includes="".join(f'#include "{name}"\n' for name in files if _is_interface(name)),
         cells="".join(case.function(k) for k, case in enumerate(cases)),
         calls="\n".join(f"    run_{k}(in, out);" for k in range(len(cases))),
     )
@@ -397,6 +405,10 @@ def write(cases: Sequence[Case], folder: Path, **sizes: int) -> list[str]:
         (folder / name).write_text(text, encoding="utf-8")
     (folder / "in.bin").write_bytes(b"".join(case.bytes_in() for case in cases))
     return [name for name in files if name.endswith(".c")]
+
+
+def _is_interface(name: str) -> bool:
+    return name.endswith(".h") and name != runtime.FILE
 
 
 def build(folder: Path, sources: Sequence[str], *command: str) -> None:
@@ -463,7 +475,7 @@ class Library:
         files = emitted(cell, dtype, ())
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8")
-        header, source = sorted(files, reverse=True)
+        header, source = f"{cell.name}.h", f"{cell.name}.c"
         run(folder, *command, "-shared", "-fPIC", source, "-o", f"{cell.name}.so", "-lm")
         self.ffi, self.cell, self.dtype = FFI(), cell, np.dtype(dtype)
         self.ffi.cdef(declarations(files[header]))
@@ -575,12 +587,20 @@ class _Calls:
             work = self.fresh(library.size("backward_work", self.sizes))
             only = self.at(next(iter(dx.values())))
             several = len(dx) > 1
-            self.call("backward", p, *self.given(), self.at(tape), dy, end,
-                      self.struct("grads", grads),
-                      self.struct("input_grads", dx) if several else only,
-                      self.struct("new_state", None if more else first),
-                      self.at(work))  # fmt: skip
-            found.update({f"grads {k}{more}": v for k, v in grads.items()})
+            for accumulate in range(2 if more and grads else 1):
+                if accumulate:
+                    found.update({f"grads {k}{more}": v.copy() for k, v in grads.items()})
+                held = (
+                    self.struct("grads", grads, accumulate=accumulate) if grads else self.at(None)
+                )
+                self.call("backward", p, *self.given(), self.at(tape), dy, end, held,
+                          self.struct("input_grads", dx) if several else only,
+                          self.struct("new_state", None if more else first),
+                          self.at(work))  # fmt: skip
+            if more:
+                found.update({f"grads {k}, added": v for k, v in grads.items()})
+            else:
+                found.update({f"grads {k}": v for k, v in grads.items()})
             found.update({f"dx {k}{more}": v for k, v in dx.items()})
             if not more:
                 found.update({f"dinitial {k}": v for k, v in first.items()})

@@ -73,8 +73,7 @@ from lstmgen import (
 from lstmgen.planning.operations import Fused, Loop, Multiply, Pass
 from lstmgen.runtime.native import declarations
 from lstmgen.targets.c.rows import Writes
-from lstmgen.targets.c.target import _Files
-from lstmgen.targets.rendering import environment
+from lstmgen.targets.c.target import Parts
 
 WARNINGS = (
     "-Wall -Wextra -Wpedantic -Wconversion -Wdouble-promotion -Wshadow -Wstrict-prototypes "
@@ -138,18 +137,21 @@ NAMES = """r j p row rows grads exp y0 T_ work x_stride tape kept tile scratch r
     factors rows_of blocks_of packed batch start slices share gather scatter place load save pad add
     columns panels sums multiply column bits power to_the_e threads team status own each s at swap
     vec_tanh r_coth memcpy memset tape_layout forward_layout backward_layout forward_packed_layout
-    backward_packed_layout H2p H3p H4p D2p""".split()
+    backward_packed_layout H2p H3p H4p D2p call slice given largest total sums accumulate LG lane
+    vec_f64 multiply_f64 size_times slice_rows tanh_f64""".split()
 # As members of structs and rows of callers' arrays, too
 MEMBERS = """threads y dy work none n B_ bits power factors kept tile batch start status at
     label LABEL has_label serial
-    vec memcpy tape_layout first_row x_rows dh_next h_rows W_packed""".split()
+    vec memcpy tape_layout first_row x_rows dh_next h_rows W_packed call slice given vec_f64
+    multiply_f64 real mask add load PAD LANES""".split()
 SIZE_NAMES = """r j p row rows exp y0 work n k t steps memory tile take a w out count real vec mask
     label LABEL tape_need
     LANES PAD vecs padded batch start slices share packed bits power factors column pad add
     status at each s own team row_ memcpy memset forward_parts backward_sums tape_layout Hp
-    forward_layout forward_stage Dp""".split()
+    forward_layout forward_stage Dp call slice given total sums vec_f64 padded_f64 size_take rows_
+    multiply_f64""".split()
 CELL_NAMES = """main_ math string forward tape LSTM check pack vec padded power threads slices
-    lstmgen params forward_packed backward""".split()
+    size slice thread lstmgen_runtime lstmgen params forward_packed backward""".split()
 
 
 @cache
@@ -346,6 +348,15 @@ def test_text_is_tidy():
             assert not any(line != line.rstrip() or "\t" in line for line in lines), name
             assert "\n\n\n" not in text, name
             assert "{\n\n" not in text, name
+
+
+def test_sources_are_about_their_cells():
+    """What is the same for all is in the runtime: a source is short enough to be read."""
+    for dtype in ("float32", "float64"):
+        assert emitted(cells.get("lstm"), dtype, ())["lstm.c"].count("\n") <= 600
+    runtimes = {emitted(cell, dtype, ())["lstmgen_runtime.h"]
+                for cell in REFERENCE for dtype in ("float32", "float64")}  # fmt: skip
+    assert len(runtimes) == 1
 
 
 def test_no_allocation_and_no_globals(tmp_path):
@@ -633,213 +644,12 @@ def test_threads(tmp_path, dtype):
             assert [k for k, v in single.items() if not same(v, sliced[k])] == []
 
 
-# --------------------------------------------------------------------------- its own functions
-
-ACTIVATIONS = r"""
-#include <math.h>
-#include <stdio.h>
-#include <string.h>
-#include "activations.c"
-
-#define COUNT 4
-#ifdef SINGLE
-typedef double wide;
-typedef uint32_t pattern;
-#define W(f) f
-#define NEXT nextafterf
-#else
-typedef long double wide;
-typedef uint64_t pattern;
-#define W(f) f##l
-#define NEXT nextafter
-#endif
-
-static const char *const names[COUNT] = {"exp", "tanh", "sigmoid", "expm1"};
-static double worst[COUNT];
-static double largest[COUNT];
-static real at[COUNT];
-static int wrong = 0;
-
-static wide exactly(int f, wide a)
-{
-    return f == 0 ? W(exp)(a) : f == 1 ? W(tanh)(a) : f == 2 ? 1 / (1 + W(exp)(-a)) : W(expm1)(a);
-}
-
-/* The place of a number among all there are: zeros have the same, and infinity is the last. */
-static int64_t place_of(real a)
-{
-    int64_t place = 0;
-    pattern p;
-    memcpy(&p, &a, sizeof p);
-    place = (int64_t)(p & ~((pattern)1 << (8 * sizeof p - 1)));
-    return p >> (8 * sizeof p - 1) ? -place : place;
-}
-
-static void expect(int fine, int f, real a, real got)
-{
-    if (!fine && ++wrong < 20) {
-        printf("%s(%a) = %a\n", names[f], (double)a, (double)got);
-    }
-}
-
-static void examine(const real *a)
-{
-    for (int f = 0; f < COUNT; ++f) {
-        real got[LANES];
-        const vec in = *(const vec *)a;
-        *(vec *)got = f == 0 ? vec_exp(in) : f == 1 ? vec_tanh(in) : f == 2 ? sigmoid(in)
-            : vec_expm1(in);
-        for (size_t l = 0; l < LANES; ++l) {
-            if (isnan(a[l])) {
-                expect(isnan(got[l]), f, a[l], got[l]);
-                continue;
-            }
-            const real wanted = (real)exactly(f, a[l]);
-            const double off = fabs((double)(place_of(got[l]) - place_of(wanted)));
-            if (off > worst[f]) {
-                worst[f] = off;
-                at[f] = a[l];
-            }
-            if (isfinite(wanted)) { /* the same without rounding what is wanted, to be told */
-                const real size = wanted < 0 ? -wanted : wanted;
-                const wide unit = (wide)NEXT(size, (real)INFINITY) - (wide)size;
-                const wide part = (wide)got[l] - exactly(f, a[l]);
-                const double ulps = (double)((part < 0 ? -part : part) / unit);
-                largest[f] = ulps > largest[f] ? ulps : largest[f];
-            }
-            expect(got[l] >= -(f % 2) && (f % 3 == 0 || got[l] <= 1), f, a[l], got[l]);
-            if (isinf(a[l])) {
-                expect(got[l] >= wanted && got[l] <= wanted, f, a[l], got[l]);
-            }
-            if (f % 2 == 1) {
-                expect(!signbit(got[l]) == !signbit(a[l]), f, a[l], got[l]);
-            }
-        }
-    }
-}
-
-static void add_number(real a)
-{
-    static real some[LANES];
-    static size_t count = 0;
-    some[count++] = a;
-    if (count == LANES) {
-        examine(some);
-        count = 0;
-    }
-}
-
-static uint64_t chance(void)
-{
-    static uint64_t x = 88172645463325252u;
-    x ^= x << 13;
-    x ^= x >> 7;
-    x ^= x << 17;
-    return x;
-}
-
-int main(void)
-{
-    const real edges[] = {0, (real)INFINITY, (real)NAN, 1, 2, (real)0.5, (real)0.55, 9, 20, 40,
-        87, 88, (real)88.7, (real)88.8, 89, 103, (real)103.9, 104, 150, 700, 708, 709, (real)709.7,
-        (real)709.8, 710, 744, 745, (real)745.2, 746, 1000, 1e30f, 3e38f};
-    for (size_t k = 0; k < sizeof edges / sizeof *edges; ++k) {
-        for (real by = (real)0.999; by < (real)1.0015; by += (real)0.0001) {
-            add_number(edges[k] * by);
-            add_number(-edges[k] * by);
-        }
-        add_number(edges[k]);
-        add_number(-edges[k]);
-    }
-#ifdef SINGLE
-    /* all floats there are, one in so many */
-    for (uint64_t p = 0; p < (uint64_t)1 << 32; p += STRIDE) {
-        const uint32_t low = (uint32_t)p;
-        real a;
-        memcpy(&a, &low, sizeof a);
-        add_number(a);
-    }
-    const long many = 100000;
-#else
-    const long many = 300000;
-    for (uint64_t k = 0; k < 2000; ++k) { /* smaller than any normal number */
-        const uint64_t low = chance() >> (12 + k % 50);
-        real a;
-        memcpy(&a, &low, sizeof a);
-        add_number(a);
-        add_number(-a);
-    }
-#endif
-    for (long k = 0; k < many; ++k) {
-        const real one = (real)((double)(chance() >> 11) / 4503599627370496.0 - 1); /* -1 to 1 */
-        add_number(one * 800);
-        add_number(one * 30);
-        add_number((real)ldexp((double)one, -(int)(chance() % 60)));
-    }
-    for (size_t l = 0; l < LANES; ++l) { /* whatever waits for company */
-        add_number(0);
-    }
-    for (int f = 0; f < COUNT; ++f) {
-        printf("%s %.0f %a, %.2f ulp\n", names[f], worst[f], (double)at[f], largest[f]);
-        wrong += worst[f] > 4;
-    }
-    return wrong != 0;
-}
-"""
-
-
 # Flags that let a compiler compute something else than what is written.
 FAST = [
     "-ffast-math -fno-finite-math-only", "-Ofast -fno-finite-math-only",
     "-funsafe-math-optimizations", "-fassociative-math -fno-signed-zeros -fno-trapping-math",
     "-freciprocal-math", "-fno-signed-zeros", "-ffp-contract=off", "-ffp-contract=fast",
 ]  # fmt: skip
-
-
-def vocabulary(dtype: str, helpers: set[str]) -> str:
-    """A vec and functions of it, as they stand in a source."""
-    about = {
-        "pad": 8, "helpers": helpers, "exponentials": helpers, "each": [], "ones": [],
-        "suffix": {"float32": "f", "float64": ""}[dtype],
-        "integer": {"float32": "int32_t", "float64": "int64_t"}[dtype],
-    }  # fmt: skip
-    parts = [environment("c").get_template(f"{name}.c.j2").render(about)
-             for name in ("vectors", "activations")]  # fmt: skip
-    real = {"float32": "float", "float64": "double"}[dtype]
-    return f"#include <math.h>\n#include <stdint.h>\ntypedef {real} real;\n{''.join(parts)}"
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(
-    "command",
-    [
-        "gcc -std=c99 -O2",
-        "gcc -std=c99 -O2 -DLSTMGEN_SCALAR",
-        "gcc -std=gnu99 -O2 -march=native",
-        "clang -std=c99 -O2 -march=native",
-        *(f"{compiler} -O2 {target} {flags}" for compiler in ("gcc", "clang") for flags in FAST
-          for target in ("-march=native", "-DLSTMGEN_SCALAR")),
-    ],
-)  # fmt: skip
-def test_activations_are_exact_to_four_units(tmp_path, dtype, command):
-    """In the last place, also of results that are denormal; infinities and NaN are what they are.
-
-    Single precision is held against the C library's double, and double against its long double.
-    """
-    compiler, *flags = command.split()
-    need(compiler)
-    need_processor(flags)
-    if np.finfo(np.longdouble).eps > 1e-18:
-        pytest.skip("long double is no wider than double")
-    text = vocabulary(dtype, {"sigmoid", "vec_exp", "vec_expm1", "vec_tanh"})
-    (tmp_path / "activations.c").write_text(text, encoding="utf-8")
-    (tmp_path / "main.c").write_text(ACTIVATIONS, encoding="utf-8")
-    stride = os.environ.get("LSTMGEN_FLOAT_STRIDE", "4099")  # 1 takes all floats, and minutes
-    single = ["-DSINGLE", f"-DSTRIDE={stride}"] * (dtype == "float32")
-    run(tmp_path, compiler, *flags, *single, "-Wall", "-Wno-unused-function", "-Werror", "-c",
-        "main.c")  # fmt: skip
-    run(tmp_path, compiler, "main.o", "-o", "run", "-lm")  # -Ofast would make denormals zeros
-    print(f"largest errors, and where: {run(tmp_path, './run')}")
 
 
 # --------------------------------------------------------------------------- it refuses misuse
@@ -946,7 +756,9 @@ def test_every_null_is_refused(library):
             assert call(what, **{argument: null}) == NULL_ARGUMENT, (what, argument)
             if argument in call.structs and argument != "new":
                 struct = call.structs[argument]
-                for member, _ in call.ffi.typeof(struct).item.fields:
+                for member, about in call.ffi.typeof(struct).item.fields:
+                    if about.type.kind != "pointer":
+                        continue
                     kept = getattr(struct, member)
                     setattr(struct, member, null)
                     wanted = NULL_ARGUMENT
@@ -1139,7 +951,7 @@ def exact(cell: Cell) -> Callable[[dict[str, int]], dict[str, int]]:
     ],
 )
 def test_gates_touch_where_what_is_written_over_comes_later(name, forward, backward):
-    parts = _Files(cells.get(name), "float64", {})
+    parts = Parts(cells.get(name), "float64", {})
     for direction, expected in ((parts.forward, forward), (parts.backward, backward)):
         assert [[v.name for v in run] for run in direction.places.tile.runs] == expected
 
@@ -1233,6 +1045,14 @@ def test_names_of_members_are_refused():
         cell = Cell("member", [Eq(h.next, tanh(W.a @ x + U.a @ h + made))], h)
         with pytest.raises(GenerateError, match="packed is a member"):
             lstmgen.generate(cell, "c")
+    cell = Cell("member", [Eq(h.next, tanh(W.a @ x + h + vector("accumulate")))], h)
+    with pytest.raises(
+        GenerateError, match="accumulate is a member that lstmgen adds to member_gr"
+    ):
+        lstmgen.generate(cell, "c")
+    lstmgen.generate(
+        Cell("free", [Eq(h.next, tanh(W.a @ x) + constants("accumulate") * h)], h), "c"
+    )
     for name in ("threads", "serial"):
         s = states("s", size=name)
         cell = Cell("member", [Eq(s.next, tanh(W.a @ x + U.a @ s))], s)
@@ -1259,7 +1079,7 @@ def test_numbers_are_as_short_as_they_can_be():
 
 def test_a_name_that_would_hide_a_standard_header_gets_another_file():
     files = lstmgen.generate(Cell("math", [Eq(h.next, tanh(W.a @ x + h))], output=h), "c")
-    assert sorted(files) == ["math_cell.c", "math_cell.h"]
+    assert sorted(files) == ["lstmgen_runtime.h", "math_cell.c", "math_cell.h"]
 
 
 def test_text_does_not_depend_on_the_hash_seed():

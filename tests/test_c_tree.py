@@ -1,5 +1,7 @@
 """The tree of the C target: what it mentions, how it is printed, how names are kept apart."""
 
+from functools import partial
+
 import pytest
 import sympy
 from sympy import Eq, Max, Piecewise, Rational
@@ -8,18 +10,24 @@ from lstmgen import cells, constants, rsqrt, sigmoid, stop_gradient, tanh, vecto
 from lstmgen.language.symbols import Matrix, Size
 from lstmgen.planning.operations import ZERO, B
 from lstmgen.printing.orders import Order
+from lstmgen.targets.c import runtime
 from lstmgen.targets.c.expressions import Expressions
-from lstmgen.targets.c.lines import STATEMENTS
+from lstmgen.targets.c.lines import INSIDE, WIDTH
 from lstmgen.targets.c.packs import Packed, SummedMatrices
 from lstmgen.targets.c.printer import Printer
 from lstmgen.targets.c.scopes import Scope
-from lstmgen.targets.c.target import _Files
+from lstmgen.targets.c.target import Parts
 from lstmgen.targets.c.tree import (
+    NULL,
     REAL,
+    SIZE,
     VEC,
+    Address,
     Call,
     Cast,
+    Choice,
     Comment,
+    Conditions,
     Count,
     Declare,
     Do,
@@ -31,9 +39,12 @@ from lstmgen.targets.c.tree import (
     Literal,
     Loop,
     Member,
+    Members,
     Minus,
     Product,
     Relation,
+    SizeOf,
+    Statement,
     Store,
     Sum,
     Variable,
@@ -43,6 +54,7 @@ from lstmgen.targets.c.tree import (
     product,
     shifted,
     sizes_in,
+    together,
     vec,
     walk,
 )
@@ -87,6 +99,14 @@ printer = Printer(lambda e: str(e))
         (Cast(REAL, Count(2 * H)), "(real)(2*H)"),
         (product(Relation(j, "<", Count(H), "size"), a), "(j < H) * a"),
         (Call("none", ()), "none()"),
+        (Choice(Relation(j, "<", Count(H), "size"), p, NULL), "j < H ? p : NULL"),
+        (shifted(p, Choice(j, Count(H), Count(D))), "p + (j ? H : D)"),
+        (Conditions((Conditions((a, b), "||"), Relation(a, "<", b, "size")), "&&"),
+         "(a || b) && a < b"),
+        (Choice(Choice(a, b, c), Conditions((a, b), "&&"), c), "(a ? b : c) ? a && b : c"),
+        (product(Sum((a, b), "+-"), SizeOf(REAL)), "(a - b) * sizeof(real)"),
+        (Address(Member(Variable("at", "struct"), "total")), "&at.total"),
+        (Members(("total", "a"), (Literal("0"), Sum((j, j), "++"))), "{.total = 0, .a = j + j}"),
         (Member(p, "W_i"), "p->W_i"),
         (Member(Variable("at", "struct"), "total"), "at.total"),
         (shifted(p, product(j, Count(D + H)), Count(2 * H)), "p + j * (D + H) + 2*H"),
@@ -126,13 +146,55 @@ def test_lines_are_broken_where_least_is_torn_apart() -> None:
     """Before a term rather than a factor, and outside of brackets rather than within."""
     long = Variable("quite_a_long_name_for_a_vector", "vec")
     value = Sum((product(long, a, b, c), product(Sum((long, b), "++"), c)), "+-")
-    assert printer.lines([Store(a, value)]) == [
+    assert printer.lines([Store(a, value)], indent=12) == [
         "a = quite_a_long_name_for_a_vector * a * b * c",
         "    - (quite_a_long_name_for_a_vector + b) * c;",
     ]
     nested = Call("larger", (Call("larger", (long, long)), Call("larger", (long, long))))
     for line in printer.lines([Store(a, Sum((nested, nested, nested), "+++"))]):
-        assert len(line) <= STATEMENTS
+        assert len(line) <= INSIDE
+
+
+def test_declarations_of_one_kind_are_one() -> None:
+    pointer = Kind("real", False, "*const ")
+    made = together([
+        Declare(pointer, p, Variable("work")),
+        Declare(pointer, Variable("q"), Variable("work")),
+        Declare(REAL, a, b),
+        Declare(pointer, c, p),
+    ])  # fmt: skip
+    assert printer.lines(made) == [
+        "real *const p = work, *const q = work;",
+        "real a = b;",
+        "real *const c = p;",
+    ]
+
+
+def test_statements_with_what_they_are_about() -> None:
+    """Beside them, where all fit into a line so."""
+    store = Store(Element(p, j), a)
+
+    def inside(about: str, *others: Statement) -> list[str]:
+        body = (Comment("a"), store, Comment(about), store, *others)
+        return printer.lines([Loop(j, Count(H), body)])[1:-1]
+
+    assert inside("b") == ["    p[j] = a; /* a */", "    p[j] = a; /* b */"]
+    apart = ["    /* a */", "    p[j] = a;", "    /* b */", "    p[j] = a;", "    p[j] = a;"]
+    assert inside("b", store) == apart
+    fitting = "b" * (WIDTH - 8 - len("p[j] = a; /*  */"))
+    assert inside(fitting)[1] == f"    p[j] = a; /* {fitting} */"
+    assert inside(f"{fitting}b")[0] == "    /* a */"
+
+
+def test_names_of_the_runtime_are_those_of_a_type() -> None:
+    typed = Printer(str, partial(runtime.name, dtype="float32"))
+    value = Cast(Kind("vec", True, "*"), Call("tanh", (Call("lstm_step", (a,)),)), "pointer")
+    made = [Declare(Kind("real", True), a, value), Do(Call("size_times", (SizeOf(REAL),)))]
+    assert typed.lines(made) == [
+        "const float a = (const vec_f32 *)tanh_f32(lstm_step(a));",
+        "size_times(sizeof(float));",
+    ]
+    assert typed.text(Relation(a, "<", b)) == "(mask_f32)(a < b)"
 
 
 # --------------------------------------------------------------------------- what a tree mentions
@@ -161,6 +223,8 @@ def test_declarations_that_others_need_are_kept() -> None:
         first, second,
     ]  # fmt: skip
     assert live([first, second, third], []) == []
+    rows = Declare(SIZE, Variable("B"), j)
+    assert live([rows], [Store(a, Count(2 * B))]) == [rows], "counts mention it, too"
 
 
 # --------------------------------------------------------------------------- expressions
@@ -185,7 +249,7 @@ def expression(e: sympy.Expr, single: bool = False) -> Expression:
         (k, "splat(p->k)"),
         (k + 1, "splat(1.0f + p->k)"),
         (k * x, "p->k * x"),
-        (tanh(k), "vec_tanh(splat(p->k))"),
+        (tanh(k), "tanh(splat(p->k))"),
         (x - 2 * y, "x - 2.0f * y"),
         (-x * y, "-x * y"),
         (x**2 / y, "x * x / y"),
@@ -229,10 +293,11 @@ def test_names_of_a_scope() -> None:
 
 def test_words_of_templates_are_taken() -> None:
     file = file_words("lstm")
-    assert {"real", "vec", "multiply", "sigmoid", "LANES", "tape_layout", "forward_parts"} <= file
-    assert {"for", "exp", "expf", "lstm_params", "each_sin"} <= file
-    assert not {"q", "rounder", "sign_of_a"} & file, "those are within functions of the runtime"
-    assert {"t0", "steps", "most", "last", "dfinal"} <= body_words("lstm")
+    assert {"vec_f32", "multiply_f64", "size_times", "slice_run", "each_sin_f32"} <= file
+    assert {"for", "exp", "expf", "lstm_params", "lstm_tape_layout", "lstm_forward_parts"} <= file
+    assert {"lstm_forward_rows", "lstm_step", "lstm_tape_size", "lstm_params_given"} <= file
+    assert not {"q", "rounder", "power", "multiply"} & file, "nobody sees those of the runtime"
+    assert {"t0", "steps", "most", "last", "begun", "call", "slice"} <= body_words("lstm")
 
 
 # --------------------------------------------------------------------------- lowering
@@ -241,18 +306,17 @@ def test_words_of_templates_are_taken() -> None:
 @pytest.mark.parametrize("name", cells.names())
 def test_lowering_again_gives_the_same_tree(name: str) -> None:
     """It only makes trees: names stay what they are, and nothing is counted twice."""
-    parts = _Files(cells.get(name), "float32", {})
+    parts = Parts(cells.get(name), "float32", {})
     for direction in (parts.forward, parts.backward):
         before = direction.packed, direction.summed
         assert direction.lowered() == direction.regions
-        assert direction.lowered(single=True) == direction.lowered(single=True)
         assert (direction.packed, direction.summed) == before
 
 
 @pytest.mark.parametrize("name", cells.names())
 def test_what_passes_mention_is_packed_or_summed(name: str) -> None:
     """Each packed parameter is filled by calls that mention it, each gradient sums something."""
-    parts = _Files(cells.get(name), "float64", {})
+    parts = Parts(cells.get(name), "float64", {})
     for direction in (parts.forward, parts.backward):
         assert direction.packs or direction.name == "backward"
         for pack in direction.packs:

@@ -90,9 +90,18 @@ def test_codegen_writes_what_generate_gives(run, tmp_path, mine):
     header = (out / "mine.h").read_text()
     assert "lstmgen codegen mine.py --target c --dtype float32 --size H=8" in header
     assert "typedef float" in header
+    assert (out / "lstmgen_runtime.h").is_file()
     run("codegen", mine, "--target", "numpy", "--out", out)
     run("codegen", mine, "--target", "latex", "--out", out)
     assert (out / "mine.py").is_file()
+
+
+def test_codegen_makes_a_single_file_of_c(run, tmp_path, mine):
+    run("codegen", mine, "--target", "c", "--out", tmp_path / "one", "--single-file")
+    assert sorted(p.name for p in (tmp_path / "one").iterdir()) == ["mine.c", "mine.h"]
+    assert "--single-file" in (tmp_path / "one" / "mine.c").read_text(encoding="utf-8")
+    text = run("codegen", mine, "--target", "numpy", "--single-file", code=1)
+    assert "no option 'single_file'" in text and 'the target "c" has it' in text
 
 
 def test_an_edited_file_is_kept(run, tmp_path, mine):
@@ -281,7 +290,7 @@ def test_check_of_builds_that_fail(run, mine, monkeypatch, variables, said):
 # Compiled into the code, with -finstrument-functions: the first function that is called crashes.
 CRASHING = """
 #include <stdlib.h>
-#define QUIET __attribute__((no_instrument_function))
+#define QUIET __attribute__((no_instrument_function, weak))
 QUIET void __cyg_profile_func_enter(void *function, void *caller);
 QUIET void __cyg_profile_func_exit(void *function, void *caller);
 QUIET void __cyg_profile_func_enter(void *function, void *caller) { abort(); }

@@ -11,7 +11,7 @@ import pytest
 from conftest import need
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = {"numpy": {"lstm.py"}, "c": {"lstm.h", "lstm.c"}}
+FILES = {"numpy": {"lstm.py"}, "c": {"lstm.h", "lstm.c", "lstmgen_runtime.h"}}
 
 
 @pytest.fixture(params=["numpy", "c"])

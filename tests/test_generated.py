@@ -14,6 +14,7 @@ from regenerate import HOME, expected
 
 import lstmgen
 from lstmgen.targets import NAMES
+from lstmgen.targets.c import runtime
 from lstmgen.targets.sealing import is_untouched
 
 
@@ -60,7 +61,8 @@ def test_every_file_says_what_it_is(target):
     for name in lstmgen.cells.names():
         for file, text in lstmgen.generate(lstmgen.cells.get(name), target).items():
             assert f"lstmgen {lstmgen.__version__}" in text, file
-            assert f"lstmgen codegen {name} --target {target}" in text, file
+            made_for = "CELL" if file == runtime.FILE else name
+            assert f"lstmgen codegen {made_for} --target {target}" in text, file
             assert "no licence attaches" in text, file
             assert is_untouched(text), file
             assert "\r" not in text and text.endswith("\n"), file

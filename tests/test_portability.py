@@ -341,10 +341,12 @@ def printed(right: Any) -> str:
 def test_a_number_is_a_vec_where_a_function_wants_one():
     dt, tau = CONSTANTS[:2]
     made = printed(sympy.exp(-1 / dt**2) * h)
-    assert made == "vec_exp(splat(-1.0 / (p->dt * p->dt))) * h_prev[j]"
+    assert made == "exp_f64(splat_f64(-1.0 / (p->dt * p->dt))) * h_prev[j]"
     assert printed(h * dt / tau) == "p->dt * h_prev[j] / p->tau"
-    assert printed(stop_gradient(dt) + h**3) == "cube(h_prev[j]) + p->dt"
-    assert re.fullmatch(r"larger\((splat\(p->dt\)|, |h_prev\[j\]){3}\)", printed(Max(dt, h)))
+    assert printed(stop_gradient(dt) + h**3) == "cube_f64(h_prev[j]) + p->dt"
+    assert re.fullmatch(
+        r"larger_f64\((splat_f64\(p->dt\)|, |h_prev\[j\]){3}\)", printed(Max(dt, h))
+    )
 
 
 def test_no_sign_follows_a_sign():

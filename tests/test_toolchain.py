@@ -85,7 +85,7 @@ def test_the_cache_is_by_content(tmp_path, monkeypatch):
     lstmgen.compile(small(), "c")
     assert len(libraries(tmp_path)) == 4
     # nothing is left lying about
-    assert all(p.name.startswith("small-") for p in tmp_path.iterdir())
+    assert all(p.name.startswith(("small-", "lstmgen_runtime-")) for p in tmp_path.iterdir())
     assert {p.name for p in library.parent.iterdir()} >= {"small.c", "small.h"}
 
 
@@ -97,7 +97,8 @@ def test_a_damaged_library_is_built_again(tmp_path, monkeypatch, damage):
     need("cffi")
     monkeypatch.setenv("LSTMGEN_CACHE", str(tmp_path))
     # a library that is open must not change under us: build it without loading it
-    toolchain.build(lstmgen.generate(small(), "c"))
+    with toolchain._building_kernels("float64", ()) as kernels:
+        toolchain.build(lstmgen.generate(small(), "c"), (), kernels)
     (library,) = libraries(tmp_path)
     content = library.read_bytes()
     if damage == "empty":
@@ -117,7 +118,7 @@ def test_a_damaged_library_is_built_again(tmp_path, monkeypatch, damage):
     y, _, _ = module.forward(module.init(D, H), np.ones((T, B, D)))
     assert y.shape == (T, B, H)
     assert libraries(tmp_path)[0].stat().st_size == len(content)
-    assert all(p.name.startswith("small-") for p in tmp_path.iterdir())
+    assert all(p.name.startswith(("small-", "lstmgen_runtime-")) for p in tmp_path.iterdir())
 
 
 def _compile_and_run(cache: str, start: Any, answers: Any) -> None:
@@ -147,7 +148,10 @@ def test_processes_that_compile_at_once(tmp_path):
         assert process.exitcode == 0
     assert len(found) == 1
     assert len(libraries(tmp_path)) == 1
-    assert [p.name.startswith("contended-") for p in tmp_path.iterdir()] == [True]
+    assert sorted(p.name.split("-")[0] for p in tmp_path.iterdir()) == [
+        "contended",
+        "lstmgen_runtime",
+    ]
 
 
 def test_what_killed_builds_have_left_is_removed(tmp_path, monkeypatch):
@@ -205,7 +209,7 @@ def test_no_compiler(monkeypatch, tmp_path):
     [
         ("no-such-compiler -O2", "CC is no-such-compiler, but there is no such program"),
         ("gcc 'unfinished", 'CC is "gcc \'unfinished", which a shell could not read'),
-        ("true", "the C compiler refused the code: true .*\nit made no library"),
+        ("true", "the C compiler refused the code: true .*\nit made no"),
         ("false", "the C compiler refused the code: false"),
         ("cat", "the C compiler refused the code: cat"),
     ],

@@ -44,7 +44,7 @@ def program(wheel, tmp_path_factory):
 
 def test_the_wheel_holds_the_templates(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    for template in (ROOT / "templates").rglob("*.j2"):
+    for template in (p for p in (ROOT / "templates").rglob("*") if p.is_file()):
         assert f"lstmgen/templates/{template.relative_to(ROOT / 'templates')}" in names
     assert "lstmgen/py.typed" in names
     assert not any(n.startswith(("tests/", "examples/", "generated/")) for n in names)

@@ -19,6 +19,7 @@ import lstmgen
 from lstmgen import Cell, LstmgenError, inputs, states, tanh, weights
 from lstmgen.runtime.writing import write_files
 from lstmgen.targets import NAMES
+from lstmgen.targets.c import runtime
 from lstmgen.targets.modules import MODULES
 from lstmgen.targets.sealing import PLACEHOLDER, is_untouched, seal
 
@@ -53,7 +54,7 @@ def test_a_title_may_look_like_a_checksum(target, title):
             assert is_untouched(text), name
             assert "\0" not in text
             assert not is_untouched(text + " ")
-            assert not is_untouched(text.replace("tiny", "tony", 1))
+            assert not is_untouched(text.replace("no licence", "a licence", 1))
     for name, text in lstmgen.generate(cell(), target, source=title).items():
         assert is_untouched(text), name
     named = cell("Checksum", title=title)
@@ -115,7 +116,7 @@ from test_writing import cell
 from lstmgen.runtime.writing import write_files
 
 folder, files = Path(sys.argv[1]), lstmgen.generate(cell(factor=2.0), "c")
-header, source = (len(text.encode()) for text in files.values())
+header, source, _ = (len(text.encode()) for text in files.values())
 assert header < source - 1000
 resource.setrlimit(resource.RLIMIT_FSIZE, (header + 500, header + 500))  # as a disk that is full
 try:
@@ -161,17 +162,36 @@ def test_a_crash_between_two_files_is_seen_by_the_compiler(tmp_path, monkeypatch
     command = ["gcc", "-std=c99", "-fsyntax-only", "tiny.c"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert "tiny.h and tiny.c are of two generations: generate both again" in done.stderr
+    assert "tiny: header, source and runtime are of several generations" in done.stderr
     write_files(new, tmp_path)  # which needs no --force
     assert contents(tmp_path) == new
     subprocess.run(command, cwd=tmp_path, check=True)
+
+
+def test_two_cells_share_a_runtime(tmp_path):
+    """What is as it was generated is written over, by another version too; edits are not."""
+    write_files(lstmgen.generate(cell(), "c"), tmp_path)
+    write_files(lstmgen.generate(cell("other"), "c", dtype="float32"), tmp_path)
+    assert sorted(contents(tmp_path)) == [
+        runtime.FILE, "other.c", "other.h", "tiny.c", "tiny.h",
+    ]  # fmt: skip
+    shared = tmp_path / runtime.FILE
+    text = shared.read_text(encoding="utf-8")
+    shared.write_text(seal(runtime.text().replace("size_times", "size_multiplied")), "utf-8")
+    write_files(lstmgen.generate(cell("third"), "c"), tmp_path)
+    assert shared.read_text(encoding="utf-8") == text
+    shared.write_text(text.replace("size_times", "size_product"), encoding="utf-8")
+    with pytest.raises(LstmgenError, match=r"lstmgen_runtime\.h was edited"):
+        write_files(lstmgen.generate(cell("fourth"), "c"), tmp_path)
+    assert not (tmp_path / "fourth.c").exists()
 
 
 def test_generations_follow_from_the_text():
     """The same bytes for the same cell; another one where the code of either differs."""
 
     def generation(made: dict[str, str]) -> str:
-        found = {k: set(re.findall(r"TINY_GENERATION_(\w+)", t)) for k, t in made.items()}
+        mine = {k: t for k, t in made.items() if k != runtime.FILE}
+        found = {k: set(re.findall(r"TINY_GENERATION_(\w+)", t)) for k, t in mine.items()}
         ((one,), (other,)) = found.values()
         assert one == other
         return one

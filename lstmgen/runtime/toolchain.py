@@ -5,6 +5,9 @@ folder of its own, with its source and a checksum, which is made elsewhere and m
 one step: processes that compile the same thing at once do not disturb each other, and what was cut
 short is built again. What a killed process has left of a build, a build an hour later removes.
 ``CC`` names the compiler, and ``CFLAGS`` has flags for it.
+
+The kernels of the C runtime take most of a compiler's time and are the same for all cells: they are
+built once for each compiler, its flags and a dtype, cached likewise, and linked to each library.
 """
 
 from __future__ import annotations
@@ -19,8 +22,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,14 +32,15 @@ from typing import Any
 from ..errors import GenerateError, ToolchainError, missing_extra
 from ..language.cell import Cell
 from ..targets import generate
+from ..targets.c import runtime
 from .loading import load_python
 
 # GCC contracts a * b + c to one operation by itself, clang has to be asked. A square root needs no
 # errno. No -ffast-math: NaN and infinity mean what they mean.
-_FLAGS = ("-std=c99", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared")
+_FLAGS = ("-std=c99", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC")
 _NATIVE = ("-march=native", "-mcpu=native")
 MOST_THREADS = 1024  # as the C code has it
-_LIBRARY, _CHECKSUM = "library.so", "library.so.sha256"
+_LIBRARY, _KERNELS = "library.so", "kernels.o"
 _BUILD, _HOUR = "build-", 3600.0
 _HOME = re.compile(r"\w+-[0-9a-f]{32}")
 
@@ -85,10 +90,12 @@ def _compile_c(
     if not whole or not 0 < threads <= MOST_THREADS:
         raise GenerateError(f"threads is a whole number from 1 to {MOST_THREADS}, not {threads!r}")
 
-    files = generate(cell, "c", dtype=dtype, source=source, **sizes)
+    extra = ("-fopenmp",) if threads > 1 else ()
+    with _building_kernels(dtype, extra) as kernels:
+        files = generate(cell, "c", dtype=dtype, source=source, **sizes)
+        library = build(files, extra, kernels)
     header = next(text for name, text in files.items() if name.endswith(".h"))
     try:
-        library = build(files, ("-fopenmp",) if threads > 1 else ())
         return NativeModule(cell, header, library, dtype, sizes, threads)
     except OSError as error:
         raise ToolchainError(
@@ -101,23 +108,83 @@ def _compile_c(
 # --------------------------------------------------------------------------- building
 
 
-def build(files: Mapping[str, str], extra: Sequence[str] = ()) -> Path:
-    """Compile a C source and its header to a shared library, or find it in the cache.
+def build(
+    files: Mapping[str, str], extra: Sequence[str] = (), kernels: Future[Path] | None = None
+) -> Path:
+    """Compile a C source and its headers to a shared library, or find it in the cache.
+
+    Parameters
+    ----------
+    files : mapping
+        From name to text; one of them is a source.
+    extra : sequence of str
+        Flags for the compiler.
+    kernels : Future, optional
+        The object that has the kernels of the runtime; without it, the source has its own.
 
     Raises
     ------
     ToolchainError
         If there is no compiler, it refuses the code, or the cache cannot be written.
     """
+    source = next(name for name in files if name.endswith(".c"))
+    linked = ("-DLSTMGEN_LINKED",) if kernels else ()
+    command = _command((*extra, *linked))
+
+    def make(folder: Path) -> None:
+        made = source.removesuffix(".c") + ".o"
+        _run_compiler(command, ["-c", source], made, folder)
+        objects = [made, *([str(kernels.result())] if kernels else [])]
+        _run_compiler(command, ["-shared", *objects], _LIBRARY, folder, ["-lm"])
+        (folder / made).unlink()
+
+    return _kept(source.removesuffix(".c"), files, command, _LIBRARY, make)
+
+
+def build_kernels(dtype: str, extra: Sequence[str] = ()) -> Path:
+    """Compile the kernels of the C runtime to an object, or find it in the cache.
+
+    Raises
+    ------
+    ToolchainError
+        As ``build``.
+    """
+    types = f"-DLSTMGEN_REAL={runtime.BITS[dtype]}"
+    command = _command((*extra, "-DLSTMGEN_LINKED", "-DLSTMGEN_KERNELS", types))
+
+    def make(folder: Path) -> None:
+        _run_compiler(command, ["-x", "c", "-c", runtime.FILE], _KERNELS, folder)
+
+    files = {runtime.FILE: runtime.text()}
+    return _kept(runtime.FILE.removesuffix(".h"), files, command, _KERNELS, make)
+
+
+@contextmanager
+def _building_kernels(dtype: str, extra: Sequence[str]) -> Iterator[Future[Path]]:
+    """Build the kernels while something else is done."""
+    find_compiler()  # if there is none, say so before anything is begun
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(build_kernels, dtype, extra)
+
+
+def _command(extra: Sequence[str]) -> list[str]:
+    """The compiler, and its flags."""
     compiler = find_compiler()
-    native, macros = _native(tuple(compiler))
-    command = [*compiler, *_FLAGS, *native, *extra, *_words("CFLAGS")]
-    machine = [sys.platform, platform.machine(), *command, _version(tuple(compiler)), macros]
+    native, _ = _native(tuple(compiler))
+    return [*compiler, *_FLAGS, *native, *extra, *_words("CFLAGS")]
+
+
+def _kept(
+    stem: str, files: Mapping[str, str], command: Sequence[str], product: str,
+    make: Callable[[Path], None],
+) -> Path:  # fmt: skip
+    """What ``make`` makes of ``files`` in the folder that it is given, or made before."""
+    compiler = tuple(find_compiler())
+    machine = [sys.platform, platform.machine(), *command, _version(compiler), _native(compiler)[1]]
     texts = [text for item in sorted(files.items()) for text in item]
     digest = hashlib.sha256("\0".join([*machine, *texts]).encode()).hexdigest()[:32]
-    stem = next(name for name in files if name.endswith(".c")).removesuffix(".c")
     home = cache_folder() / f"{stem}-{digest}"
-    if not _is_sound(home):
+    if not _is_sound(home, product):
         try:
             home.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(home.parent)
@@ -126,23 +193,26 @@ def build(files: Mapping[str, str], extra: Sequence[str] = ()) -> Path:
                 made.mkdir()
                 for name, text in files.items():
                     (made / name).write_text(text, encoding="utf-8")
-                _run_compiler([*command, f"{stem}.c"], made)
-                (made / _CHECKSUM).write_text(_checksum(made / _LIBRARY), encoding="ascii")
-                _put_in_place(made, home)
+                make(made)
+                _checksum(made, product).write_text(_digest(made / product), encoding="ascii")
+                _put_in_place(made, home, product)
         except OSError as error:
             raise ToolchainError(
                 f"the cache {home.parent} cannot be written: {error.strerror or error}\n"
                 "  hint: set LSTMGEN_CACHE to a folder that can"
             ) from error
-    return home / _LIBRARY
+    return home / product
 
 
-def _run_compiler(command: list[str], folder: Path) -> None:
-    command = [*command, "-o", _LIBRARY, "-lm"]
-    done = _run(command, folder)
-    if done.returncode != 0 or not (folder / _LIBRARY).is_file():
-        said = done.stderr.strip() or f"it made no library, and returned {done.returncode}"
-        raise ToolchainError(f"the C compiler refused the code: {shlex.join(command)}\n{said}")
+def _run_compiler(
+    command: Sequence[str], sources: Sequence[str], product: str, folder: Path,
+    libraries: Sequence[str] = (),
+) -> None:  # fmt: skip
+    whole = [*command, *sources, "-o", product, *libraries]
+    done = _run(whole, folder)
+    if done.returncode != 0 or not (folder / product).is_file():
+        said = done.stderr.strip() or f"it made no {product}, and returned {done.returncode}"
+        raise ToolchainError(f"the C compiler refused the code: {shlex.join(whole)}\n{said}")
 
 
 def _run(command: list[str], folder: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -158,28 +228,32 @@ def _run(command: list[str], folder: Path | None = None) -> subprocess.Completed
         ) from error
 
 
-def _put_in_place(made: Path, home: Path) -> None:
+def _put_in_place(made: Path, home: Path, product: str) -> None:
     """Move a finished folder to its home, unless another process has brought the same there."""
-    while not _is_sound(home):
+    while not _is_sound(home, product):
         try:
             made.rename(home)
         except OSError:
             if not home.exists():
                 raise
-            if not _is_sound(home):  # cut short, or damaged: out of the way
+            if not _is_sound(home, product):  # cut short, or damaged: out of the way
                 home.rename(Path(tempfile.mkdtemp(dir=made.parent)) / "damaged")
 
 
-def _is_sound(home: Path) -> bool:
-    """Whether the library in a folder is what was put there. Loading another could crash us."""
+def _is_sound(home: Path, product: str) -> bool:
+    """Whether a folder has what was put there. Loading another library could crash us."""
     try:
-        return (home / _CHECKSUM).read_text(encoding="ascii") == _checksum(home / _LIBRARY)
+        return _checksum(home, product).read_text(encoding="ascii") == _digest(home / product)
     except (OSError, UnicodeDecodeError):
         return False
 
 
-def _checksum(library: Path) -> str:
-    return hashlib.sha256(library.read_bytes()).hexdigest()
+def _checksum(home: Path, product: str) -> Path:
+    return home / f"{product}.sha256"
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _remove_abandoned(parent: Path) -> None:

@@ -24,8 +24,9 @@ def generate(cell: Cell, target: str, **options: Any) -> dict[str, str]:
     target : str
         "numpy", "c" or "latex".
     **options
-        What the target offers. C: ``dtype`` ("float32" or "float64"), and sizes that become
-        compile-time constants (``D=24, H=32``).
+        What the target offers. C: ``dtype`` ("float32" or "float64"), ``single_file=True`` for a
+        source that has the runtime in it, and sizes that become compile-time constants
+        (``D=24, H=32``).
 
     Raises
     ------
@@ -62,7 +63,7 @@ def _checked(cell: Cell, target: str, module: Any, options: dict[str, Any]) -> d
     unknown = sorted(set(options) - known)
     if unknown:
         takes = f"it takes {', '.join(sorted(known - {'source'})) or 'none'}"
-        if target != "c" and unknown[0] in ("threads", *map(str, cell.sizes)):
+        if target != "c" and unknown[0] in ("threads", "single_file", *map(str, cell.sizes)):
             takes = 'the target "c" has it'
         hint = f"{did_you_mean(unknown[0], known)} {takes}".strip()
         raise GenerateError(f"the target {target} has no option {unknown[0]!r}\n  hint: {hint}")

@@ -106,7 +106,7 @@ class Runner:
         return found
 
     def _judge_defaults(self, params: Any, x: Any, extra: Any, dy: Array) -> Iterator[Finding]:
-        """``state=None`` is a state as it starts, of zeros if nothing else is said, and ``dstate=None`` a cotangent of zeros.
+        """``state=None`` is a state as it starts, ``dstate=None`` a cotangent of zeros.
 
         The module is compared with itself, to the last bit: zeros are where kinks are, and no
         place to ask a witness.

@@ -9,13 +9,13 @@ from .places import is_written
 from .source import Source
 from .tree import (
     NULL,
-    ONE,
+    NUMBERS,
+    READ_NUMBERS,
     Call,
     Count,
     Declare,
     Expression,
     If,
-    Kind,
     Member,
     Relation,
     Statement,
@@ -26,18 +26,15 @@ from .tree import (
     rows_of_width,
     shifted,
 )
-from .vocabulary import BATCH, DX, DY, IN_WORK, START, STEPS, T0, WORK, M, X, Y
+from .vocabulary import BATCH, CALL, IN_WORK, START, STEPS, T0, WORK
 
 
 class Copies:
-    """The copies around one pass; those around a ``single`` step take all rows of the batch."""
+    """The copies around one pass."""
 
-    def __init__(self, source: Source, direction: Direction, single: bool) -> None:
+    def __init__(self, source: Source, direction: Direction) -> None:
         self._source, self._sizes, self._places = source, source.sizes, direction.places
-        self._single = single
-        rows, batch = Count(B), Count(B) if single else BATCH
-        self._rows: tuple[Expression, ...] = (rows, batch)
-        self._steps = ONE if single else STEPS
+        self._rows: tuple[Expression, ...] = (Count(B), BATCH)
 
     def read(self) -> list[Statement]:
         """The rows of callers' arrays: where they are, or copies."""
@@ -47,12 +44,12 @@ class Copies:
             own = shifted(WORK, Member(IN_WORK, rows.name, "size"))
             if is_written(v):
                 call = Call("place", (*self._rows, units, self._callers(v), own), "pointer")
-                made.append(Declare(Kind("real", pointer="*const "), rows, call))
+                made.append(Declare(NUMBERS, rows, call))
                 continue
             width = Count(self._places.width(v))
-            items = (self._steps, *self._rows, units, width, self._callers(v), own)
+            items = (STEPS, *self._rows, units, width, self._callers(v), own)
             call = Call("gather", items, "pointer")
-            made.append(Declare(Kind("real", is_const=True, pointer="*const "), rows, call))
+            made.append(Declare(READ_NUMBERS, rows, call))
         return made
 
     def written(self) -> list[Statement]:
@@ -64,16 +61,17 @@ class Copies:
         ]
 
     def output(self) -> list[Statement]:
-        """The output, where no stage writes it to y: it is a state, or kept for backward."""
+        """The output, where no stage writes it to y: it is a state, or kept for backward.
+
+        Callers of a step may do without a state, which they receive anyway.
+        """
         v = self._source.cell.output
         kept = self._places.kept
         if v.category == "state":
             width = self._sizes.room_of(v)
             first = shifted(self._source.state(v), rows_of_width([Count(B)], width))
             copy = self._scatter(v, first, Count(width))
-            if self._single:  # who knows the new state may do without
-                return [If(Relation(Y, "!=", NULL, "size"), (copy,))]
-            return [copy]
+            return [If(Relation(self._array(v), "!=", NULL, "size"), (copy,))]
         if v in kept.blocks:
             first = shifted(Variable(kept.name), Count(kept.offset(v)))
             return [self._scatter(v, first, Count(kept.width))]
@@ -86,23 +84,17 @@ class Copies:
     def _scatter(self, v: Vector, rows: Expression, stride: Expression) -> Statement:
         units = Count(self._sizes.of(v))
         to = self._callers(v)
-        return do("scatter", self._steps, *self._rows, units, rows, stride, to)
+        return do("scatter", STEPS, *self._rows, units, rows, stride, to)
 
     def _callers(self, v: Vector) -> Expression:
         """Where the rows that are worked on begin in the array of a caller."""
-        array = self._array(v)
-        if self._single:
-            return array
         first = Sum((product(T0, BATCH), START), "++")
-        return shifted(array, product(first, Count(self._sizes.of(v))))
+        return shifted(self._array(v), product(first, Count(self._sizes.of(v))))
 
     def _array(self, v: Vector) -> Expression:
         """The array of a caller that holds ``v``."""
-        several = len(self._source.cell.inputs) > 1
-        if v.category == "adjoint":
-            return Member(DX, v.name) if several else DX
-        if v.category == "input":
-            return Member(X, v.name) if several else X
-        if v.category == "mask":
-            return Member(M, v.name)
-        return DY if v.category == "cotangent" else Y
+        if v.category in ("cotangent", "vector", "state"):
+            return Member(CALL, "dy" if v.category == "cotangent" else "y")
+        array = Member(CALL, {"adjoint": "dx", "input": "x", "mask": "m"}[v.category])
+        several = len(self._source.cell.inputs) > 1 or v.category == "mask"
+        return Member(array, v.name) if several else array

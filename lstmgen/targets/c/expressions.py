@@ -124,8 +124,8 @@ class Expressions(Printer):
     # ------------------------------------------------------------------ functions
 
     def _call(self, name: str, *args: Expr) -> Expression:
-        name = ON_VECTORS.get(name) or (SINGLE if self._single else LANEWISE)[name]
-        return self._calls(name, args)
+        lanewise = SINGLE if self._single else LANEWISE
+        return self._calls(name if name in ON_VECTORS else lanewise[name], args)
 
     def _calls(self, name: str, args: Sequence[Expr]) -> Expression:
         return Call(name, tuple(map(self._vector, args)))

@@ -1,18 +1,14 @@
-"""The functions on vecs that stages may call, and what a source needs for those that it calls.
+"""The functions on vecs that stages may call, by what they are in SymPy.
 
-They are static functions of the source, each written only where it is used. What the C library
-computes is called lane by lane, but for the few that have vector code of their own.
+All are functions of the runtime. What the C library computes is called lane by lane, but for the
+few that have vector code of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 import sympy
 
 from ...language.functions import equal, expm1, relu, sigmoid, softplus, step
-from .tree import Literal, Statement, calls_in, walk
 
 LIBM = {
     sympy.exp: "exp", sympy.log: "log", sympy.sin: "sin", sympy.cos: "cos", sympy.tan: "tan",
@@ -27,31 +23,10 @@ HELPERS = {
     sympy.Min: "smaller",
 }  # fmt: skip
 POWERS = {2: "square", 3: "cube"}
-ON_VECTORS = {"exp": "vec_exp", "expm1": "vec_expm1", "tanh": "vec_tanh"}
+ON_VECTORS = frozenset({"exp", "expm1", "tanh"})
 LANEWISE = {f: f"each_{f}" for f in (*LIBM.values(), "sqrt", "pow") if f not in ON_VECTORS}
 SINGLE = {f: f"one_{f}" for f in (*LANEWISE, "rsqrt")}  # where all lanes are the same
-_REDUCTIONS = ("within", "across", "across_max", "running", "running_back")
 
 _REALS = (*LIBM.values(), "sqrt", "pow", "log1p", "fmax", "fmin")
 # Functions of the C library: no local variable has the name of one.
 LIBRARY = {*_REALS, *(f"{f}f" for f in _REALS), "memcpy", "memset", "memcmp"}
-# What templates write for each function of the C library that is called.
-MADE = {*LANEWISE.values(), *SINGLE.values()}
-
-
-def needs(statements: Iterable[Statement]) -> dict[str, Any]:
-    """Which functions and headers the bodies of stages need: there are no others."""
-    statements = tuple(statements)
-    called = calls_in(statements)
-    helpers = called & {*HELPERS.values(), *POWERS.values(), *ON_VECTORS.values(), *_REDUCTIONS}
-    each = [f for f, name in LANEWISE.items() if name in called]
-    ones = [f for f, name in SINGLE.items() if name in called]
-    limits = {x.text for x in walk(statements, Literal)} & {"INFINITY", "NAN"}
-    exponentials = helpers & {"sigmoid", *ON_VECTORS.values()}
-    return {
-        "helpers": helpers,
-        "each": each,
-        "ones": ones,
-        "exponentials": exponentials,
-        "uses_math": bool(each or ones or limits or exponentials or helpers & {"softplus"}),
-    }

@@ -5,11 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 WIDTH = 100
 LISTS = WIDTH - 12  # for arguments and comments, whatever they are indented by
-STATEMENTS = WIDTH - 16
+INSIDE = WIDTH - 4  # for what a function does
 
 
 def broken(start: str, items: Sequence[str], end: str, width: int = LISTS) -> list[str]:
@@ -18,15 +18,19 @@ def broken(start: str, items: Sequence[str], end: str, width: int = LISTS) -> li
     return _filled(start, pieces, width)
 
 
-def joined(operator: str, start: str, items: Sequence[str], end: str) -> list[str]:
+def joined(
+    operator: str, start: str, items: Sequence[str], end: str, width: int = LISTS
+) -> list[str]:
     """``start``, ``items`` with an operator between them, and ``end``; lines begin with one."""
     first, *others = items
     pieces = [first, *(f"{operator} {item}" for item in others)]
-    return _filled(start, [*pieces[:-1], f"{pieces[-1]}{end}"], LISTS)
+    return _filled(start, [*pieces[:-1], f"{pieces[-1]}{end}"], width)
 
 
 def _filled(start: str, pieces: Sequence[str], width: int) -> list[str]:
     lines, line = [], start + pieces[0]
+    if len(line) > width and start.endswith("("):
+        lines, line = [start], f"    {pieces[0]}"
     for piece in pieces[1:]:
         if len(line) + 1 + len(piece) > width:
             lines.append(line)
@@ -68,17 +72,23 @@ def _folded(text: str, width: int, first: str = "", others: str = "") -> list[st
 # --------------------------------------------------------------------------- statements
 
 
+Gap = Literal["item", "choice", "term", "factor", "value"]
+_GAPS: tuple[Gap, ...] = get_args(Gap)  # lines are rather broken at the first of these
+
+
 @dataclass(frozen=True)
 class Piece:
     """A piece of a statement. A line may end before a piece that has a gap before it.
 
-    ``depth`` is how many brackets it opens, or closes if that is negative. The gap is before a
-    "factor" where its operator binds like a product, else before a "term".
+    ``depth`` is how many brackets it opens, or closes if that is negative. The gap says what the
+    piece is: a further "item" after a comma, one of two values of a "choice", or else an operand,
+    of an operator that binds like a product (a "factor") or not (a "term"). Only where there is
+    nothing else, a line ends before a "value".
     """
 
     text: str
     depth: int = 0
-    gap: Literal["", "term", "factor"] = ""
+    gap: Gap | Literal[""] = ""
 
 
 def written(pieces: Sequence[Piece]) -> str:
@@ -86,7 +96,7 @@ def written(pieces: Sequence[Piece]) -> str:
     return "".join(f" {p.text}" if p.gap and k else p.text for k, p in enumerate(pieces))
 
 
-def statement(pieces: Sequence[Piece], width: int = STATEMENTS) -> list[str]:
+def statement(pieces: Sequence[Piece], width: int) -> list[str]:
     """A statement, on more lines where one is too long: broken before operators that bind least."""
     lines: list[str] = []
     indent, rest = "", list(pieces)
@@ -104,8 +114,9 @@ def _cut(pieces: Sequence[Piece], width: int) -> int:
     depth, position, cuts = 0, 0, []
     for k, piece in enumerate(pieces):
         if piece.gap and 0 < position <= width:
-            cuts.append((depth, piece.gap == "factor", -position, k))
+            last = piece.gap == "value"
+            cuts.append((last, depth, _GAPS.index(piece.gap), -position, k))
         position += len(piece.text) + bool(piece.gap and k)
         depth += piece.depth
-    late = [cut for cut in cuts if -cut[2] > width // 3] or cuts
-    return min(late)[3] if late else 0
+    late = [cut for cut in cuts if -cut[3] > width // 3] or cuts
+    return min(late)[4] if late else 0

@@ -71,11 +71,11 @@ class Direction:
         self.stages = self._stages()
         self.regions = self.lowered()
 
-    def lowered(self, single: bool = False) -> Regions:
-        """The statements over tiles of steps, or over a ``single`` step. They call the stages."""
+    def lowered(self) -> Regions:
+        """The statements over tiles of steps. They call the stages."""
         made: Regions = {}
         for region in REGIONS:
-            at = Pointers(self.source, self.places, self._packs, region, single)
+            at = Pointers(self.source, self.places, self._packs, region)
             products = Products(self.source, self._packs, at)
             statements: list[Statement] = []
             for k, op in enumerate(self._operations(region)):
@@ -156,18 +156,20 @@ class Direction:
 
     def _stage(self, region: str, op: Fused | Sums, before: Operation | None) -> Stage:
         if isinstance(op, Sums):
-            name = self.source.file(("stage", self.name, "sums"), f"{self.name}_sums")
-            return stages.sums(self.source, self.places, name, op)
+            return stages.sums(self.source, self.places, self._named("sums"), op)
         name = self._stage_name(region, op)
         about = self._about(region, op, before)
         return stages.fused(self.source, self.places, name, about, op)
 
     def _stage_name(self, region: str, op: Fused) -> str:
         where = {BEFORE: "before", STEP: "stage", AFTER: "after"}[region]
-        wish = f"{self.name}_{where}"
         those = [other for other in self._operations(region) if isinstance(other, Fused)]
         number = next(k for k, other in enumerate(those, 1) if other is op)
-        wish = f"{wish}_{number}" if len(those) > 1 else wish
+        return self._named(f"{where}_{number}" if len(those) > 1 else where)
+
+    def _named(self, stage: str) -> str:
+        """The name of a stage: names of a cell's functions begin with the cell's."""
+        wish = f"{self.source.cell.name}_{self.name}_{stage}"
         return self.source.file(("stage", wish), wish)
 
     def _about(self, region: str, op: Fused, before: Operation | None) -> str:

@@ -24,13 +24,12 @@ from .tree import (
     Expression,
     Member,
     Node,
-    Relation,
     Statement,
     Variable,
     do,
     walk,
 )
-from .vocabulary import SLICE, THREADS, G, P
+from .vocabulary import BEGUN, THREADS, G, P
 
 
 @dataclass(frozen=True)
@@ -80,11 +79,11 @@ class Packs:
             items = [THREADS, Count(rows), Count(columns), Member(P, m.name), Variable(name),
                      Count(start), Count(end), Count(width)]  # fmt: skip
             fill.append(do("pack_transposed", *items))
-        about = f"{' '.join(names)}, transposed and side by side"
+        about = f"{' '.join(names)}, transposed"
         return Packed(name, about=about, count=inner * room, fill=tuple(fill), is_matrix=True)
 
     def rows(self, matrices: Sequence[Matrix]) -> Packed:
-        """Matrices as they are, one below the other."""
+        """Matrices as they are, stacked."""
         names = [m.name for m in matrices]
         name = self._named(("rows", *names), f"{families(names)}_rows")
         shapes = [self._source.cell.shape(m) for m in matrices]
@@ -95,7 +94,7 @@ class Packs:
                      Count(start), Count(inner)]  # fmt: skip
             fill.append(do("pack_rows", *items))
             start += rows
-        about = f"{' '.join(names)}, one below the other"
+        about = f"{' '.join(names)}, stacked"
         count = inner * self._sizes.padded(shapes[0][1])
         return Packed(name, about=about, count=count, fill=tuple(fill), is_matrix=True)
 
@@ -184,20 +183,21 @@ def sums_in(statements: Iterable[Statement]) -> list[Summed]:
     return list(found.values())
 
 
-def brought_home(sums: Iterable[Summed]) -> tuple[list[Do], set[Matrix]]:
-    """The statements that add sums of a slice of the batch to what callers receive; and the
-    matrices whose gradient is begun by that, instead of added to zeros.
+def brought_home(sums: Iterable[Summed]) -> tuple[list[Do], set[Matrix | Vector]]:
+    """The statements that bring sums of a slice of the batch to what callers receive; and the
+    parameters whose gradient is begun by that, unless it has ``BEGUN``, instead of added to zeros.
     """
     home: list[Do] = []
-    begun: set[Matrix] = set()
+    begun: set[Matrix | Vector] = set()
     for made in sums:
         here = Variable(made.name)
         if isinstance(made, SummedVector):
             p = made.parameter
-            home.append(do("add", Count(made.units), here, Member(G, p.name)))
+            begun.add(p)
+            home.append(do("add", Count(made.units), here, BEGUN, Member(G, p.name)))
         if isinstance(made, SummedMatrices):
             for p, rows, start in made.pieces:
-                is_begun = ONE if p in begun else Relation(SLICE, ">", NIL, "size")
+                is_begun = ONE if p in begun else BEGUN
                 begun.add(p)
                 items = [THREADS, Count(rows), Count(made.height), here, Count(start),
                          Count(made.width), is_begun, Member(G, p.name)]  # fmt: skip

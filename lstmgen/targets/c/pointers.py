@@ -8,32 +8,21 @@ from .packs import Packs
 from .places import Places, Row
 from .source import Source
 from .tree import ONE, Count, Expression, Sum, Variable, product, rows_of_width, shifted
-from .vocabulary import AMONG, STEPS, TEAM
+from .vocabulary import AMONG, STEPS
 
 
 class Pointers:
-    """Pointers from within a region of a pass.
+    """Pointers from within a region of a pass."""
 
-    ``single`` is a pass over one step alone, for streaming, which has no loop over steps.
-    """
-
-    def __init__(
-        self, source: Source, places: Places, packs: Packs, region: str, single: bool = False
-    ) -> None:
+    def __init__(self, source: Source, places: Places, packs: Packs, region: str) -> None:
         self.places = places
-        self._source, self._packs, self._single = source, packs, single
-        self._in_loop = region == STEP and not single
-        self._is_one = region == STEP or single
+        self._source, self._packs = source, packs
+        self._in_loop = region == STEP
 
     @property
     def rows(self) -> Expression:
         """How many rows are worked on here."""
-        return Count(B) if self._is_one else product(STEPS, Count(B))
-
-    @property
-    def team(self) -> Expression:
-        """How many threads may share a product."""
-        return ONE if self._single else TEAM
+        return Count(B) if self._in_loop else product(STEPS, Count(B))
 
     def first(self, v: Vector) -> tuple[Expression, Expression]:
         """What points to the first row of ``v``, and how far apart its rows are."""

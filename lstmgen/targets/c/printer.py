@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Literal as OneOf
 
 from sympy import Expr
 
-from .lines import LISTS, STATEMENTS, WIDTH, Piece, broken, comment, statement, written
+from .lines import WIDTH, Gap, Piece, broken, comment, statement, written
 from .tree import (
     Address,
     Call,
     Cast,
+    Choice,
     Comment,
+    Conditions,
     Count,
     Declare,
     Do,
@@ -26,70 +27,106 @@ from .tree import (
     Literal,
     Loop,
     Member,
+    Members,
     Minus,
     Product,
     Relation,
+    Return,
+    SizeOf,
     Statement,
     Store,
     Sum,
+    Together,
     Variable,
 )
 
-_INDENT = "    "
-_TERMS, _FACTORS, _SIGNED, _ATOM = 1, 2, 3, 4  # how tightly expressions hold together
+_INDENT = 4
+# How tightly expressions hold together.
+_CHOSEN, _JOINED, _RELATED, _TERMS, _FACTORS, _SIGNED, _ATOM = range(7)
 
 
 class Printer:
-    """Prints trees; ``size`` says how a polynomial in sizes is written."""
+    """Prints trees.
 
-    def __init__(self, size: Callable[[Expr], str]) -> None:
-        self.size = size
+    Parameters
+    ----------
+    size
+        How a polynomial in sizes is written.
+    name
+        How a name of the runtime is spelled, for the type of numbers that the code is for.
+    """
+
+    def __init__(
+        self, size: Callable[[Expr], str], name: Callable[[str], str] = lambda name: name
+    ) -> None:
+        self.size, self.name = size, name
 
     def text(self, e: Expression) -> str:
         """An expression in one line."""
         return written(self._pieces(e))
 
-    def lines(self, statements: Iterable[Statement]) -> list[str]:
-        return [line for s in statements for line in self._statement(s)]
+    def lines(self, statements: Iterable[Statement], indent: int = 4) -> list[str]:
+        """Statements that stand so many columns from the left, without these columns."""
+        return [line for s in statements for line in self._statement(s, WIDTH - indent)]
 
     def head(self, function: Function) -> list[str]:
         """The head of a function."""
-        items = [f"{_kind(kind)}{v.name}" for kind, v in function.parameters]
+        items = [f"{self._kind(kind)}{v.name}" for kind, v in function.parameters]
         return broken(f"static void {function.name}(", items, ")", WIDTH)
 
     # ------------------------------------------------------------------ statements
 
-    def _statement(self, s: Statement) -> list[str]:
+    def _statement(self, s: Statement, width: int) -> list[str]:
         match s:
             case Comment(text):
-                return comment(text)
-            case Declare(kind, variable, Call() as call) if call.type == "pointer":
-                return self._call(f"{_kind(kind)}{variable.name} = ", call)
+                return comment(text, width)
             case Declare(kind, variable, value):
-                pieces = [
-                    Piece(f"{_kind(kind)}{variable.name} = "),
-                    *self._pieces(value),
-                    Piece(";"),
-                ]
-                return statement(pieces, LISTS if value.type == "pointer" else STATEMENTS)
+                first, *others = self._pieces(value)
+                start = Piece(f"{self._kind(kind)}{variable.name} =")
+                return statement([start, replace(first, gap="value"), *others, Piece(";")], width)
+            case Together(declarations):
+                return statement(self._together(declarations), width)
             case Store(target, value, sign):
                 start = Piece(f"{self.text(target)} {sign} ")
-                return statement([start, *self._pieces(value), Piece(";")])
+                return statement([start, *self._pieces(value), Piece(";")], width)
             case Do(call):
-                return self._call("", call)
+                return statement([*self._pieces(call), Piece(";")], width)
+            case Return(value):
+                return statement([Piece("return "), *self._pieces(value), Piece(";")], width)
             case If(condition, body):
-                return self._block(f"if ({self.text(condition)})", body)
+                return self._block(f"if ({self.text(condition)})", body, width)
             case Loop(index, count, body, backwards):
                 j, n = index.name, self.text(count)
                 way = f"{j} = {n}; {j}-- > 0;" if backwards else f"{j} = 0; {j} < {n}; ++{j}"
-                return self._block(f"for (size_t {way})", body)
+                return self._block(f"for (size_t {way})", body, width)
         raise AssertionError(s)
 
-    def _call(self, start: str, call: Call) -> list[str]:
-        return broken(f"{start}{call.function}(", [*map(self.text, call.arguments)], ");", LISTS)
+    def _together(self, declarations: Sequence[Declare]) -> list[Piece]:
+        kind = declarations[0].kind
+        pieces = [Piece(self._kind(replace(kind, pointer="")))]
+        for k, d in enumerate(declarations):
+            start = Piece(f"{kind.pointer}{d.variable.name} =", gap="item" if k else "")
+            end = Piece("," if k < len(declarations) - 1 else ";")
+            first, *others = self._pieces(d.value)
+            pieces += [start, replace(first, gap="value"), *others, end]
+        return pieces
 
-    def _block(self, head: str, body: Sequence[Statement]) -> list[str]:
-        return [f"{head} {{", *(f"{_INDENT}{line}" for line in self.lines(body)), "}"]
+    def _block(self, head: str, body: Sequence[Statement], width: int) -> list[str]:
+        inside = self._beside(body, width - _INDENT) or [
+            line for s in body for line in self._statement(s, width - _INDENT)
+        ]
+        return [f"{head} {{", *(f"{' ' * _INDENT}{line}" for line in inside), "}"]
+
+    def _beside(self, body: Sequence[Statement], width: int) -> list[str]:
+        """Statements with what they are about beside them, if all fit into a line so."""
+        if len(body) % 2:
+            return []
+        lines = []
+        for about, s in zip(body[::2], body[1::2], strict=True):
+            if not (isinstance(about, Comment) and isinstance(s, (Declare, Store, Do))):
+                return []
+            lines.append(" ".join([*self._statement(s, WIDTH), *comment(about.text, WIDTH)]))
+        return lines if max(map(len, lines), default=width) <= width else []
 
     # ------------------------------------------------------------------ expressions
 
@@ -98,7 +135,7 @@ class Printer:
             case Variable(name):
                 return [Piece(name)]
             case Literal(text):
-                return [Piece(text)]
+                return [Piece(self.name(text))]
             case Count(value):
                 return [Piece(self.size(value))]
             case Member(of, name):
@@ -107,9 +144,11 @@ class Printer:
             case Element(pointer, index):
                 return [*self._operand(pointer, _ATOM), Piece(f"[{self.text(index)}]")]
             case Address(of):
-                return [Piece(f"&{of.name}")]
+                return [Piece(f"&{self.text(of)}")]
+            case SizeOf(kind):
+                return [Piece(f"sizeof({self._kind(kind).rstrip()})")]
             case Cast(to, value):
-                return [Piece(f"({_kind(to).rstrip()})"), *self._operand(value, _SIGNED)]
+                return [Piece(f"({self._kind(to).rstrip()})"), *self._operand(value, _SIGNED)]
             case Minus(value):
                 return [Piece("-"), *self._operand(value, _FACTORS)]
             case Sum(terms, signs):
@@ -121,15 +160,28 @@ class Printer:
                 return _listed(parts[0], signs[1:], parts[1:], "factor")
             case Relation(left, sign, right):
                 pieces = _listed(self._pieces(left), [sign], [self._pieces(right)], "term")
-                return _enclosed(pieces, "(mask)(") if e.type == "mask" else pieces
+                return _enclosed(pieces, f"({self.name('mask')})(") if e.type == "mask" else pieces
             case Junction(masks, sign):
                 parts = sorted(map(self._pieces, masks), key=written)
                 return _enclosed(_together(parts, f" {sign} "))
+            case Conditions(conditions, sign):
+                first, *others = (self._operand(c, _RELATED) for c in conditions)
+                return _listed(first, [sign] * len(others), others, "term")
+            case Choice(condition, yes, no):
+                values = [self._operand(yes, _CHOSEN), self._operand(no, _CHOSEN)]
+                return _listed(self._operand(condition, _JOINED), "?:", values, "choice")
+            case Members(names, values):
+                parts = [[Piece(f".{n} = "), *self._pieces(v)]
+                         for n, v in zip(names, values, strict=True)]  # fmt: skip
+                return [Piece("{", 1), *_items(parts), Piece("}", -1)]
             case Call(function, arguments):
                 parts = [self._pieces(a) for a in arguments]
-                parts[1:] = map(_apart, parts[1:])
-                return _enclosed(_together(parts, ","), f"{function}(")
+                return _enclosed(_items(parts), f"{self.name(function)}(")
         raise AssertionError(e)
+
+    def _kind(self, kind: Kind) -> str:
+        """A type as it stands before a name."""
+        return f"{'const ' if kind.is_const else ''}{self.name(kind.of)} {kind.pointer}"
 
     def _operand(self, e: Expression, least: int, sign: str = "") -> list[Piece]:
         """``e``, in brackets unless it binds at ``least`` so tightly, and after any sign.
@@ -141,16 +193,15 @@ class Printer:
         return _enclosed(pieces) if level < least or _begins_with_minus(e) else pieces
 
 
-def _kind(kind: Kind) -> str:
-    """A type as it stands before a name."""
-    return f"{'const ' if kind.is_const else ''}{kind.of} {kind.pointer}"
-
-
 def _binds(e: Expression) -> int:
     """How tightly ``e`` holds together."""
     match e:
+        case Choice():
+            return _CHOSEN
+        case Conditions():
+            return _JOINED
         case Relation(type="size"):
-            return 0
+            return _RELATED
         case Sum():
             return _TERMS
         case Product():
@@ -166,15 +217,19 @@ def _begins_with_minus(e: Expression) -> bool:
     return isinstance(e, Minus) or (isinstance(e, Literal) and e.text.startswith("-"))
 
 
-def _apart(pieces: Sequence[Piece]) -> list[Piece]:
-    return [replace(pieces[0], gap="term"), *pieces[1:]]
+def _items(parts: Sequence[Sequence[Piece]]) -> list[Piece]:
+    """Items after one another; lines end after a comma."""
+    made: list[Piece] = []
+    for k, (first, *others) in enumerate(parts):
+        made += [Piece(","), replace(first, gap="item"), *others] if k else [first, *others]
+    return made
 
 
 def _listed(
     first: Sequence[Piece],
     signs: Iterable[str],
     others: Iterable[Sequence[Piece]],
-    gap: OneOf["term", "factor"],
+    gap: Gap,
 ) -> list[Piece]:
     """Operands with operators between them; lines begin with an operator."""
     made = list(first)

@@ -25,7 +25,7 @@ from .tree import (
     Statement,
     do,
 )
-from .vocabulary import COLUMNS, END, PANELS, N
+from .vocabulary import COLUMNS, END, PANELS, TEAM, N
 
 
 class Products:
@@ -100,7 +100,7 @@ class Products:
         start: tuple[Expression, Expression],
         out: Vector,
     ) -> Do:
-        items = [self._at.team, self._at.rows, Count(width), rows, weights]
+        items = [TEAM, self._at.rows, Count(width), rows, weights]
         return do("multiply", *items, *start, *self._at.first(out))
 
     def _about(self, op: Multiply) -> str:
@@ -129,13 +129,15 @@ class Products:
         self, parameters: Sequence[Matrix], lefts: Sequence[Vector], right: Vector
     ) -> list[Statement]:
         width = self._places.columns(lefts)[1]
-        rows, columns = (self._at.team, self._at.rows), Count(width)
+        rows, columns = (TEAM, self._at.rows), Count(width)
         made: list[Statement] = [
             do("copy_panels", *rows, columns, *self._at.first(lefts[0]), PANELS)
         ]
         text = self._source.text
-        for p, left in zip(parameters, lefts, strict=True):
-            made.append(Comment(f"∂L/∂{p.name} += Σ {text(left)} {text(right)}ᵀ"))
+        about = f"∂L/∂{parameters[0].name} += Σ {text(lefts[0])} {text(right)}ᵀ"
+        if others := " ".join(f"∂L/∂{p.name}" for p in parameters[1:]):
+            about += f"; likewise {others}"
+        made.append(Comment(about))
         total = self._total(parameters, lefts, right)
         items = [*rows, columns, Count(total.height), *self._at.first(right), PANELS,
                  Relation(END, "<", Member(N, "T"), "size"), total, Count(total.width),
@@ -152,7 +154,7 @@ class Products:
         key = ("gradient", *names, str(right), *map(str, lefts))
         return SummedMatrices(
             self._source.names(key, f"d{families(names)}"),
-            about=f"∂L/∂{' ∂L/∂'.join(names)}, transposed and side by side",
+            about=f"∂L/∂ of {' '.join(names)}, transposed",
             count=height * room,
             pieces=tuple(zip(parameters, units, starts, strict=True)),
             height=height,

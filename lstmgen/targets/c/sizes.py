@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 
 import sympy
-from sympy import Expr
+from sympy import Expr, Integer
 
 from ...language import dtypes
 from ...language.cell import Cell
 from ...language.symbols import Size, Vector
 from ...planning.operations import B, K, T
-from .lines import broken
 from .scopes import Scope
-from .tree import Call, Count, Expression, Node, sizes_in
+from .tree import (
+    COUNT,
+    Call,
+    Count,
+    Declare,
+    Expression,
+    Member,
+    Node,
+    Sum,
+    Variable,
+    product,
+    sizes_in,
+)
+from .vocabulary import N
 
 _PAD_BYTES = 64  # the widest vector, and a line of the cache
 
@@ -92,8 +104,11 @@ class Sizes:
 
     def checked(self, e: Expr) -> Expression:
         """A count in arithmetic that does not wrap around."""
-        factors: list[list[Expression]] = [[Count(n) for n in m] for m in monomials(e)]
-        return reduce(plus, [reduce(times, m) for m in factors])
+        terms: list[list[Expression]] = []
+        for m in monomials(e):
+            some = 2 if m[0].is_number else 1  # blocks of a row, which has fewer than 4096
+            terms.append([Count(sympy.Mul(*m[:some])), *map(Count, m[some:])])
+        return reduce(plus, [reduce(times, term) for term in terms])
 
     # ------------------------------------------------------------------ their values
 
@@ -114,49 +129,47 @@ class Sizes:
         used = sizes_in(nodes)
         return [n for n in self.every if n in used]
 
-    def declared(self, nodes: Iterable[Node], given: Sequence[Size] = ()) -> list[str]:
-        """The declaration of all sizes that a tree mentions, but for those that are given."""
+    def declared(self, nodes: Iterable[Node], given: Sequence[Size] = ()) -> list[Declare]:
+        """The declarations of all sizes that trees mention, but for those that are given."""
         used = sizes_in(nodes)
-        items = [f"{n} = n->{n}" for n in (T, B) if n in used and n not in given]
-        member = {n: f"n->{n.name}" for n in self.cell.sizes}
+        made = [self._declare(n, Member(N, str(n), "size"))
+                for n in (T, B) if n in used and n not in given]  # fmt: skip
+        values: dict[Expr, Expression] = {n: Member(N, n.name, "size") for n in self.cell.sizes}
         for count, wide in self.wide.items():
-            member[wide] = f"padded({self._spelled(count, used, member)})"
-        occurring = [n for n in self.every if n in used]
-        items += [f"{self.name(n)} = {self.value(n) or member[n]}" for n in occurring]
-        return broken("const size_t ", items, ";") if items else []
+            values[wide] = Call("padded", (self._spelled(count, used, values),), "size")
+        for n in self.every:
+            if n in used:
+                value = self.value(n)
+                made.append(self._declare(n, values[n] if value is None else Count(Integer(value))))
+        return made
 
-    def fixed_in(self, nodes: Iterable[Node]) -> list[str]:
-        """The declaration of the sizes that a tree mentions and that are constants."""
-        values = {self.name(n): self.value(n) for n in self.used(nodes)}
-        items = [f"{name} = {value}" for name, value in values.items() if value is not None]
-        return broken("const size_t ", items, ";") if items else []
+    def fixed_in(self, nodes: Iterable[Node]) -> list[Declare]:
+        """The declarations of the sizes that trees mention and that are constants."""
+        values = {n: self.value(n) for n in self.used(nodes)}
+        return [self._declare(n, Count(Integer(v))) for n, v in values.items() if v is not None]
 
-    def are_read(self, nodes: Iterable[Node]) -> bool:
-        """Whether the sizes that a tree mentions come from a caller, rows and steps aside."""
-        return any(self.value(n) is None for n in self.used(nodes))
+    def _declare(self, n: Size, value: Expression) -> Declare:
+        return Declare(COUNT, Variable(self.name(n), "size"), value)
 
-    def _spelled(self, count: Expr, used: set[Size], member: dict[Size, str]) -> str:
+    def _spelled(
+        self, count: Expr, used: set[Size], values: Mapping[Expr, Expression]
+    ) -> Expression:
         """A count in sizes that are used; others are replaced by what they are made of."""
         terms = [
-            " * ".join(self.name(f) if f in used else member.get(f, self.name(f)) for f in m)
+            product(*(Count(f) if f in used else values.get(f, Count(f)) for f in m))
             for m in monomials(count)
         ]
-        return " + ".join(terms)
+        return Sum(tuple(terms), "+" * len(terms)) if len(terms) > 1 else terms[0]
 
 
 def times(a: Expression, b: Expression) -> Expression:
     """A product of counts that stays at SIZE_MAX instead of wrapping around."""
-    return Call("times", (a, b), "size")
+    return Call("size_times", (a, b), "size")
 
 
 def plus(a: Expression, b: Expression) -> Expression:
     """Such a sum."""
-    return Call("plus", (a, b), "size")
-
-
-def enclosed(text: str) -> str:
-    """A count as a factor."""
-    return f"({text})" if " + " in text else text
+    return Call("size_plus", (a, b), "size")
 
 
 def monomials(e: Expr) -> list[list[Expr]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import sympy
 from sympy import Expr
 
@@ -11,6 +13,7 @@ from ...planning import schedule
 from ...printing.orders import Order
 from ...printing.text import text as mathematics
 from ..naming import identifier
+from . import runtime
 from .expressions import Expressions
 from .places import Memory, Row
 from .printer import Printer
@@ -37,7 +40,7 @@ class Source:
         self.sizes = Sizes(cell, dtype, fixed, self._sizes_scope)
         self.memory = Memory(self.plan, self.sizes)
         self.expressions = Expressions(self.order, dtype)
-        self.printer = Printer(self.sizes.text)
+        self.printer = Printer(self.sizes.text, partial(runtime.name, dtype=dtype))
 
     def count(self, p: Matrix | Vector) -> Expr:
         """The numbers of a parameter."""

@@ -1,7 +1,7 @@
 """Fused stages as functions: for each row of the batch, loops over units.
 
 A loop works on a whole vector of units at a time; a single number is a vector whose lanes are all
-the same. A stage takes one pointer for each kind of row, and steps from row to row.
+the same. A stage takes one pointer for each kind of row.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ...language.symbols import (
     rcumsum,
     sum_,
 )
-from ...planning.operations import ZERO, Fused, Sums, needs_axes
+from ...planning.operations import Fused, Sums, needs_axes
 from ...planning.operations import Loop as PlannedLoop
 from ...printing.orders import is_negative
 from ..naming import identifier
@@ -61,10 +61,11 @@ from .tree import (
     names_in,
     product,
     shifted,
+    together,
     vec,
     walk,
 )
-from .vocabulary import ROWS, UNIT, P
+from .vocabulary import ROW, ROWS, UNIT, P
 
 _INFINITY = Minus(Cast(REAL, Literal("INFINITY", "number")))
 _ZERO = Literal("0", "number")
@@ -293,8 +294,7 @@ class Body:
         written |= {v for s in walk(body, Do) if s.call.function == "put_some"
                     for v in walk([s.call.arguments[1]], Variable)}  # fmt: skip
         used = names_in(body)
-        views: list[Statement] = []
-        advance: list[Statement] = []
+        views: list[Declare] = []
         pointers: list[tuple[Kind, Variable]] = []
         for what, argument in arguments:
             blocks = [v for v in _blocks(what) if v in self._blocks]
@@ -305,15 +305,12 @@ class Body:
                     views.append(self._view(v, what, argument, self._blocks[v] in written))
                 if v in self._numbers:
                     views.append(self._view_of_numbers(v, what, argument, written))
-            if isinstance(what, Row) or what.category != "parameter":  # these have one row
-                width = what.width if isinstance(what, Row) else self.sizes.room_of(what)
-                advance.append(Store(argument, Count(width), "+="))
-        around: list[Statement] = []
+        around: list[Declare] = []
         for target in self._sums.values():
             whole = Variable(self.names(("whole", target), f"{target.name}_sum"))
             pointers.append((Kind("real", pointer="*restrict "), whole))
             around.append(_block(target, "vec", whole))
-        every = [*body, *views, *advance]
+        every = [*body, *views]
         sizes = self.sizes.used(every)
         open_sizes = tuple(n for n in sizes if self.sizes.value(n) is None)
         reads_constants = P.name in names_in(body)
@@ -325,25 +322,32 @@ class Body:
             *pointers,
         ]
         function = Function(
-            name, about, tuple(parameters), tuple(around), tuple(views), tuple(body), tuple(advance)
-        )
+            name, about, tuple(parameters), tuple(together(around)), tuple(together(views)),
+            tuple(body),
+        )  # fmt: skip
         places = tuple(what for what, _ in arguments)
         return Stage(function, open_sizes, reads_constants, places, tuple(self._sums))
 
     def _view(self, v: Vector, what: Vector | Row, argument: Variable, written: bool) -> Declare:
         """The pointer to a block of a row."""
-        offset = what.offset(v) if isinstance(what, Row) else ZERO
-        at = shifted(argument, Count(offset))
         units = "real" if self.sizes.of(v) == 1 else "vec"
+        at = self._first(v, what, argument)
         return _block(self._blocks[v], units, at, is_const=not written)
 
     def _view_of_numbers(
         self, v: Vector, what: Vector | Row, argument: Variable, written: set[Variable]
     ) -> Declare:
         """The pointer to the first number of a block."""
-        offset = what.offset(v) if isinstance(what, Row) else ZERO
         block = self._numbers[v]
-        return _block(block, "real", shifted(argument, Count(offset)), block not in written)
+        return _block(block, "real", self._first(v, what, argument), block not in written)
+
+    def _first(self, v: Vector, what: Vector | Row, argument: Variable) -> Expression:
+        """Where ``v`` begins in the current row; all rows have the same learned vectors."""
+        if isinstance(what, Row):
+            return shifted(argument, product(ROW, Count(what.width)), Count(what.offset(v)))
+        if what.category == "parameter":
+            return argument
+        return shifted(argument, product(ROW, Count(self.sizes.room_of(what))))
 
 
 def _single(block: Variable) -> Element:

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import groupby
 from typing import Literal as OneOf
 from typing import TypeVar
 
 from sympy import Expr
 
 from ...language.symbols import Size
-from ...planning.operations import ZERO
+from ...planning.operations import ZERO, B, T
 
 # A ``number`` is a single real, a ``vec`` one for each lane, a ``mask`` a condition for each lane;
 # a ``size`` counts units, rows or steps; a call that is made for what it does has "nothing".
@@ -38,6 +39,8 @@ class Kind:
 
 
 REAL, VEC, SIZE = Kind("real"), Kind("vec"), Kind("size_t")
+COUNT = Kind("size_t", is_const=True)
+NUMBERS, READ_NUMBERS = Kind("real", False, "*const "), Kind("real", True, "*const ")
 
 
 @dataclass(frozen=True)
@@ -76,13 +79,19 @@ def sizes_in(nodes: Iterable[Node]) -> set[Size]:
 
 def live(declarations: Sequence[Declare], body: Iterable[Node]) -> list[Declare]:
     """The declarations that a body needs, for itself or for others that it needs."""
-    used = names_in(body)
+    used = _named(body)
     kept: list[Declare] = []
     for declaration in reversed(declarations):
         if declaration.variable.name in used:
             kept.insert(0, declaration)
-            used |= names_in([declaration.value])
+            used |= _named([declaration.value])
     return kept
+
+
+def _named(nodes: Iterable[Node]) -> set[str]:
+    """The names of variables, and of the steps and rows that are counted."""
+    nodes = tuple(nodes)
+    return names_in(nodes) | {n.name for n in sizes_in(nodes) & {T, B}}
 
 
 def calls_in(nodes: Iterable[Node]) -> set[str]:
@@ -152,9 +161,9 @@ class Element(Expression):
 
 @dataclass(frozen=True)
 class Address(Expression):
-    """Where a variable is: ``&total``."""
+    """Where a variable or a member is: ``&total``."""
 
-    of: Variable
+    of: Variable | Member
 
     @property
     def type(self) -> Type:
@@ -228,6 +237,45 @@ class Junction(Expression):
 
 
 @dataclass(frozen=True)
+class Conditions(Expression):
+    """Conditions that all hold ("&&"), or one of which does ("||")."""
+
+    conditions: tuple[Expression, ...]
+    sign: str
+    type: Type = "size"
+
+
+@dataclass(frozen=True)
+class Choice(Expression):
+    """One of two values: ``condition ? yes : no``."""
+
+    condition: Expression
+    yes: Expression
+    no: Expression
+
+    @property
+    def type(self) -> Type:
+        return self.yes.type
+
+
+@dataclass(frozen=True)
+class SizeOf(Expression):
+    """The bytes of a type of C."""
+
+    of: Kind
+    type: Type = "size"
+
+
+@dataclass(frozen=True)
+class Members(Expression):
+    """The members of a struct that it begins with: ``{.total = 0}``."""
+
+    names: tuple[str, ...]
+    values: tuple[Expression, ...]
+    type: Type = "struct"
+
+
+@dataclass(frozen=True)
 class Call(Expression):
     """A call of a function."""
 
@@ -293,10 +341,23 @@ class Declare(Statement):
 
 
 @dataclass(frozen=True)
-class Store(Statement):
-    """A value for a variable or an element, or added to it ("+=", "-=")."""
+class Together(Statement):
+    """Declarations of one kind that are written as one."""
 
-    target: Variable | Element
+    declarations: tuple[Declare, ...]
+
+
+def together(declarations: Iterable[Declare]) -> list[Statement]:
+    """Declarations, of which those that follow one another are one where their kind is one."""
+    groups = (tuple(group) for _, group in groupby(declarations, key=lambda d: d.kind))
+    return [Together(group) for group in groups]
+
+
+@dataclass(frozen=True)
+class Store(Statement):
+    """A value for a variable, an element or a member, or added to it ("+=", "-=")."""
+
+    target: Variable | Element | Member
     value: Expression
     sign: str = "="
 
@@ -311,6 +372,13 @@ class Do(Statement):
 def do(function: str, *arguments: Expression) -> Do:
     """The call of a function that has no value."""
     return Do(Call(function, arguments, "nothing"))
+
+
+@dataclass(frozen=True)
+class Return(Statement):
+    """The value of a function."""
+
+    value: Expression
 
 
 @dataclass(frozen=True)
@@ -339,7 +407,7 @@ class Function:
     """A static function for one fused stage. What it does to one row stands in ``body``.
 
     ``around`` are declarations before the loop over rows; ``views`` are the pointers to the blocks
-    of the current row, ``advance`` moves on to the next one.
+    of the current row.
     """
 
     name: str
@@ -348,8 +416,7 @@ class Function:
     around: tuple[Statement, ...]
     views: tuple[Statement, ...]
     body: tuple[Statement, ...]
-    advance: tuple[Statement, ...]
 
     @property
     def statements(self) -> tuple[Statement, ...]:
-        return (*self.around, *self.views, *self.body, *self.advance)
+        return (*self.around, *self.views, *self.body)

@@ -16,12 +16,18 @@ from jinja2.meta import find_referenced_templates
 
 from ...language.cell import C_KEYWORDS
 from ..rendering import environment
-from .functions import LIBRARY, MADE
+from . import runtime
+from .functions import LIBRARY
 from .tree import Variable
 
 PASSES = ("forward", "backward")
-LAYOUTS = ("tape", *PASSES, *(f"{p}_packed" for p in PASSES))  # structs that say what is where
-_TEMPLATES = ("header.h.j2", "source.c.j2")
+REGIONS = ("tape", *PASSES, *(f"{p}_packed" for p in PASSES))  # structs that say what is where
+BUFFERS = ("tape", "packed", "forward_work", "backward_work", "step_work")
+# Functions whose heads are not in the templates.
+_FUNCTIONS = ("pack", "step", "admit", "run_forward", *PASSES, *(f"arrange_{p}" for p in PASSES),
+              *(f"{kind}_given" for kind in ("params", "grads", "inputs", "input_grads", "masks"))
+              )  # fmt: skip
+TEMPLATES = ("header.h.j2", "source.c.j2")
 
 # What a template consists of besides words of C. A hole that joins lines has code of ours; one that
 # is computed otherwise gives no name.
@@ -39,7 +45,7 @@ _OURS = "{{ line }}"
 def _declarations() -> tuple[tuple[frozenset[str], frozenset[str]], ...]:
     """For each declaration in the templates, the words at file scope and those within brackets."""
     templates = environment("c")
-    return tuple(d for name in _TEMPLATES for text in _texts(name, templates) for d in _cut(text))
+    return tuple(d for name in TEMPLATES for text in _texts(name, templates) for d in _cut(text))
 
 
 def _texts(name: str, templates: Environment) -> Iterator[str]:
@@ -68,12 +74,13 @@ def _cut(text: str) -> Iterator[tuple[frozenset[str], frozenset[str]]]:
 
 
 def file_words(cell: str) -> set[str]:
-    """What nothing in the file of a cell can be called: keywords, names of the C library, and what
-    templates declare at file scope.
+    """What nothing in the file of a cell can be called: keywords, names of the C library and of the
+    runtime, and what templates declare at file scope.
     """
     declared = {word for outside, _ in _declarations() for word in outside}
-    rows = {f"{p}_rows" for p in PASSES}  # functions whose heads are not in the templates
-    return {*C_KEYWORDS, *LIBRARY, *MADE, *rows, *_filled(declared, cell)}
+    parts = {f"{cell}_{region}_{what}" for region in REGIONS for what in ("layout", "parts")}
+    others = {f"{cell}_{what}" for what in _FUNCTIONS}
+    return {*C_KEYWORDS, *LIBRARY, *runtime.words(), *parts, *others, *_filled(declared, cell)}
 
 
 def body_words(cell: str) -> set[str]:
@@ -87,7 +94,7 @@ def _filled(words: set[str], cell: str) -> set[str]:
     """Words with what templates may fill their holes with; those with other holes are not names of
     templates.
     """
-    known = {"name": (cell,), "NAME": (cell.upper(),), "what": PASSES, "piece.name": LAYOUTS}
+    known = {"name": (cell,), "NAME": (cell.upper(),), "b.name": BUFFERS}
     found = set()
     for word in words:
         holes = _HOLE.findall(word)
@@ -100,10 +107,9 @@ def _filled(words: set[str], cell: str) -> set[str]:
 
 # --------------------------------------------------------------------------- variables
 
-# What the functions for whole passes are given and declare, where trees mention it.
-N = Variable("n")
-P, X, M, G = Variable("p"), Variable("x"), Variable("m"), Variable("g")
-Y, DX, DY = Variable("y"), Variable("dx"), Variable("dy")
+# What functions are given and declare, where trees mention it.
+N, P, G = Variable("n"), Variable("p"), Variable("g")
+CALL, SLICE = Variable("call"), Variable("slice", "struct")  # what callers gave, a slice of it
 TAPE, PACKED, WORK = Variable("tape"), Variable("packed"), Variable("work")
 IN_TAPE, IN_PACKED = Variable("in_tape", "struct"), Variable("in_packed", "struct")
 IN_WORK, AT = Variable("in_work", "struct"), Variable("at", "struct")
@@ -112,17 +118,23 @@ COLUMNS, PANELS = Variable("columns"), Variable("panels")  # workspace of produc
 TEAM, THREADS = Variable("team", "size"), Variable("threads", "size")
 BATCH, START = Variable("batch", "size"), Variable("start", "size")  # rows, the first of a slice
 STEPS, AMONG = Variable("steps", "size"), Variable("k", "size")  # in a tile, and the one of these
+MOST = Variable("most", "size")  # steps in a tile
 FROM, T0, END = Variable("from", "size"), Variable("t0", "size"), Variable("end", "size")
-SLICE = Variable("s", "size")
+LAST = Variable("last", "size")
+NUMBER, SLICES = Variable("s", "size"), Variable("slices", "size")  # of a slice, of all slices
+LARGEST, EACH = Variable("largest", "size"), Variable("each", "size")  # slice, and its workspace
+BEGUN = Variable("begun", "size")  # whether gradients are added to what is there
 ROWS, ROW, UNIT = Variable("rows", "size"), Variable("row", "size"), Variable("j", "size")
-USED = Variable("used", "size")
+GIVEN, FINE = Variable("given", "size"), Variable("fine", "size")
+ONE_STEP, STATUS = Variable("one", "struct"), Variable("status", "size")
 
 # What every stage declares. Sizes are seen in stages, too.
 STAGE_WORDS = frozenset(v.name for v in (ROWS, ROW, UNIT, P))
 
 _EVERYWHERE = (
-    N, P, X, M, G, Y, DX, DY, TAPE, PACKED, WORK, IN_TAPE, IN_PACKED, IN_WORK, AT, MEMORY, COLUMNS,
-    PANELS, TEAM, THREADS, BATCH, START, STEPS, AMONG, FROM, T0, END, SLICE, ROWS,
+    N, P, G, CALL, SLICE, TAPE, PACKED, WORK, IN_TAPE, IN_PACKED, IN_WORK, AT, MEMORY, COLUMNS,
+    PANELS, TEAM, THREADS, BATCH, START, STEPS, AMONG, MOST, FROM, T0, END, LAST, NUMBER, SLICES,
+    LARGEST, EACH, BEGUN, ROWS, GIVEN, FINE, ONE_STEP, STATUS,
 )  # fmt: skip
 # Rows of memory, and members of the structs that say where things begin.
 _PLACES = ("kept", "tile", "scratch", "total", "sums")

@@ -1,0 +1,257 @@
+"""What callers of a cell in C see: structs, the heads of functions, and an example of their use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sympy import Expr
+
+from ...language.cell import Cell
+from ...language.symbols import Matrix, Size, Vector
+from ...planning.operations import B, T
+from .lines import INSIDE, WIDTH, broken
+from .memory import Memory
+from .source import Source
+
+
+class Interface:
+    """The variables of the header's template."""
+
+    def __init__(self, source: Source, memory: Memory) -> None:
+        self.source, self.cell, self.memory = source, source.cell, memory
+        self.several = len(self.cell.inputs) > 1
+
+    def context(self) -> dict[str, Any]:
+        cell = self.cell
+        return {
+            "name": cell.name,
+            "NAME": cell.name.upper(),
+            "real": self.source.printer.name("real"),
+            "sizes": [self._about_size(n) for n in cell.sizes],
+            "members": self._members(),
+            "several": self.several,
+            "masks": bool(cell.masks),
+            "given": "p, x and m" if cell.masks else "p and x",
+            "x": self._about_x(),
+            "output": self._output(),
+            "heads": heads(cell),
+            "example": self._example(),
+            "buffers": [{"name": b.name, "note": _note(b.ignored)} for b in self.memory.buffers],
+            "macros": self.memory.macros(),
+        }
+
+    def _about_size(self, n: Size) -> dict[str, str]:
+        holders = [v.name for v in self.cell.inputs if n in self.cell.shape(v)] or [
+            v.name for v in self.cell.states if n in self.cell.shape(v)
+        ]
+        about = f"units of {', '.join(holders)}" if holders else "units"
+        fixed = self.source.sizes.fixed.get(n.name)
+        if fixed:
+            about += f"; has to be {fixed}, which this code was made for"
+        return {"name": n.name, "about": about}
+
+    def _members(self) -> dict[str, list[str]]:
+        """The members of each struct, ready; C has no struct without any."""
+        cell, real = self.cell, f"{self.cell.name}_real"
+
+        def pointers(kind: str, symbols: Iterable[Matrix | Vector], *lead: Expr) -> list[str]:
+            shapes = {v.name: _shape(*lead, *cell.shape(v)) for v in symbols}
+            return [f"{kind} *{name}; /* {shape} */" for name, shape in shapes.items()]
+
+        read, written = f"const {real}", real
+        parameters = pointers(read, cell.parameters)
+        packed = [
+            f"/* what {cell.name}_pack made of them; NULL to do that at every call */",
+            f"{read} *packed;",
+        ]
+        added = [
+            "int accumulate; /* not 0: they are added to what is there, not written over it */"
+        ]
+        found = {
+            "params": [*parameters, *(f"{real} {c.name};" for c in cell.constants)],
+            "grads": pointers(written, cell.parameters),
+            "state": pointers(read, cell.states, B),
+            "new_state": pointers(written, cell.states, B),
+            "inputs": pointers(read, cell.inputs, T, B),
+            "input_grads": pointers(written, cell.inputs, T, B),
+            "masks": pointers(read, cell.masks, T, B),
+        }
+        if parameters:
+            found["params"] += packed
+            found["grads"] += added
+        none = ["char none; /* this cell has none: pass NULL */"]
+        return {kind: lines or none for kind, lines in found.items()}
+
+    def _about_x(self) -> dict[str, str]:
+        if self.several:
+            return {"sequence": "the inputs", "row": "the inputs of the step", "grad": "the inputs"}
+        (v,) = self.cell.inputs
+        size = self.cell.size(v)
+        what = "the input" if v.name == "x" else f"the input {v.name}"
+        return {
+            "sequence": f"{_shape(T, B, size)}: {what}",
+            "row": f"{_shape(B, size)}: {what}",
+            "grad": f"x; {_shape(T, B, size)}",
+        }
+
+    def _output(self) -> dict[str, str]:
+        v, size = self.cell.output, self.cell.size(self.cell.output)
+        is_state = v.category == "state"
+        return {
+            "name": v.name, "row": _shape(B, size), "shape": _shape(T, B, size),
+            "optional": ", which is in the new state as well; may be NULL" if is_state else "",
+        }  # fmt: skip
+
+    def _example(self) -> dict[str, Any]:
+        """The lines of the example in the header."""
+        cell, n = self.cell, self.cell.name
+        fixed = self.source.sizes.fixed
+        sizes = {s.name: 8 * (k + 1) for k, s in enumerate(cell.sizes)} | fixed
+        learned = [p.name for p in cell.parameters]
+        inputs, masks = [v.name for v in cell.inputs], [v.name for v in cell.masks]
+        states = [s.name for s in cell.states]
+        structs = {
+            "n": ("sizes", [".T = 100", ".B = 1", *(f".{k} = {v}" for k, v in sizes.items())]),
+            "p": ("params", _members([*learned, *(c.name for c in cell.constants)])),
+            "xs": ("inputs", _members(inputs) if self.several else []),
+            "ms": ("masks", _members(masks)),
+            "g": ("grads", _members([f"d{p}" for p in learned], learned)),
+            "dxs": ("input_grads", _members([f"d{v}" for v in inputs], inputs)
+                   if self.several else []),
+            "state": ("state", _members(states)),
+            "next": ("new_state", _members(states)),
+        }  # fmt: skip
+        line = {
+            variable: broken(f"{n}_{kind} {variable} = {{", items, "};") if items else []
+            for variable, (kind, items) in structs.items()
+        }
+        known = {name: f"&{name}" if lines else "NULL" for name, lines in line.items()}
+        known |= {} if self.several else {"xs": "x", "dxs": "dx"}
+        given = [known["n"], known["p"], known["xs"], *([known["ms"]] if masks else [])]
+        y = "NULL" if cell.output.category == "state" else "y"
+        calls = {
+            "forward": [*given, "NULL", "y", "NULL", "tape", "work"],
+            "backward": [*given, "tape", "dy", "NULL", known["g"], known["dxs"], "NULL", "more"],
+            "step": [*given, known["state"], y, known["next"], "work"],
+        }
+        packing = [
+            f"{n}_real *packed = malloc({n}_packed_size(&n) * sizeof *packed);",
+            f"{n}_pack(&n, &p, packed);",
+            "p.packed = packed;",
+        ]
+        open_sizes = [str(v) for k, v in sizes.items() if k not in fixed]
+        return {
+            "before": line["n"] + line["p"] + line["xs"] + line["ms"],
+            "forward": broken(f"{n}_status status = {n}_forward(", calls["forward"], ");"),
+            "grads": line["g"] + line["dxs"],
+            "backward": broken(f"status = {n}_backward(", calls["backward"], ");"),
+            "states": (packing if learned else []) + line["state"] + line["next"],
+            "step": broken(f"{n}_step(", calls["step"], ");"),
+            "array": f"{n.upper()}_STEP_WORK_SIZE({', '.join(['1', *open_sizes])})",
+        }
+
+
+def heads(cell: Cell) -> dict[str, list[str]]:
+    """The heads of the functions that callers see."""
+    n = cell.name
+    real, several = f"{n}_real", len(cell.inputs) > 1
+    given = [
+        f"const {n}_sizes *n", f"const {n}_params *p",
+        f"const {n}_inputs *x" if several else f"const {real} *x",
+        *([f"const {n}_masks *m"] if cell.masks else []),
+    ]  # fmt: skip
+    arguments = {
+        "pack": [*given[:2], f"{real} *packed"],
+        "forward": [
+            *given, f"const {n}_state *initial", f"{real} *y", f"const {n}_new_state *final",
+            f"{real} *tape", f"{real} *work",
+        ],
+        "step": [
+            *given, f"const {n}_state *state", f"{real} *y", f"const {n}_new_state *next",
+            f"{real} *work",
+        ],
+        "backward": [
+            *given, f"const {real} *tape", f"const {real} *dy", f"const {n}_state *dfinal",
+            f"const {n}_grads *g",
+            f"const {n}_input_grads *dx" if several else f"{real} *dx",
+            f"const {n}_new_state *dinitial", f"{real} *work",
+        ],
+    }  # fmt: skip
+    return {
+        what: broken(f"{n}_status {n}_{what}(", items, ")", WIDTH - 1)
+        for what, items in arguments.items()
+    }
+
+
+_MESSAGES = {
+    "OK": "no error",
+    "NULL_ARGUMENT": "a pointer that has to be given is NULL",
+    "BAD_SIZE": "a size is zero, or not the one that the code was made for",
+    "TOO_LARGE": "an array would have more bytes than a size_t can count",
+    "NOT_PACKED": "a step needs p->packed: fill it once with {}_pack",
+}
+
+
+def messages(cell: Cell) -> list[str]:
+    """What a status means, as cases that return it."""
+    lines = []
+    for status, text in _MESSAGES.items():
+        case = f"case {cell.name.upper()}_{status}:"
+        value = f'return "{text.format(cell.name)}";'
+        one = f"{case} {value}"
+        lines += [one] if len(one) <= INSIDE else [case, f"    {value}"]
+    return lines
+
+
+def own_heads(cell: Cell, real: str) -> dict[str, list[str]]:
+    """The heads of the functions that only a source has."""
+    n = cell.name
+    packing = [f"const {n}_sizes *n", f"const {n}_params *p", f"{real} *packed"]
+    admitted = ["int given", f"const {n}_sizes *n", "size_t tape", "size_t work"]
+    running = [f"{n}_call call", f"{n}_status status"]
+    return {
+        "arrange_forward": broken(f"static void {n}_arrange_forward(", packing, ")", WIDTH),
+        "arrange_backward": broken(f"static void {n}_arrange_backward(", packing, ")", WIDTH),
+        "admit": broken(f"static {n}_status {n}_admit(", admitted, ")", WIDTH),
+        "run_forward": broken(f"static {n}_status {n}_run_forward(", running, ")", WIDTH),
+    }
+
+
+def calls(cell: Cell) -> dict[str, list[str]]:
+    """What callers gave, as a struct, in each of the functions that they see."""
+    given = [".p = p", ".x = x", *([".m = m"] if cell.masks else [])]
+    members = {
+        "forward": [".n = n", *given, ".initial = initial", ".y = y", ".final = final",
+                    ".tape = tape", ".work = work"],
+        "step": [".n = &one", *given, ".initial = state", ".y = y", ".final = next",
+                 ".work = work"],
+        "backward": [".n = n", *given, ".dy = dy", ".dfinal = dfinal", ".g = g", ".dx = dx",
+                     ".dinitial = dinitial"],
+    }  # fmt: skip
+    start = f"{cell.name}_call call = {{"
+    return {what: broken(start, items, "};", INSIDE) for what, items in members.items()}
+
+
+def running(cell: Cell) -> dict[str, list[str]]:
+    """The calls that run a pass over all slices of the batch."""
+    made = {}
+    for what, n in (("forward", "call.n"), ("backward", "n")):
+        items = [f"{cell.name}_{what}_rows", "&call", f"{n}->B", f"{n}->threads", f"{n}->serial"]
+        made[what] = broken("slice_run(", items, ");", INSIDE)
+    return made
+
+
+def _note(ignored: tuple[str, ...]) -> str:
+    names = ", ".join(f"n->{n}" for n in ignored)
+    return f" /* {names} {'are' if len(ignored) > 1 else 'is'} ignored */" if names else ""
+
+
+def _shape(*sizes: Expr) -> str:
+    return f"({', '.join(str(n) for n in sizes)})"
+
+
+def _members(values: list[str], names: list[str] | None = None) -> list[str]:
+    """Initialisers of the members of a struct."""
+    pairs = zip(names or values, values, strict=True)
+    return [f".{name} = {value}" for name, value in pairs]

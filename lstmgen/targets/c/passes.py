@@ -1,0 +1,369 @@
+"""The functions of a cell in C that run a pass: over a slice of the batch, before it and after it.
+
+What a function declares follows from what is mentioned in it: each has all that it could declare,
+in order, and keeps what is ``live``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ...language.symbols import Vector
+from ...planning.operations import AFTER, BEFORE, STEP, B, T
+from .copies import Copies
+from .lowering import Direction
+from .memory import Memory, Region
+from .packs import brought_home
+from .places import Row
+from .source import Source
+from .tree import (
+    COUNT,
+    NIL,
+    NULL,
+    NUMBERS,
+    READ_NUMBERS,
+    Address,
+    Call,
+    Choice,
+    Comment,
+    Conditions,
+    Count,
+    Declare,
+    Expression,
+    If,
+    Kind,
+    Loop,
+    Member,
+    Node,
+    Relation,
+    SizeOf,
+    Statement,
+    Sum,
+    Variable,
+    do,
+    live,
+    product,
+    rows_of_width,
+    shifted,
+    together,
+)
+from .vocabulary import (
+    AT,
+    BATCH,
+    BEGUN,
+    CALL,
+    COLUMNS,
+    EACH,
+    END,
+    FROM,
+    IN_PACKED,
+    IN_TAPE,
+    IN_WORK,
+    LARGEST,
+    LAST,
+    MEMORY,
+    MOST,
+    NUMBER,
+    PACKED,
+    PANELS,
+    SLICE,
+    SLICES,
+    START,
+    STEPS,
+    T0,
+    TAPE,
+    TEAM,
+    THREADS,
+    WORK,
+    G,
+    N,
+    P,
+)
+
+_B = Variable(B.name, "size")
+_BYTES = SizeOf(Kind("real"))
+_IS_KEPT = Relation(TAPE, "!=", NULL, "size")
+_STEPS_OF_ALL = Member(N, "T", "size")
+_BATCH, _THREADS = Member(N, "B", "size"), Member(N, "threads", "size")
+_WORKERS = Call("thread_workers", (_THREADS, Member(N, "serial", "size")), "size")
+
+
+class Passes:
+    """What the templates place of both passes."""
+
+    def __init__(
+        self, source: Source, forward: Direction, backward: Direction, memory: Memory
+    ) -> None:
+        self.source, self.cell, self.memory = source, source.cell, memory
+        self.sizes, self.name = source.sizes, source.cell.name
+        self.directions = {"forward": forward, "backward": backward}
+        self._lines = source.printer.lines
+
+    def context(self) -> dict[str, Any]:
+        """The variables of the templates: lines that are ready."""
+        return {
+            "arranging": {what: self._arranging(d) for what, d in self.directions.items()},
+            "passes": {"forward": self._forward(), "backward": self._backward()},
+            "summing": self._summing() if self.cell.parameters else [],
+            "unreached": self._unreached(),
+        }
+
+    # ------------------------------------------------------------------ what functions declare
+
+    def _declared(
+        self, variables: Sequence[Declare], body: Iterable[Node], given: Sequence[Any] = (B,)
+    ) -> list[Statement]:
+        """Those of the variables, and the sizes, that a body needs; sizes are after ``n``."""
+        body = [*body]
+        needed = live(variables, body)
+        sizes = self.sizes.declared([*needed, *body], given)
+        needed = live(variables, [*body, *sizes])
+        first = [d for d in needed[:1] if d.variable == N]
+        return together([*first, *sizes, *needed[len(first) :]])
+
+    def _n(self) -> Declare:
+        return Declare(self._struct("sizes"), N, Member(CALL, "n"))
+
+    def _struct(self, what: str) -> Kind:
+        return Kind(f"{self.name}_{what}", True, "*const ")
+
+    def _layout(self, at: Variable, region: Region, *given: Expression) -> Declare:
+        """The struct that says where the parts of a region begin."""
+        kind = Kind(f"{self.name}_{region.name}_layout", is_const=True)
+        return Declare(kind, at, self.memory.parts(region, *given))
+
+    def _region(self, what: str) -> Region:
+        return self.memory.forward if what == "forward" else self.memory.backward
+
+    def _packed(self, direction: Direction) -> Region:
+        return self.memory.regions[1 if direction.name == "forward" else 3]
+
+    # ------------------------------------------------------------------ packed parameters
+
+    def _arranging(self, direction: Direction) -> list[str]:
+        """The body of the function that packs what a pass reads of the parameters."""
+        if not direction.packs:
+            return ["(void)n, (void)p, (void)packed;"]
+        fill = [s for pack in direction.packs for s in pack.fill]
+        names = [pack.name for pack in direction.packs]
+        variables = [
+            Declare(COUNT, THREADS, _WORKERS),
+            self._layout(AT, self._packed(direction), N),
+            *_parts(NUMBERS, PACKED, AT, names),
+        ]
+        return self._lines([*self._declared(variables, fill), *fill])
+
+    # ------------------------------------------------------------------ a slice of the batch
+
+    def _forward(self) -> dict[str, list[str]]:
+        """The body of the function that runs forward over a slice."""
+        direction, copies = self.directions["forward"], self._copies("forward")
+        loaded = [self._load(s, "initial", self._in_memory(s)) for s in self.cell.states]
+        carried, saved = [], []
+        for s in self.cell.states:
+            rows = (Count(B), Count(self.sizes.room_of(s)))
+            state = self.source.state(s)
+            last = shifted(state, product(STEPS, *rows))
+            carried.append(do("memcpy", state, last, product(*rows, _BYTES)))
+            saved.append(self._save(s, shifted(self._in_memory(s), product(LAST, *rows)), "final"))
+        after = [*direction.regions[AFTER], *copies.output(), *copies.written()]
+        kept = [_IS_KEPT] if self.cell.states else []  # the template asks for a tape
+        return self._function(direction, copies, loaded, after, carried, saved, kept)
+
+    def _backward(self) -> dict[str, list[str]]:
+        """The body of the function that runs backward over a slice."""
+        direction, copies = self.directions["backward"], self._copies("backward")
+        start: list[Statement] = []
+        carries: list[Declare] = []
+        for s in self.cell.states:
+            for way in ("next", "prev"):
+                carry = self.source.carry(s, way)
+                at = shifted(WORK, Member(IN_WORK, carry.name, "size"))
+                carries.append(Declare(Kind("real", pointer="*"), carry, at))
+        start += together(carries)
+        if any(made.is_zeroed for made in direction.sums):
+            sums = Member(IN_WORK, "sums", "size")
+            count = Sum((Member(IN_WORK, "total", "size"), sums), "+-")
+            start.append(do("memset", shifted(WORK, sums), NIL, product(count, _BYTES)))
+        swapped, saved = [], []
+        for s in self.cell.states:
+            arriving, leaving = (self.source.carry(s, way) for way in ("next", "prev"))
+            start.append(self._load(s, "dfinal", arriving))
+            swapped.append(do("swap", Address(arriving), Address(leaving)))
+            saved.append(self._save(s, arriving, "dinitial"))
+        after = [*direction.regions[AFTER], *copies.written()]
+        return self._function(direction, copies, start, after, swapped, saved, [])
+
+    def _function(
+        self,
+        direction: Direction,
+        copies: Copies,
+        start: Sequence[Statement],
+        after: Sequence[Statement],
+        moved: Sequence[Statement],
+        saved: Sequence[Statement],
+        mentioned: Sequence[Node],
+    ) -> dict[str, list[str]]:
+        """The lines of the function, by their places in its template.
+
+        ``mentioned`` is what the template itself has, ``moved`` what it does with states after a
+        step or a tile.
+        """
+        regions, read = direction.regions, copies.read()
+        inside = [s for region in (BEFORE, STEP) for s in regions[region]]
+        inside += [*after, *moved, *read]
+        pointers = live(self._pointers(direction.name), inside)
+        every = [*start, *pointers, *inside, *saved, *mentioned, N, MOST]
+        variables = self._variables(direction)
+        top = self._declared(variables, every, (T, B))
+        lines = self._lines
+        return {
+            "start": lines([*top, *start]),
+            "tile": lines([*together(pointers), *read], 8),
+            "before": lines(regions[BEFORE], 8),
+            "step": lines(regions[STEP], 12),
+            "after": lines(after, 8),
+            "moved": lines(moved, 12),
+            "saved": lines(saved, 8),
+        }
+
+    def _variables(self, direction: Direction) -> list[Declare]:
+        """All that such a function can declare."""
+        what, memory = direction.name, self.memory
+        packed, region = self._packed(direction), self._region(what)
+        most = memory.most("TILE" if what == "forward" else "CHUNK", Member(SLICE, "most", "size"))
+        start = Member(SLICE, "start", "size")
+        before = memory.total(memory.tape, N, start, _STEPS_OF_ALL)  # what earlier slices have
+        if what == "forward":
+            given = Member(CALL, "tape")
+            there = Relation(given, "!=", NULL, "size")
+            tape = Declare(NUMBERS, TAPE, Choice(there, shifted(given, before), NULL))
+            steps: Expression = Choice(_IS_KEPT, _STEPS_OF_ALL, MOST)
+        else:
+            tape = Declare(READ_NUMBERS, TAPE, shifted(Member(CALL, "kept"), before))
+            steps = _STEPS_OF_ALL
+        each = memory.total(region, N, Member(SLICE, "most", "size"), MOST)
+        work = shifted(Member(CALL, "work"), product(Member(SLICE, "s", "size"), each))
+        places = direction.places
+        parts = [row.name for row in (places.tile, places.scratch)]
+        parts += [COLUMNS.name, PANELS.name, *(made.name for made in direction.sums)]
+        return [
+            self._n(),
+            Declare(COUNT, BATCH, _BATCH),
+            Declare(COUNT, START, start),
+            Declare(COUNT, _B, Member(SLICE, "rows", "size")),
+            Declare(COUNT, TEAM, Member(SLICE, "team", "size")),
+            Declare(COUNT, MOST, most),
+            Declare(self._struct("params"), P, Member(CALL, "p")),
+            tape,
+            self._layout(IN_TAPE, memory.tape, N, _B, steps),
+            self._layout(IN_WORK, region, N, _B, MOST),
+            self._layout(IN_PACKED, packed, N),
+            Declare(NUMBERS, WORK, work),
+            Declare(NUMBERS, MEMORY, Choice(_IS_KEPT, TAPE, WORK)),
+            *_parts(NUMBERS, WORK, IN_WORK, parts),
+            *_parts(
+                READ_NUMBERS, Member(CALL, "packed"), IN_PACKED, [p.name for p in direction.packs]
+            ),
+        ]
+
+    def _pointers(self, what: str) -> list[Declare]:
+        """Pointers to states and to what is kept, where a tile begins."""
+        first, memory, kind = FROM, MEMORY, NUMBERS
+        start: Expression = Choice(_IS_KEPT, T0, NIL)
+        if what == "backward":
+            first, memory, kind = T0, TAPE, READ_NUMBERS
+            start = Sum((END, STEPS), "+-")
+        found = [Declare(COUNT, first, start)]
+        places = self.directions[what].places
+        rows: list[Vector | Row] = [*self.cell.states, places.kept]
+        for row in rows:
+            pointer = self.source.pointer(row)
+            before = rows_of_width((first, Count(B)), places.width(row))
+            at = shifted(memory, Member(IN_TAPE, pointer.name, "size"), before)
+            found.append(Declare(kind, pointer, at))
+        return found
+
+    def _copies(self, what: str) -> Copies:
+        return Copies(self.source, self.directions[what])
+
+    def _in_memory(self, s: Vector) -> Expression:
+        """Where the rows of a state begin, with the initial ones."""
+        return shifted(MEMORY, Member(IN_TAPE, self.source.state(s).name, "size"))
+
+    def _load(self, s: Vector, struct: str, to: Expression) -> Statement:
+        """A state that callers may have given."""
+        given = Member(CALL, struct)
+        array = Choice(Relation(given, "!=", NULL, "size"), Member(given, s.name), NULL)
+        return do("load", Count(B), Count(self.sizes.of(s)), array, START, to)
+
+    def _save(self, s: Vector, rows: Expression, struct: str) -> Statement:
+        """A state that callers receive."""
+        array = Member(Member(CALL, struct), s.name)
+        return do("save", Count(B), Count(self.sizes.of(s)), rows, array, START)
+
+    # ------------------------------------------------------------------ gradients
+
+    def _summing(self) -> list[str]:
+        """The body of the function that adds up what backward has summed for each slice."""
+        region, backward = self.memory.backward, self.directions["backward"]
+        home, begun = brought_home(backward.sums)
+        accumulates = Member(G, "accumulate", "size")
+        body: list[Statement] = []
+        zeroed = [
+            do("memset", Member(G, p.name), NIL, product(*map(Count, self.cell.shape(p)), _BYTES))
+            for p in self.cell.parameters
+            if p not in begun
+        ]
+        if zeroed:  # nothing flows into these
+            body.append(If(Relation(accumulates, "==", NIL, "size"), tuple(zeroed)))
+        if home:
+            later = Relation(NUMBER, ">", NIL, "size")
+            work = shifted(Member(CALL, "work"), product(NUMBER, EACH))
+            variables = [
+                Declare(Kind("int", True), BEGUN, Conditions((later, accumulates), "||")),
+                Declare(COUNT, _B, Call("slice_rows", (_BATCH, SLICES, NUMBER), "size")),
+                self._layout(IN_WORK, region, N, _B, MOST),
+                Declare(READ_NUMBERS, WORK, work),
+                *_parts(READ_NUMBERS, WORK, IN_WORK, [made.name for made in backward.sums]),
+            ]
+            inside = [*together(live(variables, home)), *home]
+            body.append(Loop(NUMBER, SLICES, tuple(inside)))
+        chunk = self.memory.most("CHUNK", LARGEST)
+        variables = [
+            self._n(),
+            Declare(COUNT, THREADS, _WORKERS),
+            Declare(COUNT, SLICES, Call("slice_count", (_BATCH, _THREADS), "size")),
+            Declare(COUNT, LARGEST, Call("slice_most", (_BATCH, _THREADS), "size")),
+            Declare(COUNT, MOST, chunk),
+            Declare(COUNT, EACH, self.memory.total(region, N, LARGEST, MOST)),
+            Declare(self._struct("grads"), G, Member(CALL, "g")),
+        ]
+        return self._lines([*self._declared(variables, body), *body])
+
+    def _unreached(self) -> list[str]:
+        """What sets the derivatives by inputs that no gradient flows into: to zero."""
+        written = {
+            (v.name, v.time)
+            for op in self.source.plan.backward.operations
+            for v in op.writes
+            if v.category == "adjoint"
+        }
+        several = len(self.cell.inputs) > 1
+        zeroed: list[Statement] = []
+        dx = Variable("dx")
+        for v in self.cell.inputs:
+            if (v.name, v.time) not in written:
+                to = Member(dx, v.name) if several else dx
+                rows = (_STEPS_OF_ALL, _BATCH, Count(self.sizes.of(v)))
+                zeroed.append(Comment(f"no gradient reaches {v.name}"))
+                zeroed.append(do("memset", to, NIL, product(*rows, _BYTES)))
+        return self._lines([*together(self.sizes.declared(zeroed)), *zeroed])
+
+
+def _parts(kind: Kind, memory: Expression, at: Variable, names: Iterable[str]) -> list[Declare]:
+    """Pointers to the parts of a piece of memory, of which a struct says where they begin."""
+    return [
+        Declare(kind, Variable(name), shifted(memory, Member(at, name, "size"))) for name in names
+    ]
