@@ -91,7 +91,7 @@ class Sizes:
         if count not in self.wide:
             wish = ""
             for n, k in Counter(map(str, sizes)).items():
-                plain = n.replace("**", "").replace("*", "x")
+                plain = n.replace("**", "").replace("*", "x").replace(" + ", "_")
                 wish += f"{'n' if plain[0].isdigit() else ''}{plain}{k if k > 1 else ''}"
             self.wide[count] = wide = Size(f"padded {count}")
             self.names(wide, f"{wish}p")

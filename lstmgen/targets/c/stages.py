@@ -281,8 +281,12 @@ class Body:
         nest = Nest(self, self.source.cell.shapes.axes(inner))
         value = nest.value(inner)
         axis = self.source.cell.shapes.axis(term) if whole else None
-        nest.gain(self._sums[p], self.source.cell.shape(p), axis, value)
+        nest.gain(self._whole_sum(p), self.source.cell.shape(p), axis, value)
         return [Comment(f"∂L/∂{p.name} += {self.source.text(term)}"), *nest.nested()]
+
+    def _whole_sum(self, p: Vector) -> Variable:
+        """The pointer to the first number of the sum of the gradient of ``p``."""
+        return Variable(self.names(("whole", p), f"{self._sums[p].name}_sum"))
 
     # ------------------------------------------------------------------ the function
 
@@ -306,10 +310,11 @@ class Body:
                 if v in self._numbers:
                     views.append(self._view_of_numbers(v, what, argument, written))
         around: list[Declare] = []
-        for target in self._sums.values():
-            whole = Variable(self.names(("whole", target), f"{target.name}_sum"))
+        for p, target in self._sums.items():
+            whole = self._whole_sum(p)
             pointers.append((Kind("real", pointer="*restrict "), whole))
-            around.append(_block(target, "vec", whole))
+            if target.name in used:
+                around.append(_block(target, "vec", whole))
         every = [*body, *views]
         sizes = self.sizes.used(every)
         open_sizes = tuple(n for n in sizes if self.sizes.value(n) is None)
@@ -388,13 +393,16 @@ def _place(what: Vector | Row) -> tuple[int, str, int]:
 def _pieces(term: Expr) -> list[Expr]:
     """What a parameter gains from a row, by the size that is summed over.
 
-    First the terms that are summed over units as well, each by its operand, then the rest.
+    First the terms that are summed over units as well, each by its operand; then those that are
+    summed along an axis, each a sum; then the rest.
     """
-    wide, rest = [], []
+    wide, along, rest = [], [], []
     for t in sympy.Add.make_args(term):
         sums = [f for f in sympy.Mul.make_args(t) if isinstance(f, sum_)]
-        if sums:
-            wide.append(t / sums[0] * sums[0].args[0])
-        else:
+        if not sums:
             rest.append(t)
-    return [*wide, *([sympy.Add(*rest)] if rest else [])]
+        elif sums[0].axis is None:
+            wide.append(t / sums[0] * sums[0].args[0])
+        else:  # what it is multiplied by is a number, the same for all units
+            along.append(sum_(t / sums[0] * sums[0].args[0], sums[0].axis))
+    return [*wide, *along, *([sympy.Add(*rest)] if rest else [])]
