@@ -336,6 +336,88 @@ def test_products_and_copies(tmp_path, command, dtype):
         np.testing.assert_allclose(part, expected, rtol=0, atol=1e4 * np.finfo(dtype).eps)
 
 
+# --------------------------------------------------------------------------- parts of vecs
+
+SOME_LANES = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#define LSTMGEN_REAL %(bits)s
+#include "lstmgen_runtime.h"
+#define F(name) name##_f%(bits)s
+typedef %(real)s real;
+
+/* `some` numbers from `shift` on, in memory of exactly their size, through a vec and back. */
+static int copied(size_t shift, size_t some)
+{
+    real *const from = (real *)malloc((shift + some) * sizeof(real) + 1);
+    real *const to = (real *)malloc((shift + some) * sizeof(real) + 1);
+    real lanes[F(lanes)];
+    int fine = from != NULL && to != NULL;
+    for (size_t k = 0; fine && k < shift + some; ++k) {
+        from[k] = (real)(k + 1);
+        to[k] = -1;
+    }
+    if (fine) {
+        const F(vec) a = F(some_of)(from + shift, some);
+        memcpy(lanes, &a, sizeof a);
+        F(put_some)(a, to + shift, some);
+    }
+    for (size_t k = 0; fine && k < F(lanes); ++k) {
+        fine = lanes[k] == (k < some ? (real)(shift + k + 1) : 0);
+    }
+    for (size_t k = 0; fine && k < shift + some; ++k) {
+        fine = to[k] == (k < shift ? -1 : (real)(k + 1));
+    }
+    free(from), free(to);
+    return fine;
+}
+
+int main(void)
+{
+    for (size_t shift = 0; shift < 4; ++shift) {
+        for (size_t some = 0; some <= F(lanes); ++some) {
+            if (!copied(shift, some)) {
+                return 1;
+            }
+        }
+    }
+    for (size_t total = 1; total < 40; ++total) {
+        size_t sum = 0, first = 0;
+        for (; first < total; first += F(lanes)) {
+            sum += F(left_of)(total, first);
+            if (F(left_of)(total, first) != F(lanes) && sum != total) {
+                return 2;
+            }
+        }
+        if (sum != total || first != F(vecs)(total) * F(lanes)) {
+            return 3;
+        }
+    }
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "command",
+    ["gcc -std=c99 -O0", "gcc -std=c99 -O2 -march=native", "clang -std=c99 -O1 -mavx2 -mfma",
+     "gcc -std=c99 -O1 -DLSTMGEN_SCALAR", "g++ -std=c++11 -O1"],
+)  # fmt: skip
+def test_parts_of_vecs(tmp_path, command, dtype):
+    """Every number of lanes that can be in use, under sanitizers."""
+    compiler, *flags = command.split()
+    need(f"{command} -fsanitize=address,undefined")
+    need_processor(flags)
+    lay_down(tmp_path)
+    about = {"bits": BITS[dtype], "real": "float" if dtype == "float32" else "double"}
+    name = "main.cpp" if "++" in compiler else "main.c"
+    (tmp_path / name).write_text(SOME_LANES % about, encoding="utf-8")
+    run(tmp_path, compiler, *flags, "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
+        "-Wall", "-Wextra", "-Werror", name, "-o", "run", "-lm")  # fmt: skip
+    run(tmp_path, "./run")
+
+
 # --------------------------------------------------------------------------- functions
 
 ACTIVATIONS = r"""

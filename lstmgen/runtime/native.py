@@ -165,6 +165,8 @@ class NativeModule:
         self._output_is_state = cell.output.category == "state"
         self._sizes = ("T", "B", *(str(n) for n in cell.sizes))
         self._numbers: dict[str, int] = f.NUMBERS
+        # derives sizes such as 3*P from others, or these from them
+        self._whole: Callable[[dict[str, int]], None] = getattr(f, "_whole", lambda sizes: None)
         self._array = self._ffi.typeof(f"{dtypes.dtype(dtype).storage.c}[]")
         # A pointer to an array, which it keeps alive: what ffi.from_buffer calls in the end, where
         # cffi still has that. The Python before it would take as long again.
@@ -501,6 +503,7 @@ class NativeModule:
     # ------------------------------------------------------------------ sizes and memory
 
     def _room_of(self, sizes: dict[str, int]) -> _Room:
+        self._whole(sizes)
         try:
             return self._room(tuple([sizes[name] for name in self._sizes]))
         except KeyError as error:
@@ -520,6 +523,7 @@ class NativeModule:
         if not all(counts.values()) and sizes["T"] and sizes["B"]:
             raise LstmgenError(f"{self.CELL}: arrays of these sizes are too large: {sizes}")
         known = sizes | self._numbers
+        self._whole(known)
 
         def shapes(lead: tuple[str, ...], table: Mapping[str, Any]) -> _Shapes:
             return tuple(

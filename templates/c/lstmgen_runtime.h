@@ -326,6 +326,42 @@ LSTMGEN_INLINE vec LG(within)(vec a, size_t j, size_t size, real other)
     return a;
 }
 
+/* How many numbers a vec has. */
+enum { LG(lanes) = LANES };
+
+/* How many of them are in use, of the vec that begins with number `first` of `total`. */
+LSTMGEN_INLINE size_t LG(left_of)(size_t total, size_t first)
+{
+    return total - first < LANES ? total - first : LANES;
+}
+
+/* A vec of `some` numbers, which need not be aligned; zeros are in the other lanes. */
+LSTMGEN_INLINE vec LG(some_of)(const real *at, size_t some)
+{
+    vec a = LG(splat)(0);
+    if (some == LANES) {
+        memcpy(&a, at, sizeof a);
+    } else {
+        LSTMGEN_UNROLL
+        for (size_t l = 0; l < LANES; ++l) {
+            LSTMGEN_LANE(a, l) = l < some ? at[l] : 0;
+        }
+    }
+    return a;
+}
+
+/* The first `some` numbers of a vec, stored; nothing after them is written. */
+LSTMGEN_INLINE void LG(put_some)(vec a, real *at, size_t some)
+{
+    if (some == LANES) {
+        memcpy(at, &a, sizeof a);
+    } else {
+        for (size_t l = 0; l < some; ++l) {
+            at[l] = LSTMGEN_LANE(a, l);
+        }
+    }
+}
+
 /* For each lane, the one that is `half` away: halves of a vec change places. */
 LSTMGEN_INLINE vec LG(opposite)(const size_t half, vec a)
 {

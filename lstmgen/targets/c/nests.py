@@ -64,7 +64,7 @@ from .vocabulary import UNIT
 if TYPE_CHECKING:
     from .stages import Body
 
-_LANES = Literal("LANES")
+_LANES = Literal("lanes")
 _ZERO = Literal("0", "number")
 _LEAST = Minus(Cast(REAL, Literal("INFINITY", "number")))
 
@@ -103,7 +103,7 @@ class Nest:
         return self.nested(backwards)
 
     def nested(self, backwards: bool = False) -> list[Statement]:
-        """The loops around what has been lowered."""
+        """The loops around what has been lowered; all run ``backwards``, or none."""
         parts, last = self._parts, Count(self._shape[-1])
         left = Call("left_of", (last, product(UNIT, _LANES)), "size")
         inner: list[Statement] = [
@@ -117,7 +117,7 @@ class Nest:
             *parts.after,
         ]
         for variable, size in reversed(list(zip(self._outer, self._shape, strict=False))):
-            inner = [Loop(variable, Count(size), tuple(inner))]
+            inner = [Loop(variable, Count(size), tuple(inner), backwards)]
         return [*parts.start, *inner, *parts.end]
 
     # ------------------------------------------------------------------ equations

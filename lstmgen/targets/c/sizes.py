@@ -70,7 +70,7 @@ class Sizes:
 
     def padded(self, n: Expr) -> Expr:
         """A number of units, padded to whole vectors."""
-        return self.rounded(int(n)) if n.is_number else self.wide[n]
+        return self._padded(n, [n])
 
     def room_of(self, v: Vector) -> Expr:
         """The numbers that a vector takes in memory of our own."""
@@ -82,14 +82,19 @@ class Sizes:
         if len(sizes) == 1:
             return self.padded(sizes[0])
         count = sum(sizes[:-1], self.padded(sizes[-1]))
+        return self._padded(count, sizes)
+
+    def _padded(self, count: Expr, sizes: Sequence[Expr]) -> Expr:
+        """A count, padded; it is called by the ``sizes`` of which it is the sum."""
         if count.is_number:
             return self.rounded(int(count))
         if count not in self.wide:
-            many = Counter(map(str, sizes))
-            parts = (("n" if n.isdigit() else "") + n + (str(k) if k > 1 else "")
-                     for n, k in many.items())  # fmt: skip
+            wish = ""
+            for n, k in Counter(map(str, sizes)).items():
+                plain = n.replace("**", "").replace("*", "x").replace(" + ", "")
+                wish += f"{'n' if plain[0].isdigit() else ''}{plain}{k if k > 1 else ''}"
             self.wide[count] = wide = Size(f"padded {count}")
-            self.names(wide, f"{''.join(parts)}p")
+            self.names(wide, f"{wish}p")
         return self.wide[count]
 
     # ------------------------------------------------------------------ how they are written
