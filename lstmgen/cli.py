@@ -159,14 +159,19 @@ def show(cell: str) -> None:
 @_cell
 @_dtype
 @click.option(
-    "--eager", is_flag=True, help="The plan of the NumPy target: all it can for all steps at once."
+    "--target",
+    type=click.Choice(["numpy", "c"]),
+    default="c",
+    show_default=True,
+    help="Whose plan: NumPy does all that it can for all steps at once.",
 )
 @_reports
-def plan(cell: str, dtype: str, eager: bool) -> None:
+def plan(cell: str, dtype: str, target: str) -> None:
     """Show what runs before, in and after the time loop, and what it costs."""
     from .planning.schedule import plan as make_plan
+    from .targets import plan_options
 
-    click.echo(str(make_plan(_find(cell), eager=eager, dtype=dtype)))
+    click.echo(str(make_plan(_find(cell), dtype=dtype, **plan_options(target))))
 
 
 @main.command()

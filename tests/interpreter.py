@@ -14,8 +14,8 @@ import numpy as np
 from sympy import Eq
 
 from lstmgen import Cell, derive
-from lstmgen.derivation.reverse import Derivation, carry, cotangent
-from lstmgen.language.symbols import Outer, Total, Vector
+from lstmgen.derivation.reverse import Derivation, carry, cotangent, gathered
+from lstmgen.language.symbols import Matrix, Outer, Total, Vector
 from lstmgen.verification.evaluation import Walk, number, widened
 from lstmgen.verification.running import snapshot
 
@@ -63,7 +63,10 @@ class Interpreter:
             else dstate[s.name][None]
             for s in cell.states
         }
-        grads = {p.name: np.zeros_like(params[p.name]) for p in cell.parameters}
+        grads = {
+            e.lhs.args[0].name: np.zeros(self._shape(e.lhs.args[0], sizes), self.dtype)
+            for e in self.derivation.totals
+        }
         dx = {v.name: [] for v in cell.inputs}
         for t, (memo, dy_t) in reversed(list(enumerate(zip(steps, dy, strict=True)))):
             memo = {**memo, **later, cotangent(cell.output): dy_t[None]}
@@ -80,6 +83,18 @@ class Interpreter:
             for e in self.derivation.totals:
                 if self.counts(e.lhs.args[0].name, t):
                     grads[e.lhs.args[0].name] += self._total(walk, e, sizes)
+        fixed = self._fixed(params, sizes)
+        for e in self.derivation.fixed:
+            if e.lhs.name in grads:
+                fixed[gathered(e.lhs)] = grads.pop(e.lhs.name)[None, None]
+        walk = self._walk(fixed, sizes)
+        for e in self.derivation.fixed_adjoints:
+            self._assign(walk, e, sizes)
+        for p in cell.parameters:
+            found = [v for v in fixed if isinstance(v, Vector) and v.name == p.name
+                     and v.category == "adjoint"]  # fmt: skip
+            for v in found:
+                grads[p.name] = grads[p.name] + fixed[v][0, 0]
         x_gradients = {n: np.stack(a[::-1]).astype(self.dtype) for n, a in dx.items()}
         initial = {s.name: self._rows(later[carry(s)], batch) for s in cell.states}
         return grads, self._joined(x_gradients), initial
@@ -95,8 +110,7 @@ class Interpreter:
 
     def _step(self, params, x_t, state, masks, sizes):
         cell = self.cell
-        memo = {n: np.full((1, 1, 1), number(n, sizes), self.dtype) for n in cell.sizes}
-        memo |= {p: params[p.name][None, None] for p in cell.parameters}
+        memo = self._fixed(params, sizes)
         memo |= {c: np.full((1, 1, 1), params[c.name], self.dtype) for c in cell.constants}
         memo |= {v: x_t[v.name][None] for v in cell.inputs}
         memo |= {m: masks[m.name][None] for m in cell.masks}
@@ -104,6 +118,24 @@ class Interpreter:
         walk = self._walk(memo, sizes)
         for e in self.derivation.forward:
             self._assign(walk, e, sizes)
+        return memo
+
+    def _fixed(self, params, sizes):
+        """What does not move: parameters, and what is made of them, also as matrices."""
+        cell = self.cell
+        memo = {n: np.full((1, 1, 1), number(n, sizes), self.dtype) for n in cell.sizes}
+        for p in cell.parameters:
+            memo[p] = params[p.name][None, None]
+            memo[Vector(p.name, "parameter", cell.shapes.declared(p))] = memo[p]
+        walk = self._walk(memo, sizes)
+        for e in self.derivation.fixed:
+            self._assign(walk, e, sizes)
+            axes = cell.shapes.declared(e.lhs)
+            if len(axes) > 1:
+                memo[Matrix(e.lhs.name, *axes[-2:], False, axes[:-2])] = memo[e.lhs]
+            for m in cell.derived:
+                if m.name == e.lhs.name:
+                    memo[m] = memo[e.lhs]
         return memo
 
     def _assign(self, walk: Walk, e: Eq, sizes: Mapping[str, int]) -> None:

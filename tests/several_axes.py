@@ -13,6 +13,7 @@ from lstmgen import (
     flatten,
     inputs,
     log_sigmoid,
+    matrix,
     max_,
     mean,
     outer,
@@ -162,6 +163,26 @@ def matrix_times_matrix() -> Cell:
     )
 
 
+def made_of_parameters() -> dict[str, Cell]:
+    """Cells with matrices that hold for a whole sequence."""
+    A, V, S, N, M = (matrix(n, "H", "H") for n in ("A", "V", "S", "N_", "M"))
+    left, right = matrix("L", "H", "K"), matrix("R", "K", "H")
+    antisymmetric = [Eq(S, U.h - U.h.T), Eq(h.next, tanh(S @ h + W.h @ x + b.h))]
+    exponential = [Eq(h.next, tanh(exp(-A) @ h + W.h @ x))]
+    normalised = [
+        Eq(N, V / expand(sqrt(sum_(V**2, 1)), N)),
+        Eq(h.next, tanh(N @ h + N.T @ h + W.h @ x)),
+    ]
+    low_rank = [Eq(M, left @ right), Eq(h.next, tanh(M @ h + W.h @ x))]
+    masked = [Eq(h.next, tanh((U.h * V) @ h + W.h @ x))]
+    found = {
+        "antisymmetric": antisymmetric, "exponential": exponential, "normalised": normalised,
+        "low_rank": low_rank, "masked": masked,
+    }  # fmt: skip
+    return {name: Cell(name, equations, h) for name, equations in found.items()}
+
+
+FIXED = made_of_parameters()
 CELLS = {
     f.__name__: f()
     for f in (

@@ -3,11 +3,12 @@
 import pytest
 from dual_gradients import Problem
 from interpreter import interpret
-from several_axes import CELLS, SIZES, U, W, h, x
+from several_axes import CELLS, FIXED, SIZES, U, W, h, x
 from sympy import Eq, Integer, exp
 
 import lstmgen
 from lstmgen import (
+    Cell,
     CellError,
     Size,
     biases,
@@ -37,18 +38,38 @@ q, v, n = vectors("q", "K"), vectors("v"), states("n", shape=("N", "P"))
 H, K, N, P = map(Size, "HKNP")
 
 
-@pytest.mark.parametrize("name", CELLS)
+ALL = CELLS | FIXED
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_derivation_agrees_with_dual_numbers(name):
-    errors = Problem(CELLS[name], SIZES).errors(interpret(CELLS[name]))
+    errors = Problem(ALL[name], SIZES).errors(interpret(ALL[name]))
     assert max(errors.values()) < ROUNDING, errors
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", ALL)
 def test_numpy_agrees_with_dual_numbers(name):
-    module = lstmgen.compile(CELLS[name], "numpy")
-    errors = Problem(CELLS[name], SIZES, steps=5).errors(module)
+    module = lstmgen.compile(ALL[name], "numpy")
+    errors = Problem(ALL[name], SIZES, steps=5).errors(module)
     assert max(errors.values()) < ROUNDING, errors
-    report = lstmgen.check(CELLS[name], target="numpy")
+    report = lstmgen.check(ALL[name], target="numpy")
+    assert report.passed, str(report)
+
+
+# Cells without products for each head.
+IN_C = (
+    "matrix_memory", "delta_rule", "transposed", "views", "scans", "matrix_times_matrix",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IN_C)
+def test_c_agrees_with_dual_numbers(name):
+    """With last axes of fewer units than a vec has, and of more that are no multiple of it."""
+    module = lstmgen.compile(CELLS[name], "c")
+    for sizes in (SIZES, SIZES | {"H": 4, "K": 9, "P": 3}):
+        errors = Problem(CELLS[name], sizes, steps=5).errors(module)
+        assert max(errors.values()) < ROUNDING, errors
+    report = lstmgen.check(CELLS[name], target="c")
     assert report.passed, str(report)
 
 
@@ -78,6 +99,23 @@ def test_tables_and_messages_of_a_module_with_several_axes():
         module.forward({**params, "W_a": params["W_a"][:5]}, [[[1.0] * 5]])
     heads = lstmgen.compile(CELLS["heads"], "numpy")
     assert heads.STATES == {"n": ("N", "P")} and heads.PARAMETERS["R_z"] == ("N", "P", "P")
+
+
+def test_a_matrix_made_of_parameters_is_made_once():
+    text = lstmgen.generate(FIXED["antisymmetric"], "numpy")["antisymmetric.py"]
+    assert text.count("# S = U_h - ") == 1  # by whoever checks the parameters
+    module = lstmgen.compile(FIXED["antisymmetric"], "numpy")
+    params = module.init(3, 4, dtype="float64")
+    packed = module.pack(params)
+    assert (packed.fixed["S"] == params["U_h"] - params["U_h"].T).all()
+    assert set(module.PARAMETERS) == {"W_h", "U_h", "b_h"}
+    lines = [str(e) for e in lstmgen.derive(FIXED["antisymmetric"]).gradients]
+    assert any("Gradient(U_h), Gradient(S) + (-Gradient(S)).T" in line for line in lines)
+
+
+def test_a_matrix_of_parameters_does_not_move():
+    with pytest.raises(CellError, match="h is different at every step"):
+        Cell("mine", [Eq(matrix("S", "H", "H"), U.h * h), Eq(h.next, W.h @ x)], h)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import lstmgen
 from lstmgen import GenerateError, cells
 from lstmgen.language.dtypes import FLOAT16, FLOAT32, FLOAT64, OF_MODULES, dtype
 from lstmgen.language.symbols import Size
+from lstmgen.targets import plan_options
 
 
 @pytest.mark.parametrize("known", [FLOAT16, FLOAT32, FLOAT64], ids=str)
@@ -35,10 +36,10 @@ def test_a_value_is_as_exact_as_the_coarsest_format_that_it_goes_through():
     assert FLOAT32.eps == 2.0**-23 and FLOAT64.eps == 2.0**-52
 
 
-@pytest.mark.parametrize("eager", [False, True])
-def test_a_tape_of_another_type_changes_what_is_moved_and_nothing_else(eager):
+@pytest.mark.parametrize("target", ["numpy", "c"])
+def test_a_tape_of_another_type_changes_what_is_moved_and_nothing_else(target):
     """A buffer has a type of its own, and the costs of a plan are those of its buffers."""
-    plan = lstmgen.plan(cells.get("lstm"), eager=eager, dtype="float32")
+    plan = lstmgen.plan(cells.get("lstm"), **plan_options(target), dtype="float32")
     assert {b.dtype for b in plan.buffers} == {FLOAT32}
     buffers = tuple(replace(b, dtype=FLOAT16) if b.scope == "tape" else b for b in plan.buffers)
     half = replace(plan, buffers=buffers)

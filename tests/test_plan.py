@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import sympy
@@ -23,6 +25,7 @@ from lstmgen import (
 )
 from lstmgen.language.symbols import Matrix, Size
 from lstmgen.planning.operations import Fused, K, Multiply, Outers, area
+from lstmgen.targets import plan_options
 
 T, B, D, H, P = (Size(n) for n in "TBDHP")
 
@@ -36,10 +39,10 @@ def multiplies(part):
     return [op for op in part if isinstance(op, Multiply)]
 
 
-@pytest.mark.parametrize("eager", [False, True])
-def test_products_of_the_plan_are_those_of_the_equations(cell, eager):
+@pytest.mark.parametrize("target", ["numpy", "c"])
+def test_products_of_the_plan_are_those_of_the_equations(cell, target):
     """Each product W @ x is done once forward, once to lead back, and once for its gradient."""
-    plan = lstmgen.plan(cell, eager=eager)
+    plan = lstmgen.plan(cell, **plan_options(target))
     forward = plan.derivation.forward
     from lstmgen.derivation.normalform import products
 
@@ -116,12 +119,12 @@ def test_a_cell_without_a_recurrent_product_has_an_elementwise_loop():
         [Eq(z, sigmoid(W.z @ x + b.z)), Eq(n, W.n @ x), Eq(h.next, (1 - z) * h + z * n)],
         output=h,
     )
-    for eager in (False, True):
-        plan = lstmgen.plan(cell, eager=eager)
+    for target in ("c", "numpy"):
+        plan = lstmgen.plan(cell, **plan_options(target))
         assert not multiplies(plan.forward.step)
         assert not multiplies(plan.backward.step)
-    eager_step = [e.lhs.name for op in plan.forward.step for e in op.equations]
-    assert eager_step == ["h"], "the gate itself is done for all steps at once"
+    early = [e.lhs.name for op in plan.forward.step for e in op.equations]
+    assert early == ["h"], "the gate itself is done for all steps at once"
 
 
 def test_what_only_the_output_needs_comes_after_the_loop():
@@ -146,9 +149,23 @@ def test_bytes_follow_the_dtype(cell):
         lstmgen.plan(cell, dtype="float16")
 
 
+@pytest.mark.parametrize("choices", list(product((False, True), repeat=4)))
+def test_options_can_be_had_in_any_combination(cell, choices):
+    """Each plan is looked over when it is made: what it reads is there, with a place."""
+    options = dict(zip(("hoist", "split", "lanes", "recompute"), choices, strict=True))
+    plan = lstmgen.plan(cell, **options)
+    products = [op for op in plan.backward.operations if isinstance(op, Multiply)]
+    assert products and plan.flops != 0
+
+
+def test_an_unknown_option_is_named():
+    with pytest.raises(lstmgen.LstmgenError, match='did you mean "hoist"'):
+        lstmgen.plan(lstmgen.cells.get("rnn"), hoits=True)
+
+
 def test_the_plan_prints(cell):
-    for eager in (False, True):
-        text = str(lstmgen.plan(cell, eager=eager))
+    for target in ("c", "numpy"):
+        text = str(lstmgen.plan(cell, **plan_options(target)))
         for part in (
             "before the loop",
             "each step",
@@ -162,8 +179,8 @@ def test_the_plan_prints(cell):
 
 
 def test_every_value_that_is_read_was_written_before(cell):
-    for eager in (False, True):
-        plan = lstmgen.plan(cell, eager=eager)
+    for target in ("c", "numpy"):
+        plan = lstmgen.plan(cell, **plan_options(target))
         for part in (plan.forward, plan.backward):
             known = set()
             for op in part.operations:

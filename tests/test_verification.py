@@ -718,7 +718,9 @@ class Truncated(Interpreter):
         half = np.asarray(0.5, self.dtype)
         for e in self.derivation.forward:
             if isinstance(e.rhs, sigmoid):
-                memo[e.lhs] = half + half * np.tanh(half * self._walk(params, memo)(e.rhs.args[0]))
+                memo[e.lhs] = half + half * np.tanh(
+                    half * self._walk(memo, rest[-1])(e.rhs.args[0])
+                )
             elif isinstance(e.rhs, sympy.Pow):
                 memo[e.lhs] = memo[e.rhs.base] ** float(e.rhs.exp)
         return memo

@@ -100,7 +100,7 @@ class Problem:
                 limit = 1 / np.sqrt(shape[1])
                 params[p.name] = rng.uniform(-limit, limit, shape).astype(self.dtype)
             else:
-                middle = np.asarray((cell.initial(p) or 0.0) / 2, self.dtype)
+                middle = np.asarray(cell.starts_at(p) / 2, self.dtype)
                 params[p.name] = middle + np.asarray(0.1, self.dtype) * normal(*shape)
         for c in cell.constants:
             value = cell.initial(c)

@@ -69,7 +69,7 @@ def forward(
         shapes = Shapes(lines)
         lines = tuple(Eq(e.lhs, shapes.explicit(e.rhs), evaluate=False) for e in lines)
     if not normal:
-        lines = normalise(lines, shapes, namer)
+        lines = tuple(e for part in normalise(lines, shapes, namer) for e in part)
     return _Sweep((*lines, *sums), shapes, namer).run()
 
 

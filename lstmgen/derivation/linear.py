@@ -283,7 +283,7 @@ class Linearised:
 
     def _slope(self, e: Expr, leaf: Expr, equation: Eq) -> Expr:
         stand_ins = {
-            x: Vector(f"?{k}", "vector", x.operand.axes if isinstance(x.operand, Vector) else "1")
+            x: Vector(f"?{k}", "vector", "1" if x.operand.is_number else x.operand.axes)
             for k, x in enumerate(sorted(e.atoms(Expand), key=str))
         }
         found = slope(e.xreplace(stand_ins), stand_ins.get(leaf, leaf))

@@ -18,6 +18,7 @@ textbook would: ``a_i`` is the pre-activation of ``i``, ``Uh_n`` is U_n h, ``rh`
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import sympy
 from sympy import Eq, Expr, Function, Symbol
@@ -68,30 +69,49 @@ def namer_for(cell: Cell, equations: Iterable[Eq]) -> Namer:
     return Namer({*taken, "T", "B", *(n.name for n in cell.sizes)})
 
 
-def normalise(equations: Sequence[Eq], shapes: Shapes, namer: Namer) -> tuple[Eq, ...]:
-    """``equations`` in normal form, in an order in which they can be run."""
+class Normal(NamedTuple):
+    """Equations in normal form, in an order in which they can be run.
+
+    ``fixed`` are those of what does not move, matrices that are made of parameters: they hold once
+    for a whole sequence. ``step`` are those of each step.
+    """
+
+    fixed: tuple[Eq, ...]
+    step: tuple[Eq, ...]
+
+
+def normalise(equations: Sequence[Eq], shapes: Shapes, namer: Namer) -> Normal:
+    """``equations`` in normal form."""
     return _Normaliser(equations, shapes, namer).run()
 
 
 class _Normaliser:
     def __init__(self, equations: Sequence[Eq], shapes: Shapes, namer: Namer) -> None:
         self.equations, self.shapes, self.namer = equations, shapes, namer
-        self.out: list[Eq] = []
+        self.fixed: list[Eq] = []
+        self.step: list[Eq] = []
+        self.category = "vector"  # of what gets a name
         self.known: dict[Expr, Vector] = {}
         self.root: dict[Vector, str] = {}  # what a part of a normalisation was made from
         self.target = ""
 
-    def run(self) -> tuple[Eq, ...]:
+    @property
+    def out(self) -> list[Eq]:
+        """Where equations go: what is made of parameters alone is no part of a step."""
+        return self.fixed if self.category == "derived" else self.step
+
+    def run(self) -> Normal:
         for equation in self.equations:
-            self.target, lhs = equation.lhs.name, equation.lhs
-            rhs = self._right(_without_mod(plain_conditions(equation.rhs)))
+            self.category = "derived" if isinstance(equation.lhs, Matrix) else "vector"
+            self.target, lhs = equation.lhs.name, self._quantities(equation.lhs)
+            rhs = self._right(_without_mod(plain_conditions(self._quantities(equation.rhs))))
             alike = self.shapes.axes(rhs) == self.shapes.axes(lhs)
             if not alike and rhs.has(*MIXING):
                 rhs = self._name(rhs, f"{lhs.name}_one")
             self.out.append(Eq(lhs, rhs, evaluate=False))
             if alike and not (rhs.is_Atom or rhs.has(Product)):
                 self.known.setdefault(rhs, lhs)
-        return tuple(self.out)
+        return Normal(tuple(self.fixed), tuple(self.step))
 
     def _size(self, e: Expr) -> Expr:
         return self.shapes.of(e)
@@ -112,7 +132,8 @@ class _Normaliser:
         if isinstance(e, named):
             return self._named(e)
         if isinstance(e, Product):
-            return Product(self._merged(e.matrix, e.operand), self._operand(e.operand))
+            matrix = e.matrix if isinstance(e.matrix, Matrix) else self._matrix(e.matrix)
+            return Product(self._merged(matrix, e.operand), self._operand(e.operand))
         if isinstance(e, Expand):
             inner = self._whole(e.operand, "u")
             known = inner.is_number or isinstance(inner, Vector)
@@ -130,6 +151,26 @@ class _Normaliser:
         if isinstance(e, Function) and len(e.args) == 1:
             return self._function(e.func, self._argument(self._whole(e.args[0], "a")))
         return e.func(*(self._whole(arg, "q") for arg in e.args))
+
+    def _matrix(self, e: Expr) -> Matrix:
+        """A matrix that is made of parameters, under a name."""
+        before, self.category = self.category, "derived"
+        made = self._name(self._right(self._quantities(e)), f"M_{self.target}")
+        self.category = before
+        *heads, rows, columns = made.axes
+        return Matrix(made.name, rows, columns, False, tuple(heads))
+
+    def _quantities(self, e: Expr) -> Expr:
+        """An equation of matrices, or a side of it, in which each is a quantity of two axes."""
+        if self.category != "derived":
+            return e
+        defined = {x.lhs for x in self.equations}
+        swap: dict[Expr, Expr] = {}
+        for m in e.atoms(Matrix):
+            category = "derived" if m.base in defined else "parameter"
+            v = Vector(m.name, category, self.shapes.declared(m.base))
+            swap[m] = Transpose(v) if m.transposed else v
+        return e.xreplace(swap)
 
     def _merged(self, matrix: Matrix, operand: Expr) -> Matrix:
         """A matrix a head makes one tall matrix where one vector is for all heads."""
@@ -216,7 +257,7 @@ class _Normaliser:
 
     def _name(self, e: Expr, name: str) -> Vector:
         if e not in self.known:
-            symbol = Vector(self.namer(name), "vector", self.shapes.declared(e))
+            symbol = Vector(self.namer(name), self.category, self.shapes.declared(e))
             self.out.append(Eq(symbol, e, evaluate=False))
             self.known[e] = symbol
         return self.known[e]

@@ -11,8 +11,8 @@ i (1 - i) and not σ(a)(1 - σ(a)), because known right-hand sides are folded ba
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -62,13 +62,20 @@ class Derivation:
         own, ``carry(h)``; last come the lines that define those symbols for step t-1,
         ``carry(h, -1)``.
     totals : tuple of Eq
-        ``Gradient(p) = Σ_t …`` for every parameter.
+        ``Gradient(p) = Σ_t …`` for every parameter, and for matrices that are made of some.
+    fixed : tuple of Eq
+        What is made of parameters alone, in normal form: it holds for the whole sequence.
+    fixed_adjoints : tuple of Eq
+        Its adjoints, to be run after the last step: from ``gathered(S)``, which is what
+        ``Gradient(S)`` has become, to what the gradients of parameters gain, ``adjoint(p)``.
     """
 
     cell: Cell
     forward: tuple[Eq, ...]
     adjoints: tuple[Eq, ...]
     totals: tuple[Eq, ...]
+    fixed: tuple[Eq, ...] = ()
+    fixed_adjoints: tuple[Eq, ...] = ()
 
     @cached_property
     def carried(self) -> dict[Vector, Expr]:
@@ -98,8 +105,28 @@ class Derivation:
         inputs = [(v, self._adjoint_of(v)) for v in self.cell.inputs]
         initial = [(s, self.carried[carry(s, -1)]) for s in self.cell.states]
         return [
-            *self.totals,
+            *self._of_parameters(),
             *(Eq(Gradient(v), rhs, evaluate=False) for v, rhs in (*inputs, *initial)),
+        ]
+
+    def _of_parameters(self) -> list[Eq]:
+        """The sums over steps, first of what is made of parameters: theirs are in terms of it."""
+        known: dict[Expr, Expr] = {
+            gathered(e.lhs): Gradient(total.lhs.args[0])
+            for e in self.fixed
+            for total in self.totals
+            if total.lhs.args[0].name == e.lhs.name
+        }
+        for e in self.fixed_adjoints:
+            known[e.lhs] = e.rhs.xreplace(known)
+        through = {v.name: rhs for v, rhs in known.items() if v.category == "adjoint"}
+        made = {e.lhs.name for e in self.fixed}
+        lines = sorted(self.totals, key=lambda e: e.lhs.args[0].name not in made)
+        return [
+            Eq(e.lhs, e.rhs + through[e.lhs.args[0].name], evaluate=False)
+            if e.lhs.args[0].name in through and e.lhs.args[0].name not in made
+            else e
+            for e in lines
         ]
 
     def _adjoint_of(self, v: Vector) -> Expr:
@@ -111,12 +138,23 @@ def reverse(cell: Cell) -> Derivation:
     """Derive backpropagation through time for ``cell``; ``derive`` is the way in."""
     require_cell(cell)
     namer = namer_for(cell, cell.equations)
-    return _Sweep(cell, normalise(cell.equations, cell.shapes, namer)).run()
+    fixed, step = normalise(cell.equations, cell.shapes, namer)
+    made = _Sweep(cell, step, (*fixed, *step)).run()
+    if not fixed:
+        return made
+    used = {e.lhs.args[0].name for e in made.totals}
+    sweep = _Sweep(cell, fixed, (*fixed, *step, *made.adjoints))
+    return replace(made, fixed=fixed, fixed_adjoints=sweep.of_fixed(used))
 
 
 def adjoint(v: Vector) -> Vector:
     """δv = ∂L/∂v, at the time of v."""
     return Vector(v.name, "adjoint", v.axes, v.time)
+
+
+def gathered(v: Vector) -> Vector:
+    """∂L/∂v of what is made of parameters, as the steps have summed it up."""
+    return Vector(v.name, "gathered", v.axes)
 
 
 def carry(state: Vector, time: int = 0) -> Vector:
@@ -140,15 +178,18 @@ class _Sweep:
     are collected as a person would: δc ⊙ (g - c).
     """
 
-    def __init__(self, cell: Cell, forward: tuple[Eq, ...]) -> None:
+    def __init__(self, cell: Cell, forward: tuple[Eq, ...], known: Sequence[Eq]) -> None:
         self.cell, self.forward, self.shapes = cell, forward, cell.shapes
+        self.fixed = [e.lhs for e in known if e.lhs.category == "derived"]
+        self.matrices = {m.base for e in forward for p in e.rhs.atoms(Product) for m in [p.matrix]}
+        self.is_fixed = any(e.lhs in self.fixed for e in forward)
         self.names = {
             e.rhs: e.lhs
             for e in forward
             if not (e.rhs.is_Atom or e.rhs.has(*MIXING) or e.rhs.is_Add)
             and self.shapes.axes(e.rhs) == self.shapes.axes(e.lhs)  # else H numbers would be one
         }
-        self.namer = namer_for(cell, forward)
+        self.namer = namer_for(cell, known)
         self.linear: dict[Expr, dict[Expr, Expr]] = {}  # of what -> {δ: coefficient}
         self.plain: dict[Expr, list[Expr]] = {}  # of what -> products, carries, cotangents
         self.totals: dict[Expr, list[Expr]] = {}  # parameter -> what it sums over steps
@@ -170,10 +211,31 @@ class _Sweep:
                 self.out.append(Eq(carry(state, -1), ZERO, evaluate=False))
         totals = tuple(
             Eq(Gradient(p), sum(self.totals.get(p, []), ZERO), evaluate=False)
-            for p in cell.parameters
+            for p in (*cell.parameters, *self._made_of_parameters())
         )
         adjoints, totals = _inline(tuple(self.out), totals, self.cell)
         return Derivation(cell, self.forward, _live(adjoints, totals, cell), totals)
+
+    def _made_of_parameters(self) -> list[Expr]:
+        """What products and steps use of what is made of parameters, as a matrix or as it is."""
+        names = {v.name: v for v in self.fixed}
+        used = {m for m in self.matrices if m.name in names}
+        plain = {v for e in self.forward for v in e.rhs.atoms(Vector) if v.category == "derived"}
+        return sorted({*used, *plain}, key=lambda s: list(names).index(s.name))
+
+    def of_fixed(self, used: set[str]) -> tuple[Eq, ...]:
+        """The adjoints of what is made of parameters, of which the steps use some."""
+        for v in self.fixed:
+            if v.name in used:
+                self.plain[v] = [gathered(v)]
+        for equation in reversed(self.forward):
+            delta = self._close(equation.lhs, adjoint(equation.lhs))
+            if delta is not None:
+                self._spread(equation, delta)
+        for p in self.cell.parameters:
+            v = Vector(p.name, "parameter", self.shapes.declared(p)) if isinstance(p, Matrix) else p
+            self._close(v, adjoint(v))
+        return tuple(self.out)
 
     # ------------------------------------------------------------------ collecting
 
@@ -234,7 +296,7 @@ class _Sweep:
         return bool(self.shapes.axes(v) == SCALAR != self.shapes.axes(term))
 
     def _gain(self, v: Vector, delta: Expr, coefficient: Expr) -> None:
-        if v.category == "parameter":
+        if not self.is_fixed and v.category == "parameter":
             term = delta * coefficient
             wide = self._broadcast(v, term)
             self._total(v, Total(summed(term, self.shapes.axes(term), ()) if wide else term))
@@ -278,7 +340,7 @@ class _Sweep:
             coefficient *= units(number.shape)  # all units alike: as often as there are
         if not isinstance(e, NAMED) and not isinstance(e, Product):
             self._gain(v, e, coefficient)
-        elif v.category != "parameter":
+        elif self.is_fixed or v.category != "parameter":
             self.plain.setdefault(v, []).append(e)
         elif isinstance(e, Product):
             raise CellError(

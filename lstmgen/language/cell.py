@@ -21,6 +21,7 @@ from sympy.logic.boolalg import Boolean, BooleanAtom
 from ..errors import CellError, did_you_mean
 from . import symbols as language
 from .functions import FUNCTIONS, functions_with
+from .initial import Start, start
 from .misuse import bound, located, rounded, short
 from .shapes import Shapes
 from .symbols import (
@@ -34,7 +35,6 @@ from .symbols import (
     Size,
     Vector,
     View,
-    finite,
     named,
 )
 
@@ -83,8 +83,9 @@ class Cell:
         What each step puts out: a state (its new value), or a vector that the step computes.
     title, source, notes : str
         What the cell is in a few words; the paper, as "Gers et al. 2000"; anything worth knowing.
-    init : mapping of Vector to float
-        Where learned vectors start, such as ``{b.f: 1.0}``; otherwise as they were declared, or 0.
+    init : mapping from symbols
+        How parameters start, such as ``{b.f: 1.0, U.h: "orthogonal"}``; otherwise as they were
+        declared.
     roles : mapping of Vector to str
         What a vector is called, such as ``{i: "input gate"}``.
 
@@ -103,7 +104,7 @@ class Cell:
         title: str = "",
         source: str = "",
         notes: str = "",
-        init: Mapping[Vector, float] | None = None,
+        init: Mapping[Any, Any] | None = None,
         roles: Mapping[Vector, str] | None = None,
     ) -> None:
         _check_name(name, "the cell's name")
@@ -127,9 +128,14 @@ class Cell:
     # ------------------------------------------------------------------ what the equations hold
 
     @cached_property
+    def derived(self) -> tuple[Matrix, ...]:
+        """Matrices that equations make of parameters, once for a whole sequence."""
+        return tuple(e.lhs for e in self.equations if isinstance(e.lhs, Matrix))
+
+    @cached_property
     def states(self) -> tuple[Vector, ...]:
         """The states as they come into a step; the output first if it is one."""
-        found = [e.lhs.at(-1) for e in self.equations if e.lhs.category == "state"]
+        found = [e.lhs.at(-1) for e in self._moving if e.lhs.category == "state"]
         return tuple(sorted(found, key=lambda s: s.name != self.output.name))
 
     @cached_property
@@ -153,11 +159,14 @@ class Cell:
         first: dict[Matrix | Vector, tuple[int, int]] = {}
         for number, equation in enumerate(self.equations):
             reads_input = {
-                p.matrix.base
+                m.base
                 for p in equation.rhs.atoms(Product)
                 if any(v.category == "input" for v in p.operand.atoms(Vector))
+                for m in p.matrix.atoms(Matrix)
             }
             for symbol in equation.rhs.atoms(Matrix, Vector):
+                if isinstance(symbol, Matrix) and symbol.base in self.derived:
+                    continue
                 if isinstance(symbol, Matrix):
                     rank = 0 if symbol.base in reads_input else 1
                     first.setdefault(symbol.base, (rank, number))
@@ -182,7 +191,12 @@ class Cell:
     @cached_property
     def vectors(self) -> tuple[Vector, ...]:
         """What the step computes besides the states, in order."""
-        return tuple(e.lhs for e in self.equations if e.lhs.category == "vector")
+        return tuple(e.lhs for e in self._moving if e.lhs.category == "vector")
+
+    @property
+    def _moving(self) -> list[Eq]:
+        """The equations of what is different at each step."""
+        return [e for e in self.equations if isinstance(e.lhs, Vector)]
 
     @cached_property
     def sizes(self) -> tuple[Size, ...]:
@@ -203,9 +217,16 @@ class Cell:
         """
         return self.shapes.shape(symbol)
 
-    def initial(self, v: Vector) -> float | None:
-        """Where a learned vector starts; a constant's value, or None if it has none."""
+    def initial(self, v: Vector | Matrix) -> Start | None:
+        """How a parameter starts, or a state that is not given; a constant's value. None if it has
+        none: then vectors are 0, and matrices are of Glorot's distribution.
+        """
         return self._init.get(v.name, v.value)
+
+    def starts_at(self, v: Vector | Matrix) -> float:
+        """The number that ``v`` starts at, a constant's value; 0 if that is no single number."""
+        value = self.initial(v)
+        return value if isinstance(value, (int, float)) else 0.0
 
     @property
     def is_analytic(self) -> bool:
@@ -246,8 +267,18 @@ def _equations(given: object, where: str) -> tuple[Eq, ...]:
         if not isinstance(equation, Eq):
             raise _no_equation(equation, f"equation {number}")
     return tuple(
-        Eq(e.lhs, _settled(e.rhs), evaluate=False) if isinstance(e.rhs, Expr) else e
+        Eq(e.lhs, _settled(_entries(e)), evaluate=False) if isinstance(e.rhs, Expr) else e
         for e in equations
+    )
+
+
+def _entries(e: Eq) -> Expr:
+    """The right-hand side; of a matrix that is made of others, entry by entry."""
+    if isinstance(e.lhs, Matrix):
+        return language.entries(e.rhs)
+    return e.rhs.replace(
+        lambda n: isinstance(n, Product) and not isinstance(n.matrix, Matrix),
+        lambda n: Product(language.entries(n.matrix), n.operand),
     )
 
 
@@ -284,29 +315,23 @@ def _settled(e: Expr) -> Expr:
     return e
 
 
-def _initial_values(given: object, parameters: Sequence[Matrix | Vector]) -> dict[str, float]:
-    """Where learned vectors start, by name."""
+def _initial_values(given: object, parameters: Sequence[Matrix | Vector]) -> dict[str, Start]:
+    """How parameters start, by name."""
     if not isinstance(given, Mapping):
         raise CellError(f"init is {short(repr(given))}, not a dict", hint="write {b.f: 1.0}")
     values = {}
     for symbol, value in given.items():
-        if isinstance(symbol, Matrix):
-            raise CellError(
-                f"init names the matrix {symbol}, and matrices start at random (Glorot's uniform "
-                "distribution)",
-                hint=f'give init to vectors only, and set params["{symbol.name}"] of what a '
-                "module's init returns",
-            )
-        if not isinstance(symbol, Vector):
+        if not isinstance(symbol, (Vector, Matrix)):
             hint = "give the symbol itself, as in {b.f: 1.0}"
             if isinstance(symbol, language.Family):
                 hint = f"name one member, such as {symbol}.f"
-            raise CellError(f"init names {short(repr(symbol))}, not a learned vector", hint=hint)
+            raise CellError(f"init names {short(repr(symbol))}, not a parameter", hint=hint)
         if symbol not in parameters:
             near = did_you_mean(symbol.name, [p.name for p in parameters])
             raise CellError(f"init names {symbol}, which is not a parameter of the cell", hint=near)
+        is_matrix = isinstance(symbol, Matrix)
         try:
-            values[symbol.name] = finite(value, f"init of {symbol}")
+            values[symbol.name] = start(value, f"init of {symbol}", of_matrix=is_matrix)
         except ValueError as error:
             raise CellError(str(error), hint=f"write {{{symbol}: 1.0}}") from error
     return values
@@ -348,7 +373,7 @@ def _check_equations(equations: tuple[Eq, ...]) -> None:
                 where=where,
                 hint="give one of the two another name",
             )
-        _check_right(equation.rhs, where)
+        _check_right(equation.rhs, where, isinstance(equation.lhs, Matrix))
         for v in sorted(equation.rhs.atoms(Vector), key=str):
             _check_time(v, where)
             _check_defined(v, defined, defined_anywhere, where)
@@ -364,6 +389,8 @@ def _check_equations(equations: tuple[Eq, ...]) -> None:
 
 
 def _check_left(lhs: Expr, where: str) -> None:
+    if isinstance(lhs, Matrix) and not lhs.transposed:
+        return  # made of parameters
     if not isinstance(lhs, Vector):
         raise CellError(
             f"the left-hand side {short(lhs)} is not a vector of the language",
@@ -391,7 +418,7 @@ def _a(kind: str) -> str:
     return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
-def _check_right(rhs: Expr, where: str) -> None:
+def _check_right(rhs: Expr, where: str, of_matrix: bool) -> None:
     if not isinstance(rhs, Expr):
         hint = "Piecewise((u, v > 0), (w, True)) chooses" if isinstance(rhs, Boolean) else (
             "write one equation for each vector")  # fmt: skip
@@ -399,7 +426,10 @@ def _check_right(rhs: Expr, where: str) -> None:
             f"the right-hand side {short(rhs)} is not an expression", where=where, hint=hint
         )
     _check_numbers(rhs, where)
-    _check_matrices(rhs, where)
+    if of_matrix:
+        _check_static(rhs, where)
+    else:
+        _check_matrices(rhs, where)
     for node in sympy.preorder_traversal(rhs):
         _check_node(node, where)
     hints = {n.args[1] for n in rhs.atoms(named) if len(n.args) > 1}
@@ -513,6 +543,8 @@ def _function_names() -> str:
 def _check_matrices(expr: Expr, where: str) -> None:
     """Matrices stand only on the left of a product."""
     if isinstance(expr, Product):
+        if not isinstance(expr.matrix, Matrix):
+            _check_static(expr.matrix, where)
         return _check_matrices(expr.operand, where)
     if isinstance(expr, Operator):
         inner = (n for n in sympy.postorder_traversal(expr) if isinstance(n, Misplaced))
@@ -523,6 +555,17 @@ def _check_matrices(expr: Expr, where: str) -> None:
     for arg in expr.args:
         _check_matrices(arg, where)
     return None
+
+
+def _check_static(rhs: Expr, where: str) -> None:
+    """A matrix that an equation defines is made of what does not move."""
+    moving = sorted((v for v in rhs.atoms(Vector) if v.category not in language.STATIC), key=str)
+    if moving:
+        raise CellError(
+            f"{moving[0]} is different at every step, and a matrix is the same for all of them",
+            where=where,
+            hint='declare a matrix that moves with states("C", shape=("H", "K")) or vectors(…)',
+        )
 
 
 def _check_time(v: Vector, where: str) -> None:
@@ -594,14 +637,16 @@ def _output_hint(output: object) -> str:
 
 def _check_everything_is_read(equations: tuple[Eq, ...], output: Vector) -> None:
     read = {v for e in equations for v in e.rhs.atoms(Vector)} | {output}
+    read |= {m.base for e in equations for m in e.rhs.atoms(Matrix)}
     for number, equation in enumerate(equations, 1):
         lhs = equation.lhs
-        if lhs not in read and not (lhs.category == "state"):
+        is_state = isinstance(lhs, Vector) and lhs.category == "state"
+        if lhs not in read and not is_state:
             raise CellError(
                 f"nothing reads {lhs}", where=located(number, equation),
                 hint=f"remove the equation, or use {lhs} in another one",
             )  # fmt: skip
-        if lhs.category == "state" and lhs not in read and lhs.at(-1) not in read:
+        if is_state and lhs not in read and lhs.at(-1) not in read:
             raise CellError(
                 f"nothing reads the state {lhs.name}, neither in this step nor in the next",
                 where=located(number, equation),

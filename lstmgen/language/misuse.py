@@ -7,6 +7,7 @@ symbols of the language inherit ``Explained``, so that the answer is what to wri
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 import sys
@@ -78,6 +79,23 @@ def bound(what: object) -> str:
 def rounded(number: Expr) -> str:
     """A number in four digits."""
     return str(sympy.N(number, 4)).lower()
+
+
+def finite(value: Any, what: str) -> float:
+    """``value`` as a finite number; ``what`` says what it is.
+
+    Raises
+    ------
+    ValueError
+        If it is not a finite number.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if isinstance(value, str) or not math.isfinite(number):
+        raise ValueError(f"{what} is one finite number, not {short(repr(value))}")
+    return number
 
 
 def located(number: int, equation: Any) -> str:

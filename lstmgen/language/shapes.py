@@ -235,10 +235,6 @@ class Shapes:
             plain = self._infer(matrix.base, where)
             return plain[-1:] if matrix.transposed else plain[:-1]
         *front, columns = shape
-        if isinstance(operand, Matrix) or (operand.has(Matrix) and len(inner) == len(shape) == 2):
-            if self._unify(columns, inner[0]):  # two matrices that do not move
-                return (front[0], inner[1])
-            raise self._misfit(product, columns, inner[0], where)
         if not self._unify(columns, inner[-1]):
             raise self._misfit(product, columns, inner[-1], where)
         heads = inner[:-1]

@@ -16,7 +16,6 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -26,7 +25,8 @@ from sympy.core.symbol import Str
 from sympy.printing.precedence import PRECEDENCE
 
 from ..errors import did_you_mean
-from .misuse import Explained, Linear, bound, expression, no_matrix, short
+from .initial import Start, start
+from .misuse import Explained, Linear, bound, expression, finite, no_matrix, short
 
 __all__ = [
     "Family",
@@ -51,12 +51,15 @@ __all__ = [
 ]
 
 # Categories of Vector. The first six are written by users; derivation and schedule add the others.
-STATIC = frozenset({"parameter", "constant"})  # the same at every step: time does not touch them
-GIVEN = frozenset({"input", "mask", "parameter", "constant"})  # never defined by an equation
+# The same at every step: time does not touch them. What is derived is made of the others.
+STATIC = frozenset({"parameter", "constant", "derived"})
+GIVEN = frozenset(
+    {"input", "mask", "parameter", "constant", "derived"}
+)  # never defined by an equation
 ADJOINT = frozenset({"adjoint", "cotangent", "carry", "partial adjoint", "partial carry"})
 # adjoint: ∂L/∂v in all; cotangent: the part that arrives from outside, at the output; carry: the
-# part of a state's adjoint that arrives from step t+1.
-_MARKS = {"adjoint": "δ", "cotangent": "Δ", "carry": "later δ"}
+# part of a state's adjoint that arrives from step t+1. What is gathered is the sum over all steps.
+_MARKS = {"adjoint": "δ", "cotangent": "Δ", "carry": "later δ", "gathered": "Σδ"}
 
 
 class Size(Symbol):
@@ -100,14 +103,14 @@ class Vector(Quantity, Symbol):
         which broadcasts.
     time : int
         Steps away from t: a state that comes in is at -1. Parameters and constants have no time.
-    value : float, optional
-        A parameter's initial value, a constant's default.
+    value : float or Initial, optional
+        How a parameter starts, a state if none is given; a constant's default.
     """
 
     category: str
     axes: tuple[str, ...]
     time: int
-    value: float | None
+    value: Start | None
 
     def __new__(
         cls,
@@ -115,7 +118,7 @@ class Vector(Quantity, Symbol):
         category: str,
         shape: str | tuple[str, ...] = "",
         time: int = 0,
-        value: float | None = None,
+        value: Start | None = None,
     ) -> Vector:
         obj: Vector = Symbol.__xnew__(cls, name, real=True)
         obj.axes = (shape,) if isinstance(shape, str) else tuple(shape)
@@ -286,6 +289,7 @@ class Matrix(Operator, Symbol):
 
     axes: tuple[str, ...]
     transposed: bool
+    value: Start | None  # how it starts; None is Glorot's distribution
     merged: bool  # the normal form's: heads and rows as one axis, for a vector without heads
 
     def __new__(
@@ -296,21 +300,24 @@ class Matrix(Operator, Symbol):
         transposed: bool = False,
         heads: tuple[str, ...] = (),
         merged: bool = False,
+        value: Start | None = None,
     ) -> Matrix:
         obj: Matrix = Symbol.__xnew__(cls, name, real=True)
         obj.axes, obj.transposed, obj.merged = (*heads, rows, columns), transposed, merged
+        obj.value = value
         return obj
 
     def _hashable_content(self) -> tuple[Any, ...]:
         content: tuple[Any, ...] = super()._hashable_content()
-        return (*content, self.axes, int(self.transposed), int(self.merged))
+        return (*content, self.axes, int(self.transposed), int(self.merged), repr(self.value))
 
     def __getnewargs_ex__(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return (self.name, *self.axes[-2:], self.transposed, self.axes[:-2], self.merged), {}
+        about = (self.transposed, self.axes[:-2], self.merged, self.value)
+        return (self.name, *self.axes[-2:], *about), {}
 
     def _viewed(self, transposed: bool, merged: bool) -> Matrix:
         *heads, rows, columns = self.axes
-        return Matrix(self.name, rows, columns, transposed, tuple(heads), merged)
+        return Matrix(self.name, rows, columns, transposed, tuple(heads), merged, self.value)
 
     @property
     def T(self) -> Matrix:
@@ -437,19 +444,26 @@ class Misplaced(Operator, Expr):
 
 
 def entries(e: Expr) -> Expr:
-    """What a matrix, or a sum or multiple of matrices, is entry by entry.
+    """What a matrix, or what is made of matrices, is entry by entry.
 
-    Products of matrices stay what they are: they are no arithmetic on entries.
+    Products of matrices are contractions: they are no arithmetic on entries.
     """
+    if isinstance(e, Misplaced) or not e.has(_Scaled, _Sum, _Chain):
+        return e
+    # matrices have arithmetic of their own, which plain symbols in their place have not
+    plain = {m: sympy.Dummy(str(m), real=True) for m in e.atoms(Matrix)}
+    return _of_entries(e.xreplace(plain)).xreplace({d: m for m, d in plain.items()})
+
+
+def _of_entries(e: Expr) -> Expr:
     if isinstance(e, _Sum):
-        return sympy.Add(*map(entries, e.args))
+        return sympy.Add(*map(_of_entries, e.args))
     if isinstance(e, _Scaled):
-        factor, matrix = e.args
-        return sympy.Mul(factor, entries(matrix))
+        return sympy.Mul(*map(_of_entries, e.args))
     if isinstance(e, _Chain):
-        left, right = map(entries, e.args)
-        return Product(left, right)
-    return e
+        left, right = map(_of_entries, e.args)
+        return Contract(left, right, "@")
+    return e.func(*map(_of_entries, e.args)) if e.has(_Scaled, _Sum, _Chain) else e
 
 
 def _may_be_matrix(e: Expr) -> bool:
@@ -521,10 +535,7 @@ _R = TypeVar("_R")
 # What a keyword of another library is here, by what is declared.
 _SIZE = 'size="P" gives the number of units'
 _SIDES = 'rows="H", columns="D" give the shape'
-_START = (
-    "learned vectors start at init=…, constants have value=…; the state that a sequence starts "
-    "from is an argument of forward"
-)
+_START = "what is learned and states start at init=…, constants have value=…"
 _KEYWORDS = {
     **dict.fromkeys(("shape", "dim", "units", "size", "width", "length", "hidden_size"), "shape"),
     **dict.fromkeys(("init", "value", "initial", "default", "start", "mean", "std"), "start"),
@@ -620,10 +631,10 @@ def _shape(size: object, shape: object, default: str = "") -> str | tuple[str, .
     return tuple(_size(n) for n in shape)
 
 
-def _sides(rows: object, columns: object, shape: object) -> tuple[Any, ...]:
+def _sides(rows: object, columns: object, shape: object, value: Start | None) -> tuple[Any, ...]:
     """What Matrix takes after its name."""
     if shape is None:
-        return _size(rows), _size(columns)
+        return _size(rows), _size(columns), False, (), False, value
     if rows or columns:
         raise ValueError("give shape=, or rows= and columns=, not both")
     axes = _shape("", shape)
@@ -631,24 +642,11 @@ def _sides(rows: object, columns: object, shape: object) -> tuple[Any, ...]:
         raise ValueError(
             f'the shape of a matrix has two axes or more, such as ("H", "D"), not {shape!r}'
         )
-    return (*axes[-2:], False, axes[:-2])
+    return (*axes[-2:], False, axes[:-2], False, value)
 
 
-def finite(value: Any, what: str) -> float:
-    """``value`` as a finite number; ``what`` says what it is.
-
-    Raises
-    ------
-    ValueError
-        If it is not a finite number.
-    """
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if isinstance(value, str) or not math.isfinite(number):
-        raise ValueError(f"{what} is one finite number, not {short(repr(value))}")
-    return number
+def _start(value: Any, what: str, *, of_matrix: bool = False) -> Start | None:
+    return None if value is None else start(value, f"init of {what}", of_matrix=of_matrix)
 
 
 @_declares
@@ -661,13 +659,15 @@ def inputs(names: str, size: str | int = "D", shape: Any = None) -> Any:
 
 
 @_declares
-def states(names: str, size: str | int = "H", shape: Any = None) -> Any:
+def states(names: str, size: str | int = "H", shape: Any = None, init: float | None = None) -> Any:
     """States, of size H: ``h`` comes into the step, ``h.next`` leaves it. Arrays: (B, size).
 
-    ``shape=("H", "K")`` is a matrix memory, an array (B, H, K).
+    ``shape=("H", "K")`` is a matrix memory, an array (B, H, K). A sequence that is given no state
+    starts from ``init``, or from zeros.
     """
     axes = _shape(size, shape, "H")
-    return _declare(names, lambda n: Vector(n, "state", axes, -1))
+    value = None if init is None else finite(init, f"init of {names}")
+    return _declare(names, lambda n: Vector(n, "state", axes, -1, value or None))
 
 
 @_declares
@@ -692,33 +692,38 @@ def constants(names: str, value: float | None = None) -> Any:
 
 
 @_declares
-def weights(names: str, rows: str | int = "", columns: str | int = "", shape: Any = None) -> Any:
+def weights(
+    names: str, rows: str | int = "", columns: str | int = "", shape: Any = None, init: Any = None
+) -> Any:
     """A family of matrices: ``W.i`` is W_i. Shapes are inferred unless they are given.
 
-    ``shape=("N", "P", "P")`` is a matrix for each of N heads.
+    ``shape=("N", "P", "P")`` is a matrix for each of N heads. ``init`` says how they start: a
+    number, a name such as "orthogonal", or both, ("normal", 0.1); else Glorot's distribution.
     """
-    sides = _sides(rows, columns, shape)
+    sides = _sides(rows, columns, shape, _start(init, names, of_matrix=True))
     return _declare(names, lambda name: Family(name, lambda member: Matrix(member, *sides)))
 
 
 @_declares
-def biases(names: str, size: str | int = "", init: float = 0.0, shape: Any = None) -> Any:
+def biases(names: str, size: str | int = "", init: Any = 0.0, shape: Any = None) -> Any:
     """A family of learned vectors: biases, peepholes, gains. They start at ``init``."""
-    about = _shape(size, shape), 0, finite(init, f"init of {names}")
+    about = _shape(size, shape), 0, _start(init, names)
     return _declare(names, lambda n: Family(n, lambda m: Vector(m, "parameter", *about)))
 
 
 @_declares
-def matrix(names: str, rows: str | int = "", columns: str | int = "", shape: Any = None) -> Any:
-    """One learned matrix, used as ``V @ h``."""
-    sides = _sides(rows, columns, shape)
+def matrix(
+    names: str, rows: str | int = "", columns: str | int = "", shape: Any = None, init: Any = None
+) -> Any:
+    """One learned matrix, used as ``V @ h``; ``init`` as in ``weights``."""
+    sides = _sides(rows, columns, shape, _start(init, names, of_matrix=True))
     return _declare(names, lambda n: Matrix(n, *sides))
 
 
 @_declares
-def vector(names: str, size: str | int = "", init: float = 0.0, shape: Any = None) -> Any:
+def vector(names: str, size: str | int = "", init: Any = 0.0, shape: Any = None) -> Any:
     """One learned vector; ``size=1`` is a learned scalar. It starts at ``init``."""
-    about = _shape(size, shape), 0, finite(init, f"init of {names}")
+    about = _shape(size, shape), 0, _start(init, names)
     return _declare(names, lambda n: Vector(n, "parameter", *about))
 
 
@@ -1031,7 +1036,7 @@ def _axes(given: tuple[Any, ...]) -> tuple[Expr, ...]:
     """Axes as they were given: names, numbers, or a quantity that has them."""
     if len(given) == 1 and isinstance(given[0], (list, tuple)):
         given = tuple(given[0])
-    if len(given) == 1 and isinstance(given[0], Vector):
+    if len(given) == 1 and isinstance(given[0], (Vector, Matrix)):
         given = given[0].axes
     return tuple(size_of(_size(n)) for n in given)
 

@@ -189,6 +189,12 @@ def area(cell: Cell, m: Matrix) -> Expr:
     return units(cell.shape(m))
 
 
+def flat_shape(cell: Cell, m: Matrix) -> tuple[Expr, Expr]:
+    """The rows and columns of a matrix, those of all heads one after the other."""
+    *front, columns = cell.shape(m)
+    return units(tuple(front)), columns
+
+
 def heads(cell: Cell, m: Matrix, operand: Vector) -> Shape:
     """The axes of the heads over which a product with a matrix is repeated; () of a plain one.
 

@@ -31,6 +31,7 @@ from .operations import (
     count_arithmetic,
     heads,
 )
+from .options import Options
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,12 @@ class Plan:
     forward: Pass
     backward: Pass
     buffers: tuple[Buffer, ...]
-    eager: bool
+    options: Options
     dtype: DType
     origin: dict[Vector, Eq] = field(compare=False)  # the whole equation of a sum that was cut up
+    # what is made of parameters alone, before the first step, and its adjoints, after the last
+    fixed: tuple[Fused, ...] = ()
+    fixed_adjoints: tuple[Fused, ...] = ()
 
     @property
     def cell(self) -> Cell:
@@ -159,7 +163,7 @@ class Plan:
         """The costs in words: what they are of, and how much."""
         poly = description.polynomial
         weights = [area(self.cell, p) for p in self.cell.parameters if isinstance(p, Matrix)]
-        tiles = "" if self.eager else ", tile: the steps of one"
+        tiles = "" if self.options.hoist else ", tile: the steps of one"
         return [
             ("forward", f"{poly(self.flops_of(self.forward))} flop"),
             ("backward", f"{poly(self.flops_of(self.backward))} flop"),

@@ -15,13 +15,14 @@ Nothing here knows a language; a target prints the operations in order.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import sympy
 from sympy import Eq, Expr
 
 from ..derivation.normalform import namer_for, products, remainder
 from ..derivation.reverse import Derivation, adjoint, carry, reverse
+from ..errors import LstmgenError, did_you_mean
 from ..language import dtypes
 from ..language.cell import Cell
 from ..language.dtypes import DType
@@ -64,6 +65,7 @@ from .operations import (
     moved,
     needs_axes,
 )
+from .options import Options
 from .passes import recompute, share, split_coefficients, unscaled
 from .plans import Plan
 from .storage import (
@@ -78,19 +80,17 @@ from .storage import (
 )
 
 
-def plan(cell: Cell | Derivation, *, eager: bool = False, dtype: str = "float64") -> Plan:
+def plan(cell: Cell | Derivation, *, dtype: str = "float64", **options: bool) -> Plan:
     """Plan the forward and the backward pass of ``cell``.
 
     Parameters
     ----------
     cell : Cell or Derivation
-    eager : bool
-        Do all that does not depend on the recurrence for all steps at once, elementwise work and
-        the coefficients of the backward pass included. Right where an operation has a high price
-        of its own (NumPy); else only products are lifted out of the loop, and the elementwise
-        work stays inside, where its operands are in cache.
     dtype : str
         "float32" or "float64", for the count of bytes.
+    **options : bool
+        ``hoist``, ``split``, ``lanes``, ``recompute``: see ``Options``. Without any, it is the plan
+        of the C target.
 
     Returns
     -------
@@ -100,15 +100,26 @@ def plan(cell: Cell | Derivation, *, eager: bool = False, dtype: str = "float64"
     """
     number_type = dtypes.dtype(dtype)
     derivation = cell if isinstance(cell, Derivation) else reverse(cell)
-    made = _Planner(derivation, eager, number_type).run()
+    made = _Planner(derivation, _options(options), number_type).run()
     require_sound(made)
     return made
 
 
+def _options(given: dict[str, bool]) -> Options:
+    known = [f.name for f in fields(Options)]
+    for name in given:
+        if name not in known:
+            raise LstmgenError(
+                f"a plan has no option {name!r}\n"
+                f"  hint: {did_you_mean(name, known)} it takes {', '.join(known)} and dtype".strip()
+            )
+    return Options(**given)
+
+
 class _Planner:
-    def __init__(self, derivation: Derivation, eager: bool, dtype: DType) -> None:
+    def __init__(self, derivation: Derivation, options: Options, dtype: DType) -> None:
         self.derivation, self.cell = derivation, derivation.cell
-        self.eager, self.dtype = eager, dtype
+        self.options, self.dtype = options, dtype
         self.namer = namer_for(self.cell, (*derivation.forward, *derivation.adjoints))
 
     def run(self) -> Plan:
@@ -119,8 +130,8 @@ class _Planner:
         adjoints = tuple(e for e in lines if not isinstance(e.lhs, Gradient))
         totals = tuple(e for e in lines if isinstance(e.lhs, Gradient))
 
-        again = recompute(forward, adjoints, totals, outers_only=self.eager)
-        if self.eager:
+        again = recompute(forward, adjoints, totals, outers_only=not self.options.recompute)
+        if self.options.split:
             adjoints = split_coefficients(adjoints, self.namer, cell)
         adjoints = again + adjoints
         defined = {e.lhs for e in adjoints}
@@ -130,10 +141,11 @@ class _Planner:
             if v.category in ("vector", "state") and v not in defined
         }
         kept = tape | {cell.output}  # a stacked sum is no place for what must stay
-        ahead = _Direction(forward, cell, {s: s.at(0) for s in cell.states}, self.eager, kept)
+        hoist = self.options.hoist
+        ahead = _Direction(forward, cell, {s: s.at(0) for s in cell.states}, hoist, kept)
         ends = {adjoint(v) for v in cell.inputs}
         carried = {carry(s): carry(s, -1) for s in cell.states}
-        back = _Direction(adjoints, cell, carried, self.eager, ends)
+        back = _Direction(adjoints, cell, carried, hoist, ends)
         gradients = _gradient_operations(totals, cell)
         stacks = (
             ahead.stacks
@@ -142,7 +154,7 @@ class _Planner:
         )
         rank = {v.name: k for k, v in enumerate(e.lhs for e in forward)}
         grouped: set[Vector] = set()
-        if self.eager:
+        if self.options.lanes:
             layouts = _in_lanes(ahead, back, stacks, tape - {cell.output}, rank, forward)
             grouped = {v for order in layouts for v in order}
         else:
@@ -157,8 +169,12 @@ class _Planner:
             ).buffers(self.dtype)
             layouts = [b.blocks for b in buffers]
         return Plan(
-            self.derivation, forward_pass, backward_pass, buffers, self.eager, self.dtype,
+            self.derivation, forward_pass, backward_pass, buffers, self.options, self.dtype,
             {**ahead.origin, **back.origin},
+            *(
+                (Fused(_loops(lines, cell)),) if lines else ()
+                for lines in (d.fixed, d.fixed_adjoints)
+            ),
         )  # fmt: skip
 
 
@@ -185,10 +201,10 @@ class _Direction:
     """
 
     def __init__(
-        self, equations: Sequence[Eq], cell: Cell, carried: dict[Vector, Vector], eager: bool,
+        self, equations: Sequence[Eq], cell: Cell, carried: dict[Vector, Vector], hoist: bool,
         kept: set[Vector],
     ) -> None:  # fmt: skip
-        self.cell, self.eager, self.carried = cell, eager, carried
+        self.cell, self.hoist, self.carried = cell, hoist, carried
         self.equations = tuple(equations)
         self.kept = kept | set(carried.values())
         self.defined = {e.lhs: e for e in self.equations}
@@ -236,7 +252,7 @@ class _Direction:
         if e.rhs.has(Product):
             return True
         read = {v for v in e.rhs.atoms(Vector) if v.category not in ("state", "parameter")}
-        return self.eager and not any(self.cell.shape(v) in self.matrices for v in {e.lhs, *read})
+        return self.hoist and not any(self.cell.shape(v) in self.matrices for v in {e.lhs, *read})
 
     def _place_lazy(self, region: dict[Vector, str]) -> None:
         """Elementwise work that no recurrence needs goes to whoever needs it, the step first."""

@@ -269,7 +269,7 @@ def tidy(e: Expr) -> Expr:
     """``e`` for people: exact, with plain conditions, and signs outside of means and sums."""
     return exact(plain_conditions(e)).replace(
         lambda n: isinstance(n, (mean, sum_)) and is_negative(n.args[0]),
-        lambda n: -n.func(-n.args[0]),
+        lambda n: -n.func(-n.args[0], *n.args[1:]),
     )
 
 

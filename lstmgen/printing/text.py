@@ -15,6 +15,7 @@ from sympy.printing.printer import Printer
 
 from ..language.cell import Cell
 from ..language.functions import FUNCTIONS, Range
+from ..language.initial import Initial, Start
 from ..language.symbols import (
     ADJOINT,
     STATIC,
@@ -51,7 +52,7 @@ from .orders import (
 
 Style = Literal["show", "code"]
 
-_MARKS = {"adjoint": "δ", "cotangent": "Δ", "carry": "δ"}
+_MARKS = {"adjoint": "δ", "cotangent": "Δ", "carry": "δ", "gathered": "Σδ"}
 _NAMES = {"sigmoid": "σ", "sum_": "sum", "max_": "max", "Max": "max", "Min": "min", "log": "log"}
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _RELATIONS = {"==": "=", "!=": "≠", "<=": "≤", ">=": "≥", "<": "<", ">": ">"}
@@ -130,10 +131,15 @@ class _TextPrinter(Printer):
         for f in factors:
             if before is not None:
                 wide = not (self.person.scalar(before) or self.person.scalar(f))
-                line += " ∘ " if wide and self.style == "code" else " "
+                matrices = self._has_axes(before) and self._has_axes(f)
+                line += " ∘ " if wide and (matrices or self.style == "code") else " "
             line += self._bound(f, "Mul")
             before = f
         return line
+
+    def _has_axes(self, e: Expr) -> bool:
+        """Whether ``e`` is a matrix, whose product with another could be taken for another one."""
+        return len(self.person.cell.shapes.axes(e)) > 1
 
     def _print_Pow(self, e: Expr) -> str:
         base, power = e.args
@@ -192,7 +198,9 @@ class _TextPrinter(Printer):
         return f"{e.name}({self._print(e.operand)})"
 
     def _print_Product(self, e: Expr) -> str:
-        return f"{self._print(e.matrix)} {self._bound(e.operand, 'Mul')}"
+        loose = isinstance(e.matrix, (sympy.Add, sympy.Mul))
+        matrix = f"({self._print(e.matrix)})" if loose else self._print(e.matrix)
+        return f"{matrix} {self._bound(e.operand, 'Mul')}"
 
     def _print_Outer(self, e: Expr) -> str:
         left, right = e.args[:2]
@@ -421,8 +429,8 @@ def _symbol_table(cell: Cell, order: Order) -> list[str]:
             rows.append((kind, " ".join(found), size + (after if kind == "state" else "")))
     rows.append(("output", text(cell.output, order, "show"), shape_text(cell, cell.output)))
     for v in cell.constants:
-        value = cell.initial(v)
-        rows.append(("constant", v.name, "" if value is None else _number(value)))
+        known = cell.initial(v) is not None
+        rows.append(("constant", v.name, _number(cell.starts_at(v)) if known else ""))
     for family in families(cell):
         names = " ".join(p.name for p in family)
         rows.append(("parameters", names, shape_text(cell, family[0]) + _start(cell, family)))
@@ -435,14 +443,22 @@ def _symbol_table(cell: Cell, order: Order) -> list[str]:
 
 
 def _start(cell: Cell, family: Sequence[Matrix | Vector]) -> str:
-    """Where the learned vectors of a family start, if that is not 0."""
-    values = {p.name: cell.initial(p) or 0.0 for p in family if isinstance(p, Vector)}
+    """How the parameters of a family start, if that is not what vectors and matrices do."""
+    values = {p.name: cell.initial(p) or 0.0 for p in family}
     if not any(values.values()):
         return ""
     if len(set(values.values())) == 1:
         starts = "start" if len(values) > 1 else "starts"
-        return f"    {starts} at {_number(next(iter(values.values())))}"
-    return "    " + ", ".join(f"{n} starts at {_number(x)}" for n, x in values.items() if x)
+        return f"    {starts} {_started(next(iter(values.values())))}"
+    return "    " + ", ".join(f"{n} starts {_started(x)}" for n, x in values.items() if x)
+
+
+def _started(value: Start) -> str:
+    """At 1, or as a named start: orthogonal."""
+    if not isinstance(value, Initial):
+        return f"at {_number(value)}"
+    numbers = ", ".join(map(_number, value.numbers))
+    return f"{value.name}({numbers})" if numbers else value.name
 
 
 def _number(x: float) -> str:

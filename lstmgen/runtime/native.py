@@ -161,12 +161,11 @@ class NativeModule:
         self.INPUTS, self.MASKS, self.CONSTANTS = f.INPUTS, f.MASKS, f.CONSTANTS
         self._maker = {**f.MAKER, "dtype": dtype, **fixed, "threads": threads}
         self._fixed, self._threads = dict(fixed), threads
-        self._output_size = str(cell.size(cell.output))
+        self._output_axes = tuple(str(n) for n in cell.shape(cell.output))
+        self._whole = getattr(f, "_whole", None)  # of sizes that are made of others
         self._output_is_state = cell.output.category == "state"
         self._sizes = ("T", "B", *(str(n) for n in cell.sizes))
         self._numbers: dict[str, int] = f.NUMBERS
-        # derives sizes such as 3*P from others, or these from them
-        self._whole: Callable[[dict[str, int]], None] = getattr(f, "_whole", lambda sizes: None)
         self._array = self._ffi.typeof(f"{dtypes.dtype(dtype).storage.c}[]")
         # A pointer to an array, which it keeps alive: what ffi.from_buffer calls in the end, where
         # cffi still has that. The Python before it would take as long again.
@@ -248,7 +247,7 @@ class NativeModule:
         # a struct of another module, even of the same code, is of another type to cffi
         room = tape.room if tape.module is self else self._room_of(tape.room.sizes)
         if not self._is_plain(dy) or dy.shape != room.output:
-            dy = self._fit("dy", dy, ("T", "B", self._output_size), dict(room.sizes))
+            dy = self._fit("dy", dy, ("T", "B", *self._output_axes), dict(room.sizes))
         final = self._null if dstate is None else self._plain_states(dstate, room)
         if final is None:
             final = self._struct(self._states("dstate", dstate, dict(room.sizes)))
@@ -386,6 +385,8 @@ class NativeModule:
         masks = self._face._masks(masks) if self.MASKS else {}
         filled = [self._mask(k, masks[k], (*lead, *axes), sizes) for k, axes in self.MASKS.items()]
         sizes.setdefault("T", 1)
+        if self._whole:
+            self._whole(sizes)
         settled = len(self.INPUTS) == 1 and not filled and all(n in sizes for n in self._sizes)
         old = self._struct(self._states("state", state, sizes))
         room = self._room_of(sizes)
@@ -503,7 +504,6 @@ class NativeModule:
     # ------------------------------------------------------------------ sizes and memory
 
     def _room_of(self, sizes: dict[str, int]) -> _Room:
-        self._whole(sizes)
         try:
             return self._room(tuple([sizes[name] for name in self._sizes]))
         except KeyError as error:
@@ -523,14 +523,15 @@ class NativeModule:
         if not all(counts.values()) and sizes["T"] and sizes["B"]:
             raise LstmgenError(f"{self.CELL}: arrays of these sizes are too large: {sizes}")
         known = sizes | self._numbers
-        self._whole(known)
+        if self._whole:
+            self._whole(known)
 
         def shapes(lead: tuple[str, ...], table: Mapping[str, Any]) -> _Shapes:
             return tuple(
                 (k, tuple(known[n] for n in (*lead, *shape))) for k, shape in table.items()
             )
 
-        output = tuple(known[n] for n in ("T", "B", self._output_size))
+        output = tuple(known[n] for n in ("T", "B", *self._output_axes))
         return _Room(
             struct, known, output, shapes(("T", "B"), self.INPUTS), shapes(("B",), self.STATES),
             shapes((), self.PARAMETERS), **counts,

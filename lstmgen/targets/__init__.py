@@ -44,6 +44,12 @@ def generate(cell: Cell, target: str, **options: Any) -> dict[str, str]:
     return {name: seal(text) for name, text in files.items()}
 
 
+def plan_options(target: str) -> dict[str, bool]:
+    """What a target asks of a plan."""
+    options: dict[str, bool] = importlib.import_module(f".{target}.target", __name__).PLAN
+    return options
+
+
 def _checked(cell: Cell, target: str, module: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Options that the target has; ``dtype`` is accepted by all, since NumPy code fits any."""
     known = set(module.OPTIONS) | {"source"}

@@ -8,6 +8,7 @@ import sympy
 
 from .. import __version__
 from ..language.cell import Cell
+from ..language.symbols import Matrix, Vector
 
 _DIGITS = 12
 
@@ -24,8 +25,21 @@ def fingerprint(*facts: str) -> str:
 
 def _facts(cell: Cell) -> list[str]:
     """All that what is kept for the backward pass can depend on."""
-    # str has the steps that srepr leaves out, and srepr the digits that str does
-    equations = [f"{e} {sympy.srepr(e)}" for e in cell.equations]
+    equations = [f"{_spelled(e.lhs)} = {_spelled(e.rhs)}" for e in cell.equations]
     symbols = (*cell.parameters, *cell.inputs, *cell.masks, *cell.states, *cell.vectors)
     shapes = [f"{s} {cell.shape(s)}" for s in symbols]
     return [str(cell.output), *equations, *shapes]
+
+
+def _spelled(e: sympy.Basic) -> str:
+    """All that makes an expression what it is. What may be exchanged is in alphabetical order: the
+    order that SymPy keeps it in depends on what else the process has made.
+    """
+    if isinstance(e, (Vector, Matrix)):
+        return f"{e}:{','.join(e.axes)}"
+    if not e.args:
+        return str(sympy.srepr(e))
+    args = [_spelled(a) for a in e.args]
+    if isinstance(e, (sympy.Add, sympy.Mul, sympy.Max, sympy.Min, sympy.And, sympy.Or)):
+        args.sort()
+    return f"{e.func.__name__}({', '.join(args)})"

@@ -33,4 +33,6 @@ def identifier(v: Vector) -> str:
         return f"d{name}_next" if v.time == 0 else f"d{name}_prev"
     if v.category.startswith("partial"):
         return f"{name}_sum" if v.category == "partial" else f"d{name}_sum"
-    return {"cotangent": "dy", "adjoint": f"d{name}"}.get(v.category, name)
+    return {"cotangent": "dy", "adjoint": f"d{name}", "gathered": f"d{name}_sum"}.get(
+        v.category, name
+    )

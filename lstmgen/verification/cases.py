@@ -92,7 +92,8 @@ class Maker:
             given[m.name] = self.rng.integers(0, 2, (steps, batch, *shape(m))).astype(float)
         for c in cell.constants:
             default = cell.initial(c)
-            given[c.name] = self.rng.uniform(0.3, 0.9) if default is None else default
+            known = None if default is None else cell.starts_at(c)
+            given[c.name] = self.rng.uniform(0.3, 0.9) if known is None else known
         dy = self._rounded(self.rng.normal(size=(steps, batch, *shape(cell.output))))
         dstate = {
             s.name: self._rounded(self.rng.normal(size=(batch, *shape(s)))) for s in cell.states
@@ -104,7 +105,7 @@ class Maker:
         if isinstance(p, Matrix):
             # Of order 1 for the handful of columns of a case; their sum does not saturate.
             return drawn * 1.2 / math.sqrt(shape[-1])
-        start = self.cell.initial(p) or 0.0
+        start = self.cell.starts_at(p)
         return np.asarray(start * (1 + 0.3 * drawn) if start else 0.5 * drawn)
 
     def input(self, shape: tuple[int, ...]) -> Array:
@@ -134,7 +135,7 @@ class _Zeros(Maker):
     def parameter(self, p: Vector | Matrix, shape: tuple[int, ...]) -> Array:
         if isinstance(p, Matrix):
             return super().parameter(p, shape)
-        return np.full(shape, self.cell.initial(p) or 0.0)
+        return np.full(shape, self.cell.starts_at(p))
 
     def input(self, shape: tuple[int, ...]) -> Array:
         kept = self.rng.integers(0, 2, (*shape[:-1], 1))

@@ -106,7 +106,7 @@ class Runner:
         return found
 
     def _judge_defaults(self, params: Any, x: Any, extra: Any, dy: Array) -> Iterator[Finding]:
-        """``state=None`` is a state of zeros, and ``dstate=None`` a cotangent of zeros.
+        """``state=None`` is a state as it starts, ``dstate=None`` a cotangent of zeros.
 
         The module is compared with itself, to the last bit: zeros are where kinks are, and no
         place to ask a witness.
@@ -117,6 +117,7 @@ class Runner:
             for s in self.cell.states
         }
         zeros = {n: np.zeros(shape, self.dtype.storage.name) for n, shape in shapes.items()}
+        starts = {s.name: zeros[s.name] + self.cell.starts_at(s) for s in self.cell.states}
         shaped = (*self.cell.parameters, *self.cell.inputs)
         known = {n for symbol in shaped for n in self.cell.shape(symbol)}
         # A size that only states have has to be told by them.
@@ -128,7 +129,7 @@ class Runner:
         )
         results = []
         with np.errstate(all="ignore"):
-            for state, dstate in ((None if tells else zeros, None), (zeros, zeros)):
+            for state, dstate in ((None if tells else starts, None), (starts, zeros)):
                 y, final, tape = self.module.forward(params, x, state, **extra)
                 found = self._gradients(*self.module.backward(params, tape, dy, dstate))
                 results.append({
@@ -138,7 +139,9 @@ class Runner:
                 })  # fmt: skip
         for name, one in results[0].items():
             if not np.array_equal(one, results[1][name], equal_nan=True):
-                yield broken(f"{name} differs between state=None, dstate=None and zeros")
+                yield broken(
+                    f"{name} differs between state=None, dstate=None and what these stand for"
+                )
 
     def _judge_steps(
         self, comparison: Comparison, params: Any, x: Any, masks: Mapping[str, Array]

@@ -802,6 +802,18 @@ LSTMGEN_INLINE factors LG(blocks_of)(const real *from, size_t stride, size_t gro
 LSTMGEN_KERNEL void LG(multiply)(size_t team, size_t rows, size_t width, factors x,
     const real *w, const real *start, size_t start_stride, real *out, size_t out_stride);
 
+/* The same for each of several heads: of the rows of x, head h has the part that begins `jump`
+ * numbers after that of the head before, of out the next `width` columns, and its own weights, which
+ * are `step` apart, or the same ones if that is 0. Nothing is written beside these columns. */
+LSTMGEN_KERNEL void LG(multiply_heads)(size_t rows, size_t heads, size_t width, factors x,
+    size_t jump, const real *w, size_t step, const real *start, size_t start_stride, real *out,
+    size_t out_stride);
+
+/* The gradients of a matrix (height, width) for each head gain the sum of d xT over all rows; those
+ * of heads are `step` apart, or the same one if that is 0. */
+LSTMGEN_KERNEL void LG(outer_heads)(size_t rows, size_t heads, size_t height, size_t width,
+    const real *d, size_t d_stride, const real *x, size_t x_stride, size_t step, real *gradient);
+
 /* The transpose of a matrix (rows, columns), as the columns from `first` on of packed weights
  * (columns, width); zeros from its last column to `end`, or to the end of a vec. */
 LSTMGEN_KERNEL void LG(pack_transposed)(size_t team, size_t rows, size_t columns,
@@ -977,6 +989,58 @@ LSTMGEN_KERNEL void LG(multiply)(size_t team, size_t rows, size_t width, factors
         const size_t wide = width - n < PANEL ? LG(vecs)(width - n) : LSTMGEN_VECS;
         LG(multiply_panel)(wide, rows, x, w + n * inner, start != NULL ? start + n : NULL,
             start_stride, out + n, out_stride);
+    }
+}
+
+LSTMGEN_KERNEL void LG(multiply_heads)(size_t rows, size_t heads, size_t width, factors x,
+    size_t jump, const real *LSTMGEN_RESTRICT w, size_t step, const real *start,
+    size_t start_stride, real *out, size_t out_stride)
+{
+    for (size_t h = 0; h < heads; ++h, x.from += jump, w += step) {
+        const size_t left = h * width;
+        if (width % LANES == 0) {
+            LG(multiply)(1, rows, width, x, w, start != NULL ? start + left : NULL, start_stride,
+                out + left, out_stride);
+            continue;
+        }
+        for (size_t n = 0; n < width; n += PANEL) { /* what is too much of a vec stays here */
+            const size_t wide = width - n < PANEL ? width - n : PANEL;
+            for (size_t r = 0; r < rows; r += LSTMGEN_ROWS) {
+                const size_t some = rows - r < LSTMGEN_ROWS ? rows - r : LSTMGEN_ROWS;
+                vec sums[LSTMGEN_ROWS][LSTMGEN_VECS];
+                factors part = x;
+                part.from += r * x.stride;
+                LG(multiply_panel)(LG(vecs)(wide), some, part, w + n * x.inner, NULL, 0,
+                    (real *)sums, PANEL);
+                for (size_t k = 0; k < some; ++k) {
+                    const real *const sum = (const real *)sums[k];
+                    const real *const begun = start != NULL
+                        ? start + (r + k) * start_stride + left + n : NULL;
+                    real *const to = out + (r + k) * out_stride + left + n;
+                    for (size_t c = 0; c < wide; ++c) {
+                        to[c] = begun != NULL ? begun[c] + sum[c] : sum[c];
+                    }
+                }
+            }
+        }
+    }
+}
+
+LSTMGEN_KERNEL void LG(outer_heads)(size_t rows, size_t heads, size_t height, size_t width,
+    const real *LSTMGEN_RESTRICT d, size_t d_stride, const real *LSTMGEN_RESTRICT x,
+    size_t x_stride, size_t step, real *LSTMGEN_RESTRICT gradient)
+{
+    for (size_t h = 0; h < heads; ++h, d += height, x += width, gradient += step) {
+        for (size_t p = 0; p < height; ++p) { /* a row of the gradient stays in the cache */
+            real *const to = gradient + p * width;
+            for (size_t r = 0; r < rows; ++r) {
+                const real one = d[r * d_stride + p];
+                const real *const row = x + r * x_stride;
+                for (size_t q = 0; q < width; ++q) {
+                    to[q] += one * row[q];
+                }
+            }
+        }
     }
 }
 

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from sympy import Expr
 
+from ...errors import GenerateError
 from ...language.symbols import Vector
 from ...planning.operations import (
     AFTER,
@@ -37,6 +38,18 @@ Regions = dict[str, tuple[Statement, ...]]
 def lower(source: Source) -> tuple[Direction, Direction]:
     """Forward and backward."""
     plan = source.plan
+    for s in plan.cell.states:
+        if plan.cell.starts_at(s):
+            raise GenerateError(
+                f"the C target starts states from zeros, and {s} from {plan.cell.starts_at(s):g}\n"
+                "  hint: declare it without init, and give the state to forward"
+            )
+    if plan.fixed:
+        made = plan.fixed[0].equations[-1].lhs
+        raise GenerateError(
+            f"the C target cannot make {made} of parameters yet\n"
+            "  hint: compute it before, and give it to the cell as a parameter"
+        )
     passes = {"forward": plan.forward, "backward": plan.backward}
     # all rows of memory come first: the sizes of their blocks have the plainest names
     places = {name: Places(source.memory, part) for name, part in passes.items()}

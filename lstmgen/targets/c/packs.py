@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 from sympy import Expr
 
+from ...language.shapes import units
 from ...language.symbols import Matrix, Vector
-from ...planning.operations import ZERO
+from ...planning.operations import ZERO, flat_shape
 from .places import Places
 from .source import Source
 from .tree import (
@@ -22,14 +23,17 @@ from .tree import (
     Count,
     Do,
     Expression,
+    Loop,
     Member,
     Node,
     Statement,
     Variable,
     do,
+    product,
+    shifted,
     walk,
 )
-from .vocabulary import BEGUN, THREADS, G, P
+from .vocabulary import BEGUN, HEAD, THREADS, G, P
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,10 @@ class Packs:
         names = [m.name for m in matrices]
         starts, width, room = self._places.columns(outs)
         name = self._named(("columns", *names, str(starts)), f"{families(names)}_packed")
-        inner = self._source.cell.shape(matrices[0])[1]
+        inner = flat_shape(self._source.cell, matrices[0])[1]
         fill = []
         for m, start, end in zip(matrices, starts, [*starts[1:], width], strict=True):
-            rows, columns = self._source.cell.shape(m)
+            rows, columns = flat_shape(self._source.cell, m)
             items = [THREADS, Count(rows), Count(columns), Member(P, m.name), Variable(name),
                      Count(start), Count(end), Count(width)]  # fmt: skip
             fill.append(do("pack_transposed", *items))
@@ -86,7 +90,7 @@ class Packs:
         """Matrices as they are, stacked."""
         names = [m.name for m in matrices]
         name = self._named(("rows", *names), f"{families(names)}_rows")
-        shapes = [self._source.cell.shape(m) for m in matrices]
+        shapes = [flat_shape(self._source.cell, m) for m in matrices]
         inner = sum((rows for rows, _ in shapes), ZERO)
         fill, start = [], ZERO
         for m, (rows, columns) in zip(matrices, shapes, strict=True):
@@ -97,6 +101,29 @@ class Packs:
         about = f"{' '.join(names)}, stacked"
         count = inner * self._sizes.padded(shapes[0][1])
         return Packed(name, about=about, count=count, fill=tuple(fill), is_matrix=True)
+
+    def heads(self, m: Matrix) -> tuple[Packed, Expr]:
+        """A matrix for each head, one after the other, and how far apart they are."""
+        *front, rows, columns = self._source.cell.shape(m)
+        many, entries = units(tuple(front)), rows * columns
+        way = "rows" if m.transposed else "transposed"
+        name = self._named(
+            ("heads", way, m.name), f"{m.name}_{'rows' if m.transposed else 'packed'}"
+        )
+        room = rows * self._sizes.padded(columns)
+        if not m.transposed:
+            room = columns * self._sizes.padded(rows)
+        at = (shifted(Member(P, m.name), product(HEAD, Count(entries))),
+              shifted(Variable(name), product(HEAD, Count(room))))  # fmt: skip
+        items = [ONE, Count(rows), Count(columns), *at, NIL]
+        if m.transposed:
+            packing = do("pack_rows", *items, Count(rows))
+        else:
+            packing = do("pack_transposed", *items, Count(rows), Count(rows))
+        fill = Loop(HEAD, Count(many), (packing,))
+        about = f"{m.name} of each head, {'as it is' if m.transposed else 'transposed'}"
+        pack = Packed(name, about=about, count=many * room, fill=(fill,), is_matrix=True)
+        return pack, room
 
     def start(self, outs: Sequence[Vector], biases: Sequence[Vector | None]) -> Expression:
         """What stacked sums begin with: their biases side by side, NULL if there are none."""
@@ -152,9 +179,9 @@ class Summed(Variable):
 
 @dataclass(frozen=True)
 class SummedVector(Summed):
-    """That of a learned vector."""
+    """That of a learned vector, or of matrices of heads, in the order of their entries."""
 
-    parameter: Vector = field(kw_only=True)
+    parameter: Vector | Matrix = field(kw_only=True)
     units: Expr = field(kw_only=True)
 
 

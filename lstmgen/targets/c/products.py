@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 import sympy
 from sympy import Expr
 
+from ...language.shapes import units
 from ...language.symbols import Matrix, Vector
-from ...planning.operations import ZERO, Fill, Multiply, Outers
-from .packs import Packed, Packs, SummedMatrices, families
+from ...planning.operations import ZERO, Fill, Multiply, Outers, heads
+from .packs import Packed, Packs, SummedMatrices, SummedVector, families
 from .pointers import Pointers
 from .source import Source
 from .tree import (
@@ -52,6 +53,8 @@ class Products:
     def multiply(self, op: Multiply) -> list[Statement]:
         """A stacked product: a call for each stack that memory allows."""
         made: list[Statement] = [Comment(self._about(op))]
+        if heads(self._source.cell, op.matrices[0], op.operands[0]):
+            return [*made, self._of_heads(op)]
         if op.matrices[0].transposed:
             return [*made, *self._add_up(op)]
         x = op.operands[0]
@@ -89,6 +92,21 @@ class Products:
             start = self._at.first(out)
         return made
 
+    def _of_heads(self, op: Multiply) -> Do:
+        """A product for each head, with a matrix of its own or with the one of all."""
+        (m,), (x,), (out,) = op.matrices, op.operands, op.outs
+        cell = self._source.cell
+        many = units(cell.shape(x)[:-1])
+        start = self._at.first(out)
+        if not op.accumulate:
+            start = self._packs.bias(op.biases[0]), NIL
+        weights, room = self._packs.heads(m)
+        step = Count(room) if len(cell.shape(m)) > 2 else NIL
+        inner, width = cell.shape(x)[-1], cell.shape(out)[-1]
+        rows = self._rows_of(x, inner)
+        items = [self._at.rows, Count(many), Count(width), rows, Count(inner), weights, step]
+        return do("multiply_heads", *items, *start, *self._at.first(out))
+
     def _rows_of(self, x: Vector, units: Expr) -> Call:
         return Call("rows_of", (*self._at.first(x), Count(units)), "struct")
 
@@ -120,10 +138,32 @@ class Products:
     def outers(self, op: Outers) -> list[Statement]:
         """Gradients of matrices: left sides side by side, in panels, times the right side."""
         made: list[Statement] = []
+        if len(self._source.cell.shape(op.right)) > 1:
+            return self._outer_of_heads(op)
         for stack in self._places.stacks(op.lefts):
             parameters, lefts = [op.parameters[k] for k in stack], [op.lefts[k] for k in stack]
             made += self._outer(parameters, lefts, op.right)
         return made
+
+    def _outer_of_heads(self, op: Outers) -> list[Statement]:
+        """The gradient of a matrix for each head, or of one for all."""
+        (p,), (left,), cell = op.parameters, op.lefts, self._source.cell
+        *front, height = cell.shape(left)
+        entries = units(cell.shape(p))
+        total = SummedVector(
+            self._source.names(("gradient of heads", p.name), f"d{p.name}"),
+            about=f"∂L/∂{p.name}",
+            count=self._sizes.padded(entries),
+            parameter=p,
+            units=entries,
+        )
+        width = cell.shape(op.right)[-1]
+        step = Count(height * width) if len(cell.shape(p)) > 2 else NIL
+        text = self._source.text
+        items = [self._at.rows, Count(units(tuple(front))), Count(height), Count(width)]
+        sides = [*self._at.first(left), *self._at.first(op.right)]
+        about = f"∂L/∂{p.name} += Σ {text(left)} {text(op.right)}ᵀ, for each head"
+        return [Comment(about), do("outer_heads", *items, *sides, step, total)]
 
     def _outer(
         self, parameters: Sequence[Matrix], lefts: Sequence[Vector], right: Vector

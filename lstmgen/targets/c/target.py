@@ -38,6 +38,7 @@ from .source import Source
 from .tree import Function, together
 from .vocabulary import TEMPLATES
 
+PLAN: dict[str, bool] = {}  # as it is without options
 OPTIONS = frozenset({"dtype", "single_file"})
 TAKES_SIZES = True
 

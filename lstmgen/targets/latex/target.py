@@ -175,7 +175,7 @@ class _Page:
         if isinstance(e, Function) and len(e.args) == 1:
             symbol = self._arguments.get(_spelled_out(e.args[0]))
             if symbol is not None:
-                return e.func(Braced(e.args[0], symbol))
+                return e.func(Braced(e.args[0], symbol), *e.args[1:])
         return e.func(*(self._brace(a) for a in e.args))
 
     def _braces(self, e: Eq) -> list[Braced]:
@@ -449,8 +449,9 @@ class _Page:
         return rows
 
     def _default(self, v: Vector) -> str:
-        value = self.cell.initial(v)
-        return "constant" if value is None else f"constant, ${self._math(sympy.Float(value))}$"
+        if self.cell.initial(v) is None:
+            return "constant"
+        return f"constant, ${self._math(sympy.Float(self.cell.starts_at(v)))}$"
 
     def _shape(self, symbol: Vector | Matrix) -> str:
         sizes = (self._math(n) for n in self.cell.shape(symbol))
@@ -465,7 +466,7 @@ class _Page:
                 v.category
                 for p in products
                 for v in p.operand.atoms(Vector)
-                if p.matrix.base in family
+                if any(m.base in family for m in p.matrix.atoms(Matrix))
             }
             kind = "input " if "input" in read else "recurrent " if "state" in read else ""
             return f"{kind}weights"

@@ -372,7 +372,10 @@ class Typesetter(LatexPrinter):
         return rf"\operatorname{{{first}}}{raised}{_parentheses(self._print(e.operand))}"
 
     def _print_Product(self, e: Expr) -> str:
-        return f"{self._print(e.args[0])} {self._bound(e.args[1], 'Mul')}"
+        loose = isinstance(e.args[0], (sympy.Add, sympy.Mul))
+        matrix = self._print(e.args[0])
+        matrix = _parentheses(matrix) if loose else matrix
+        return f"{matrix} {self._bound(e.args[1], 'Mul')}"
 
     def _print_Outer(self, e: Expr) -> str:
         left, right = (self._bound(a, "Mul") for a in e.args[:2])

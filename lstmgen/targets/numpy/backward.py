@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from ...derivation.reverse import adjoint, carry
 from ...language.cell import Cell
+from ...language.shapes import units
 from ...language.symbols import Matrix, Vector
 from ...planning.operations import Buffer
 from ...planning.plans import Plan
 from ...printing.orders import Order
 from ..naming import identifier
 from .analysis import shares
+from .fixed import quantity
 from .forward import tape_key
 from .gradients import FIRST
 from .lower import (
@@ -43,6 +45,7 @@ from .tree import (
     Literal,
     Local,
     Node,
+    Reshaped,
     Return,
     Table,
     Tuple,
@@ -59,6 +62,7 @@ from .tree import (
 
 _TAPE, _DY, _DSTATE = Argument("tape"), Argument("dy"), Argument("dstate")
 _STOP, _GRADS = Local("stop", "stop"), Local("grads", "grads")
+_FIXED = Local("through", "through")  # what parameters gain through what is made of them
 
 
 def _slice(name: str, start: Node, stop: Node) -> Local:
@@ -148,7 +152,8 @@ def backward(plan: Plan, places: Places, order: Order) -> Function:
             ),
             Blank(),
             Declare((Kind.RESULT,)),
-            bind(_GRADS, _gradients(cell, regions.after)),
+            *_made_of_parameters(plan, regions.after),
+            bind(_GRADS, _gradients(plan, regions.after)),
             Return(
                 (
                     _GRADS,
@@ -189,15 +194,46 @@ def _result(operands: Operands, v: Vector, array: Node) -> Node:
     return bind(array, call(np(make), shape, DTYPE))
 
 
-def _gradients(cell: Cell, after: tuple[Node, ...]) -> Table:
-    """The gradient of each parameter, from the sums that have parts of it."""
+def _made_of_parameters(plan: Plan, after: tuple[Node, ...]) -> list[Node]:
+    """What the gradients of parameters gain through what is made of them."""
     found = shares(after)
+    made = [e.lhs for op in plan.fixed for e in op.equations if e.lhs.name in found]
+    if not made:
+        return []
+    gathered = []
+    for v in made:
+        (first, *others) = found[v.name]
+        for other in others:
+            first = Binary(first, "+", other)
+        gathered.append((v.name, first))
+    return [bind(_FIXED, call(Global("_fixed_gradients"), PACKED, Dict(tuple(gathered))))]
+
+
+def _gradients(plan: Plan, after: tuple[Node, ...]) -> Table:
+    """The gradient of each parameter, from the sums that have parts of it."""
+    cell, found = plan.cell, shares(after)
+    gains = {v for op in plan.fixed_adjoints for v in op.writes}
     gradients: list[tuple[str, Node]] = []
     for p in cell.parameters:
         shape = Tuple(tuple(amount(n) for n in cell.shape(p)))
-        (first, *others) = found.get(p.name, [call(np("zeros"), shape, DTYPE)])
+        parts = found.get(p.name, [])
+        if adjoint(quantity(plan, p)) in gains:
+            flat = Reshaped(item(_FIXED, Literal(p.name)), _flat_shape(cell, p))
+            parts = [*parts, flat if parts else item(_FIXED, Literal(p.name))]
+            if len(parts) == 1:
+                gradients.append((p.name, parts[0]))
+                continue
+        (first, *others) = parts or [call(np("zeros"), shape, DTYPE)]
         for other in others:
             first = Binary(first, "+", other)
         whole = len(cell.shape(p)) == (2 if isinstance(p, Matrix) else 1)
         gradients.append((p.name, first if whole else call(np("reshape"), first, shape)))
     return Table(tuple(gradients))
+
+
+def _flat_shape(cell: Cell, p: Matrix | Vector) -> tuple[Node, ...]:
+    """The shape in which sums over rows are: heads and rows as one axis."""
+    axes = cell.shape(p)
+    if isinstance(p, Vector):
+        return (amount(units(axes)),)
+    return (amount(units(axes[:-1])), amount(axes[-1]))

@@ -146,9 +146,9 @@ class Operands:
             return flat
         units = tuple(amount(n) for n in axes)
         key = (self.places.of(v), axes)
-        if v.category in STATIC:
+        if isinstance(flat, Local) and flat.kind is Kind.PARAMETER:
             shaped = Reshaped(flat, (number(1), *units))
-            return Local((*key, "shaped"), "{}_nd", Kind.PARAMETER, shaped, beside=_local(flat))
+            return Local((*key, "shaped"), "{}_nd", Kind.PARAMETER, shaped, beside=flat)
         lead = (size("B"),) if inside else (COUNT, size("B"))
         shaped = Reshaped(flat, (*lead, *units))
         if not isinstance(flat, Local) or flat.kind is None:
@@ -306,10 +306,6 @@ class Operands:
         turned = Swapped(Reshaped(everywhere, (COUNT, size("B"), many, units)), 1, 2)
         whole = Local((*key, "all"), "{}_lanes_all", Kind.BLOCK, turned, beside=here)
         return Local(key, "{}_lanes", Kind.STEP, whole, beside=here) if inside else whole
-
-
-def _local(node: Node) -> Local | None:
-    return node if isinstance(node, Local) else None
 
 
 def span(start: Expr, stop: Expr) -> Span:

@@ -61,7 +61,7 @@ class Parameters:
         """
         value = item(PACKED, Literal(v.name))
         made: Node
-        if v.category != "parameter":
+        if v.category == "constant":
             made = call(np("array"), value, DTYPE)
         elif len(self.cell.shape(v)) > 1:
             made = Reshaped(value, (number(1), amount(self.cell.size(v))))

@@ -1,7 +1,7 @@
 """The NumPy target: a module that needs only NumPy, written as an expert would by hand.
 
-The plan is made ``eager``: whatever does not depend on the recurrence is done for many steps at
-once. Each equation becomes calls that write with ``out=`` into arrays made before the loop.
+Whatever does not depend on the recurrence is done for many steps at once. Each equation becomes
+calls that write with ``out=`` into arrays made before the loop.
 
     plan ─▶ lower ─▶ tree ─▶ analysis ─▶ printer ─▶ template
 
@@ -14,13 +14,14 @@ finds what a function uses, from the tree, and names it; then the tree is printe
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import sympy
 from sympy import Expr, Integer
 
 from ...errors import GenerateError
 from ...language.cell import Cell
+from ...language.initial import Initial, Start
 from ...language.symbols import Matrix, Vector
 from ...planning.schedule import plan as make_plan
 from ...printing.orders import Order
@@ -30,11 +31,14 @@ from ..modules import MODULES
 from ..rendering import environment
 from .analysis import Usage, stack_names
 from .backward import backward
+from .fixed import fixed, fixed_gradients
 from .forward import forward
 from .places import Places
 from .printer import lines
 from .step import step
 
+# A call has a price of its own: the fewer, the better.
+PLAN: dict[str, bool] = {"hoist": True, "split": True, "lanes": True, "recompute": False}
 OPTIONS: frozenset[str] = frozenset()
 TAKES_SIZES = False
 
@@ -59,19 +63,25 @@ def files(cell: Cell, *, source: str = "") -> dict[str, str]:
                 f"the NumPy target cannot name a size {size.name}\n"
                 "  hint: choose another letter, such as N"
             )
-    plan = make_plan(cell, eager=True)
+    plan = make_plan(cell, dtype="float64", **PLAN)
     places, order = Places(plan), Order(cell, plan.derivation.forward)
-    functions = {
-        function.__name__: Usage(function(plan, places, order))
-        for function in (forward, backward, step)
-    }
+    made = (forward, backward, step, *((fixed, fixed_gradients) if plan.fixed else ()))
+    functions = {f.__name__: Usage(f(plan, places, order)) for f in made}
     names = stack_names(functions.values(), (p.name for p in cell.parameters))
     stacks = {n: [p.name for p in s.parameters] for s, n in names.items() if len(s.parameters) > 1}
     transposed = {names[stack] for usage in functions.values() for stack in usage.transposed}
     module = environment("numpy").get_template("module.py.j2")
     return {
         f"{_stem(cell)}.py": module.render(
-            **_tables(cell),
+            **_tables(
+                cell,
+                [
+                    e.lhs.name
+                    for op in plan.fixed
+                    for e in op.equations
+                    if len(cell.shape(e.lhs)) > 1
+                ],
+            ),
             **_interface(cell),
             **{name: _body(lines(usage, names)) for name, usage in functions.items()},
             header=header(cell, "numpy", source),
@@ -97,14 +107,12 @@ def face(cell: Cell) -> str:
     return environment("numpy").get_template("face.py.j2").render(**_tables(cell))
 
 
-def _tables(cell: Cell) -> dict[str, object]:
+def _tables(cell: Cell, fixed: Sequence[str] = ()) -> dict[str, object]:
     """What the tables of a module hold, and ``init``."""
     binds = _binds(cell)
-    initial = {
-        p.name: start
-        for p in cell.parameters
-        if isinstance(p, Vector) and (start := cell.initial(p))
-    }
+    initial = {p.name: start for p in cell.parameters if (start := cell.initial(p))}
+    kinds = {start.name for start in initial.values() if isinstance(start, Initial)}
+    starts = {s.name: cell.starts_at(s) for s in cell.states if cell.starts_at(s)}
     matrices = [p for p in cell.parameters if isinstance(p, Matrix)]
     arguments = [f"{name}={value}" if value else name for name, value in _INIT.items()]
     return {
@@ -117,16 +125,24 @@ def _tables(cell: Cell) -> dict[str, object]:
         "constants": _dict({v.name: cell.initial(v) for v in cell.constants}),
         "sizes": json.dumps([str(n) for n in cell.sizes]),
         "numbers": _dict(_numbers(cell)),
-        "initial": [(name, repr(start)) for name, start in initial.items()],
+        "initial": [(name, _started(start)) for name, start in initial.items()],
+        "kinds": sorted(kinds),
+        "matrix_starts": any(p.name in initial for p in matrices),
+        "starts": _dict(starts) if starts else "",
         "whole": _whole(cell),
-        "heads": any(
-            len(cell.shape(p)) > (1 if isinstance(p, Vector) else 2) for p in cell.parameters
-        ),
-        "matrices": f"({', '.join(json.dumps(p.name) for p in matrices)},)",
+        "has_fixed": bool(fixed),
+        "rows": bool(fixed)
+        or any(len(cell.shape(p)) > (1 if isinstance(p, Vector) else 2) for p in cell.parameters),
+        "matrices": f"({_listed([*(p.name for p in matrices), *fixed])},)",
         "init_arguments": ", ".join([*arguments, "**sizes"]),
         "init_binds": list(binds.items()),
         "init_about": _about_binds(binds),
     }
+
+
+def _started(start: Start) -> str:
+    """A number, or a tuple of a name and numbers."""
+    return repr((start.name, *start.numbers)) if isinstance(start, Initial) else repr(start)
 
 
 def _shape(cell: Cell, p: Matrix | Vector) -> str:

@@ -1,0 +1,117 @@
+"""What is made of parameters alone, once for all steps, and its way back to their gradients.
+
+Such values are rows like any others, of a batch with one row.
+"""
+
+from __future__ import annotations
+
+from ...derivation.reverse import adjoint
+from ...language.symbols import Matrix, Vector
+from ...planning.operations import Fused
+from ...planning.plans import Plan
+from ...printing.orders import Order
+from ..naming import identifier
+from .lower import Lowering
+from .operands import Operands
+from .places import Places
+from .tree import (
+    DTYPE,
+    PACKED,
+    SIZES,
+    Argument,
+    Assign,
+    Attribute,
+    Declare,
+    Dict,
+    Function,
+    Kind,
+    Literal,
+    Local,
+    Node,
+    Reshaped,
+    Return,
+    amount,
+    bind,
+    empty,
+    item,
+    number,
+    size,
+)
+
+_GATHERED = Argument("gathered")
+
+
+class _Operands(Operands):
+    """One row of each value. ``made`` are those that the function itself computes."""
+
+    def __init__(self, plan: Plan, places: Places, made: set[Vector]) -> None:
+        super().__init__(plan, places)
+        self.made = made
+
+    def of(self, v: Vector, inside: bool) -> Node:
+        if v in self.made:
+            return Local((v, "step"), identifier(v), Kind.SCRATCH, empty(number(1), self.units(v)))
+        if v.category not in ("derived", "gathered"):
+            return self.parameters.vector(v)
+        table = Attribute(PACKED, "fixed") if v.category == "derived" else _GATHERED
+        row = Reshaped(item(table, Literal(v.name)), (number(1), self.units(v)))
+        return Local((v, "step"), identifier(v), Kind.PARAMETER, row)
+
+    def lasts(self, buffer: object) -> bool:
+        return False
+
+
+def fixed(plan: Plan, places: Places, order: Order) -> Function:
+    """The function that makes them, a dict from name to array."""
+    made: list[tuple[Vector | Matrix, Vector]] = [
+        (e.lhs, e.lhs) for op in plan.fixed for e in op.equations
+    ]
+    return _function("_fixed", plan, places, order, made, plan.fixed)
+
+
+def fixed_gradients(plan: Plan, places: Places, order: Order) -> Function:
+    """The function that says what the gradients of parameters gain from theirs."""
+    found: list[tuple[Vector | Matrix, Vector]] = []
+    written = {v for op in plan.fixed_adjoints for v in op.writes}
+    for p in plan.cell.parameters:
+        v = adjoint(quantity(plan, p))
+        if v in written:
+            found.append((p, v))
+    return _function("_fixed_gradients", plan, places, order, found, plan.fixed_adjoints)
+
+
+def quantity(plan: Plan, p: Vector | Matrix) -> Vector:
+    """A parameter as a quantity of so many axes, also if it is a matrix."""
+    if isinstance(p, Vector):
+        return p
+    return Vector(p.name, "parameter", plan.cell.shapes.declared(p))
+
+
+def _function(
+    name: str, plan: Plan, places: Places, order: Order,
+    results: list[tuple[Vector | Matrix, Vector]], operations: tuple[Fused, ...],
+) -> Function:  # fmt: skip
+    cell = plan.cell
+    made = {v for op in operations for v in op.writes}
+    operands = _Operands(plan, places, made)
+    body = Lowering(operands, order).equations(operations, True)
+    shown = Dict(
+        tuple(
+            (p.name, Reshaped(operands.of(v, True), tuple(map(amount, cell.shape(p)))))
+            for p, v in results
+        )
+    )
+    return Function(
+        name,
+        (
+            Assign((DTYPE, SIZES), (Attribute(PACKED, "dtype"), Attribute(PACKED, "sizes"))),
+            Declare((Kind.SIZE,), tuple(size(str(n)) for n in cell.sizes)),
+            bind(size("B"), number(1)),
+            Declare((Kind.PARAMETER,)),
+            Declare((Kind.NUMBER,)),
+            Declare((Kind.SCRATCH,)),
+            Declare((Kind.VIEW,)),
+            *body,
+            Return((shown,)),
+        ),
+    )
