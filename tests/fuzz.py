@@ -138,7 +138,7 @@ def _lift(entity: tuple[str, str], copies: Any) -> Any:
     """An array with a leading axis of copies, in the layout of the evaluation."""
     if entity[0] == "input":
         return np.moveaxis(copies, 0, 1)
-    return copies[:, None, :] if copies.ndim == 2 else copies
+    return copies[:, None] if entity[0] == "parameter" else copies  # the same for all rows
 
 
 def points(cell: Cell, seed: int, dtype: str = "float64", **fixed: int) -> Iterator[Point]:

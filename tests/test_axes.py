@@ -56,6 +56,23 @@ def test_numpy_agrees_with_dual_numbers(name):
     assert report.passed, str(report)
 
 
+# Cells without products for each head.
+IN_C = (
+    "matrix_memory", "delta_rule", "transposed", "views", "scans", "matrix_times_matrix",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IN_C)
+def test_c_agrees_with_dual_numbers(name):
+    """With last axes of fewer units than a vec has, and of more that are no multiple of it."""
+    module = lstmgen.compile(CELLS[name], "c")
+    for sizes in (SIZES, SIZES | {"H": 4, "K": 9, "P": 3}):
+        errors = Problem(CELLS[name], sizes, steps=5).errors(module)
+        assert max(errors.values()) < ROUNDING, errors
+    report = lstmgen.check(CELLS[name], target="c")
+    assert report.passed, str(report)
+
+
 def test_a_long_sequence_in_blocks():
     """More rows than are worked on together: what is kept of a block goes on to the next."""
     cell = CELLS["delta_rule"]

@@ -170,16 +170,24 @@ class Body:
 
     def loop(self, loop: PlannedLoop) -> list[Statement]:
         """What a loop over units computes; a single unit needs no loop."""
-        if any(isinstance(e.rhs, Concat) for e in loop.equations):
-            return side_by_side(self, loop.equations[0])
-        if any(isinstance(e.rhs, Transpose) for e in loop.equations):
-            return transposed(self, loop.equations[0])
-        if any(needs_axes(e.rhs) and not isinstance(e.rhs, Reshape) for e in loop.equations):
-            return Nest(self, loop.shape).statements(self.places.equations(loop), loop.backwards)
+        equations = self.places.equations(loop)
+        # these neither read what the others compute nor are read by them; they come last, since
+        # what the others write may reach into their blocks
+        apart = [e for e in equations if isinstance(e.rhs, (Concat, Transpose))]
+        others = [e for e in equations if e not in apart]
+        made = self._together(loop, others) if others else []
+        for e in apart:
+            made += side_by_side(self, e) if isinstance(e.rhs, Concat) else transposed(self, e)
+        return made
+
+    def _together(self, loop: PlannedLoop, equations: Sequence[Eq]) -> list[Statement]:
+        """The loop that computes ``equations`` of a planned one."""
+        if any(needs_axes(e.rhs) and not isinstance(e.rhs, Reshape) for e in equations):
+            return Nest(self, loop.shape).statements(equations, loop.backwards)
         before: list[Statement] = []
         inside: list[Statement] = []
         after: list[Statement] = []
-        for e in self.places.equations(loop):
+        for e in equations:
             whole = self.source.plan.origin.get(e.lhs, e)
             inside.append(Comment(self.source.text(whole)))
             if isinstance(e.rhs, Reshape):  # the same units in the same order
