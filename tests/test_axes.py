@@ -56,13 +56,7 @@ def test_numpy_agrees_with_dual_numbers(name):
     assert report.passed, str(report)
 
 
-# Cells without products for each head.
-IN_C = (
-    "matrix_memory", "delta_rule", "transposed", "views", "scans", "matrix_times_matrix",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("name", IN_C)
+@pytest.mark.parametrize("name", CELLS)
 def test_c_agrees_with_dual_numbers(name):
     """With last axes of fewer units than a vec has, and of more that are no multiple of it."""
     module = lstmgen.compile(CELLS[name], "c")
@@ -71,6 +65,12 @@ def test_c_agrees_with_dual_numbers(name):
         assert max(errors.values()) < ROUNDING, errors
     report = lstmgen.check(CELLS[name], target="c")
     assert report.passed, str(report)
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_c_refuses_matrices_made_of_parameters(name):
+    with pytest.raises(GenerateError, match="made of parameters"):
+        lstmgen.generate(FIXED[name], "c")
 
 
 def test_a_long_sequence_in_blocks():
