@@ -94,11 +94,6 @@ def _named(nodes: Iterable[Node]) -> set[str]:
     return names_in(nodes) | {n.name for n in sizes_in(nodes) & {T, B}}
 
 
-def calls_in(nodes: Iterable[Node]) -> set[str]:
-    """The names of all functions that are called."""
-    return {call.function for call in walk(nodes, Call)}
-
-
 # --------------------------------------------------------------------------- expressions
 
 
