@@ -43,6 +43,13 @@ def _environment():
     os.environ.update(before)
 
 
+def is_of_vectors(cell):
+    return all(len(cell.shape(v)) == 1 for v in cell.vectors)
+
+
+OF_VECTORS = [name for name in cells.names() if is_of_vectors(cells.get(name))]
+
+
 def problem(name, work=TRAINING, dtype="float32", **sizes):
     cell = cells.get(name)
     known = {"T", "B", *map(str, cell.sizes)}
@@ -120,7 +127,7 @@ def test_a_transcript_is_what_a_person_would_write():
 
 def test_stacks_come_apart_as_they_were_put_together():
     for dialect in (Torch(), Jax()):
-        for name in cells.names():
+        for name in OF_VECTORS:
             p = problem(name)
             values = p.values()
             for argument in transcribe(p.cell, p.sizes, dialect).arguments:
@@ -131,13 +138,20 @@ def test_stacks_come_apart_as_they_were_put_together():
 
 
 @pytest.mark.parametrize("work", WORKS)
-@pytest.mark.parametrize("name", cells.names())
+@pytest.mark.parametrize("name", OF_VECTORS)
 def test_transcripts_are_right(name, work):
     need("torch")
     need("jax")
     p = problem(name, work, "float64")
     for contender in (TorchLoop("eager"), TorchLoop("script"), JaxScan()):
         hold(contender, p)
+
+
+@pytest.mark.parametrize("name", [n for n in cells.names() if n not in OF_VECTORS])
+def test_several_axes_are_refused(name):
+    sizes = {"T": 2, "B": 2, **{str(n): 3 for n in cells.get(name).sizes}}
+    with pytest.raises(LstmgenError, match=f"{name} cannot be written for JAX yet"):
+        transcribe(cells.get(name), sizes, Jax())
 
 
 @settings(max_examples=15)

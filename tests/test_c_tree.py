@@ -13,7 +13,7 @@ from lstmgen.printing.orders import Order
 from lstmgen.targets.c import runtime
 from lstmgen.targets.c.expressions import Expressions
 from lstmgen.targets.c.lines import INSIDE, WIDTH
-from lstmgen.targets.c.packs import Packed, SummedMatrices
+from lstmgen.targets.c.packs import Packed, SummedMatrices, SummedVector
 from lstmgen.targets.c.printer import Printer
 from lstmgen.targets.c.scopes import Scope
 from lstmgen.targets.c.target import Parts
@@ -324,6 +324,8 @@ def test_what_passes_mention_is_packed_or_summed(name: str) -> None:
     summed = {made.name for made in parts.backward.sums}
     assert summed and not parts.forward.sums
     matrices = [made for made in parts.backward.sums if isinstance(made, SummedMatrices)]
-    assert {m.name for made in matrices for m, _, _ in made.pieces} == {
+    vectors = [made for made in parts.backward.sums if isinstance(made, SummedVector)]
+    of_heads = {made.parameter.name for made in vectors if isinstance(made.parameter, Matrix)}
+    assert {m.name for made in matrices for m, _, _ in made.pieces} | of_heads == {
         m.name for m in parts.cell.parameters if isinstance(m, Matrix)
     }

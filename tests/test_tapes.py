@@ -75,9 +75,11 @@ def rich() -> Cell:
 def fresh(module: Any, dtype: Any = np.float64, steps: int = T, rows: int = B) -> dict[str, Any]:
     """The arguments of forward."""
     rng = np.random.default_rng(0)
-    sizes = {"D": D, "H": H, "P": P, "E": 2}
-    names = {n for shape in module.PARAMETERS.values() for n in shape} - {"D", "H"}
-    params = module.init(D, H, seed=1, dtype=dtype, **{n: sizes[n] for n in names})
+    sizes = {"D": D, "H": H, "P": P, "E": 2, "K": 3, "N": 2}
+    names = {n for shape in module.PARAMETERS.values() for n in shape}
+    hidden = "H" if "H" in names else "P"
+    more = {n: sizes[n] for n in names - {"D", hidden}}
+    params = module.init(D, sizes[hidden], seed=1, dtype=dtype, **more)
 
     def normal(lead: tuple[int, ...], table: dict[str, tuple[str, ...]]) -> dict[str, Any]:
         return {k: rng.normal(size=(*lead, *(sizes[n] for n in axes))).astype(dtype)
@@ -377,16 +379,21 @@ def test_no_steps_or_no_rows(target, cell, steps, rows):
     dtype = np.float64
     arguments = fresh(module, dtype, steps, rows)
     params, xs = arguments["params"], arguments["x"]
-    size = {"D": D, "H": H, "P": P, "E": 2}
-    output = made("lstmp", "numpy").STATES["h"][0] if cell == "lstmp" else "H"
+    source = rich() if cell == "rich" else cells.get(cell)
+    lengths = {"D": D, "H": H, "P": P, "E": 2, "K": 3, "N": 2}
+
+    def shape(v: Any) -> tuple[int, ...]:
+        return tuple(lengths[str(n)] for n in source.shape(v))
+
     for p, state in itertools.product((params, module.pack(params)), (arguments["state"], None)):
         given_ = {**arguments, "params": p, "state": state}
         for keep in (True, False, True):
             y, final, tape = module.forward(**given_, tape=keep)
             assert (tape is None) == (not keep)
-            assert y.shape == (steps, rows, size[output]) and y.dtype == dtype
-            for name, (n,) in module.STATES.items():
-                assert final[name].shape == (rows, size[n]) and final[name].dtype == dtype
+            assert y.shape == (steps, rows, *shape(source.output)) and y.dtype == dtype
+            for s in source.states:
+                name = s.name
+                assert final[name].shape == (rows, *shape(s)) and final[name].dtype == dtype
                 if state is None:
                     assert not final[name].any()
                 else:
@@ -404,7 +411,7 @@ def test_no_steps_or_no_rows(target, cell, steps, rows):
                 expected = 0 if dstate is None else dstate[name]
                 assert np.array_equal(first[name], np.broadcast_to(expected, first[name].shape))
         with pytest.raises(ValueError, match="dy has shape"):
-            module.backward(p, tape, np.ones((2, 3, size[output])))
+            module.backward(p, tape, np.ones((2, 3, *shape(source.output))))
     for state in (arguments["state"], None):
         if rows == 0:
             one = {k: v[0] if steps else np.ones((0, v.shape[-1])) for k, v in
@@ -413,11 +420,11 @@ def test_no_steps_or_no_rows(target, cell, steps, rows):
             x_t = one if len(one) > 1 else one["x"]
             out = module.step(params, x_t, state, **mask)
             assert {k: v.shape for k, v in out.items()} == {
-                **{k: (0, size[n]) for k, (n,) in module.STATES.items()},
+                **{s.name: (0, *shape(s)) for s in source.states},
                 module.OUTPUT: y.shape[1:],
             }  # fmt: skip
     full = fresh(module)
-    assert module.forward(**full)[0].shape == (T, B, size[output])
+    assert module.forward(**full)[0].shape == (T, B, *shape(source.output))
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -6,6 +6,8 @@ library's normal form, derivation, targets or verification.
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,8 +32,31 @@ _CALLS = {
 }  # fmt: skip
 
 
+def aligned(*terms: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Numbers, which are (B, 1), with as many axes as what they stand beside."""
+    axes = max(term.dim() for term in terms)
+    return tuple(
+        term if term.dim() == axes else term.reshape(len(term), *[1] * (axes - 1)) for term in terms
+    )
+
+
+def product(matrix: torch.Tensor, operand: torch.Tensor) -> torch.Tensor:
+    """Each head has its own matrix, or its own operand, or both, or all have the same."""
+    heads = max(matrix.dim() - operand.dim(), 0)
+    operand = operand.reshape(len(operand), *[1] * heads, *operand.shape[1:])
+    return (matrix @ operand[..., None])[..., 0]
+
+
+def expanded(value: torch.Tensor, shape: tuple[int, ...], places: tuple[int, ...]) -> torch.Tensor:
+    """``value`` repeated along the axes of ``shape`` that are not among ``places``."""
+    if not places:
+        value = value.reshape(len(value))
+    index = tuple(slice(None) if k in places else None for k in range(len(shape)))
+    return value[(slice(None), *index)].expand(len(value), *shape)
+
+
 class TorchPrinter(Printer):
-    """Prints an expression as PyTorch code over (B, size) tensors in the dict ``v``."""
+    """Prints an expression as PyTorch code over (B, *shape) tensors in the dict ``v``."""
 
     printmethod = "_torch"  # the language's own _sympystr is for people
 
@@ -50,11 +75,20 @@ class TorchPrinter(Printer):
     def _print_NumberSymbol(self, e) -> str:
         return f"number({float(e)!r})"
 
+    def _print_Size(self, e) -> str:
+        return f"number({self._size(e)})"
+
+    def _size(self, e) -> str:
+        return re.sub(r"[A-Za-z_]\w*", lambda name: f'sizes["{name[0]}"]', str(e))
+
+    def _shape(self, shape) -> str:
+        return f"({' '.join(f'{self._size(n)},' for n in shape)})"
+
     def _print_Add(self, e) -> str:
-        return "(" + " + ".join(map(self._print, e.args)) + ")"
+        return f"functools.reduce(torch.add, aligned({', '.join(map(self._print, e.args))}))"
 
     def _print_Mul(self, e) -> str:
-        return "(" + " * ".join(map(self._print, e.args)) + ")"
+        return f"functools.reduce(torch.mul, aligned({', '.join(map(self._print, e.args))}))"
 
     def _print_Pow(self, e) -> str:
         base = self._print(e.base)
@@ -66,8 +100,29 @@ class TorchPrinter(Printer):
 
     def _print_Product(self, e) -> str:
         matrix = e.matrix
-        transpose = "" if matrix.transposed else ".T"  # rows are samples
-        return f'({self._print(e.operand)} @ p["{matrix.name}"]{transpose})'
+        text = f"p['{matrix.name}']{'.mT' if matrix.transposed else ''}"
+        return f"product({text}, {self._print(e.operand)})"
+
+    def _print_Contract(self, e) -> str:
+        left, right, out = e.spec
+        operands = ", ".join(map(self._print, e.args[:2]))
+        return f"torch.einsum('Z{left},Z{right}->Z{out}', {operands})"
+
+    def _print_Expand(self, e) -> str:
+        return f"expanded({self._print(e.operand)}, {self._shape(e.args[1])}, {e.places})"
+
+    def _print_Part(self, e) -> str:
+        sizes = self._shape(e.sizes)
+        return f"torch.split({self._print(e.operand)}, {sizes}, -1)[{e.number}]"
+
+    def _print_Reshape(self, e) -> str:
+        return f"{self._print(e.operand)}.reshape(-1, *{self._shape(e.args[1])})"
+
+    def _print_Transpose(self, e) -> str:
+        return f"{self._print(e.operand)}.transpose(-1, -2)"
+
+    def _print_Concat(self, e) -> str:
+        return f"torch.cat(({', '.join(map(self._print, e.args))},), -1)"
 
     def _print_named(self, e) -> str:
         return self._print(e.args[0])
@@ -82,16 +137,21 @@ class TorchPrinter(Printer):
         return f"torch.nn.functional.softplus({self._print(e.args[0])}, threshold=500)"
 
     def _print_mean(self, e) -> str:
-        return f"{self._print(e.args[0])}.mean(-1, keepdim=True)"
+        return self._reduced("mean", e)
 
     def _print_sum_(self, e) -> str:
-        return f"{self._print(e.args[0])}.sum(-1, keepdim=True)"
+        return self._reduced("sum", e)
 
     def _print_max_(self, e) -> str:
-        return f"{self._print(e.args[0])}.amax(-1, keepdim=True)"
+        return self._reduced("amax", e)
+
+    def _reduced(self, function: str, e) -> str:
+        along = "-1, keepdim=True" if e.axis is None else f"{1 + int(e.axis)}"
+        return f"{self._print(e.args[0])}.{function}({along})"
 
     def _print_cumsum(self, e) -> str:
-        return f"{self._print(e.args[0])}.cumsum(-1)"
+        axis = -1 if e.axis is None else 1 + int(e.axis)
+        return f"{self._print(e.args[0])}.cumsum({axis})"
 
     def _print_equal(self, e) -> str:
         a, b = map(self._print, e.args)
@@ -109,7 +169,7 @@ class TorchPrinter(Printer):
 
     def _extreme(self, function: str, args) -> str:
         """Of all at once: those that tie share the gradient equally, whatever their number."""
-        together = f"torch.broadcast_tensors({', '.join(map(self._print, args))})"
+        together = f"torch.broadcast_tensors(*aligned({', '.join(map(self._print, args))}))"
         return f"torch.stack({together}).{function}(0)"
 
     def _print_Mod(self, e) -> str:
@@ -157,9 +217,11 @@ def transcribe(cell: Cell) -> str:
     printer = TorchPrinter()
     lines = ["def step(p, s, v):"]
     for e in cell.equations:
-        size = str(cell.size(e.lhs))
+        shape = printer._shape(cell.shape(e.lhs))
         target = f'v["{e.lhs.name}"]'
-        lines.append(f'    {target} = ({printer.doprint(e.rhs)}).expand(rows, sizes["{size}"])')
+        lines.append(f"    {target} = {printer.doprint(e.rhs)}")
+        lines.append(f"    {target} = aligned({target}, torch.empty(1, *{shape}))[0]")
+        lines.append(f"    {target} = {target}.expand(rows, *{shape})")
     return "\n".join(lines)
 
 
@@ -208,7 +270,10 @@ def differentiate(
 
     fixed |= {c.name: number(float(params[c.name])) for c in cell.constants}
 
-    scope: dict[str, Any] = {"torch": torch, "number": number, "rows": rows, "sizes": sizes}
+    scope: dict[str, Any] = {
+        "torch": torch, "functools": functools, "aligned": aligned, "expanded": expanded,
+        "product": product, "number": number, "rows": rows, "sizes": sizes,
+    }  # fmt: skip
     exec(transcribe(cell), scope)  # the printer's own text
     s, outputs = initial, []
     for t in range(steps):
@@ -249,8 +314,7 @@ def differentiate_case(cell: Cell, case: Any) -> Gradients:
 
 def _sizes(cell: Cell, learned, xs, initial) -> dict[str, int]:
     shapes = [(cell.shape(p), learned[p.name].shape) for p in cell.parameters]
-    shapes += [(cell.shape(v), xs[v.name].shape[-1:]) for v in cell.inputs]
-    shapes += [(cell.shape(s), initial[s.name].shape[-1:]) for s in cell.states]
-    sizes = {str(n): k for symbols, shape in shapes for n, k in zip(symbols, shape, strict=True)}
-    fixed = [n for v in cell.vectors for n in cell.shape(v) if n.is_Integer]
-    return sizes | {str(n): int(n) for n in fixed}
+    shapes += [(cell.shape(v), xs[v.name].shape[2:]) for v in cell.inputs]
+    shapes += [(cell.shape(s), initial[s.name].shape[1:]) for s in cell.states]
+    found = [(n, k) for symbols, shape in shapes for n, k in zip(symbols, shape, strict=True)]
+    return {str(n): k for n, k in found if n.is_Symbol}

@@ -108,11 +108,11 @@ class Problem:
         half = np.asarray(0.5, self.dtype)
         return {
             "params": params,
-            "inputs": {v.name: normal(*lead, *self._shape(cell.size(v))) for v in cell.inputs},
-            "masks": {v.name: normal(*lead, *self._shape(cell.size(v))) for v in cell.masks},
-            "state": {s.name: half * normal(lead[1], *self._shape(cell.size(s)))
+            "inputs": {v.name: normal(*lead, *self._shape(*cell.shape(v))) for v in cell.inputs},
+            "masks": {v.name: normal(*lead, *self._shape(*cell.shape(v))) for v in cell.masks},
+            "state": {s.name: half * normal(lead[1], *self._shape(*cell.shape(s)))
                       for s in cell.states},
-            "dy": {"y": normal(*lead, *self._shape(cell.size(cell.output)))},
+            "dy": {"y": normal(*lead, *self._shape(*cell.shape(cell.output)))},
         }  # fmt: skip
 
     @property

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from sympy import Eq, Expr, Function
 
 from ..derivation.normalform import Namer
+from ..errors import LstmgenError
 from ..language.cell import Cell
 from ..language.functions import rsqrt
 from ..language.symbols import Matrix, Product, Vector, mean, named
@@ -84,8 +85,22 @@ class Transcript:
 
 
 def transcribe(cell: Cell, sizes: Mapping[str, int], dialect: Dialect) -> Transcript:
-    """Write ``cell`` for given sizes (T and B among them) in a library's language."""
+    """Write ``cell`` for given sizes (T and B among them) in a library's language.
+
+    Raises LstmgenError if a quantity of the cell has several axes.
+    """
+    several = [v for v in (*cell.vectors, *cell.parameters) if len(cell.shape(v)) > _axes(v)]
+    if several:
+        raise LstmgenError(
+            f"{cell.name} cannot be written for {dialect.name} yet: {several[0]} has the shape "
+            f"({', '.join(map(str, cell.shape(several[0])))})\n"
+            "  hint: only cells whose quantities are vectors can be timed --against a library"
+        )
     return _Transcriber(cell, sizes, dialect).run()
+
+
+def _axes(v: Vector | Matrix) -> int:
+    return 2 if isinstance(v, Matrix) else 1
 
 
 # --------------------------------------------------------------------------- the equations

@@ -36,7 +36,11 @@ def describe(
         columns = [textwrap.wrap(t, w) for t, w in zip((what, note), _WIDTHS, strict=True)]
         for n, (b, c) in enumerate(zip_longest(*columns, fillvalue="")):
             lines.append(f"{title if n == 0 else '':<{left}}{b:<{middle}}{c}".rstrip())
-    return "\n".join([*lines, "", *(f"{name:<11}{cost}" for name, cost in totals)])
+    lines.append("")
+    for name, cost in totals:
+        costs = [part for line in cost.splitlines() for part in textwrap.wrap(line, sum(_WIDTHS))]
+        lines += [f"{name if n == 0 else '':<11}{part}" for n, part in enumerate(costs)]
+    return "\n".join(lines)
 
 
 def _pass(

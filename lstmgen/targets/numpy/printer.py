@@ -84,14 +84,14 @@ class _Printer:
             case Assign():
                 return self.assign(s)
             case Do():
-                return [show(s.call)]
+                return self.call(s.call)
             case Into():
-                return [self.into(s)]
+                return self.into(s)
             case Sigmoid():
                 return self.sigmoid(s)
             case AddRows():
                 arguments = (s.total, s.left, s.right, s.first)
-                return [show(Call(s.function, arguments))]
+                return self.call(Call(s.function, arguments))
             case Equation():
                 return [*(f"# {line}" for line in s.comment), *self.block(s.body)]
             case Section():
@@ -118,27 +118,39 @@ class _Printer:
         if isinstance(last, Table):
             entries = [f'    "{key}": {self.show(value)},' for key, value in last.items]
             return [f"{targets} = {{", *entries, "}"]
+        if isinstance(last, Dict):
+            return filled(f"{targets} = {{", self.entries(last), "}")
         remark = f"  # {s.remark}" if s.remark else ""
         return [f"{targets} = {self.listed(s.values)}{remark}"]
 
-    def into(self, s: Into) -> str:
+    def call(self, call: Node) -> list[str]:
+        """A call alone; its arguments have lines of their own if they are long."""
+        assert isinstance(call, Call)
+        return filled(f"{self.show(call.function)}(", self.arguments(call), ")")
+
+    def into(self, s: Into) -> list[str]:
         """One call that writes to ``out``; a += b where that says the same, which is faster too."""
         if s.function in _IN_PLACE and len(s.arguments) == 2:
             first, second = s.arguments
             if second == s.out and s.function in _COMMUTES:
                 first, second = second, first
             if first == s.out:
-                return f"{self.show(s.out)} {_IN_PLACE[s.function]} {self.show(second)}"
-        return self.show(Call(s.function, s.arguments, (*s.options, ("out", s.out))))
+                out, operator = self.show(s.out), _IN_PLACE[s.function]
+                if isinstance(second, Call):
+                    start = f"{out} {operator} {self.show(second.function)}("
+                    return filled(start, self.arguments(second), ")")
+                return [f"{out} {operator} {self.show(second)}"]
+        return self.call(Call(s.function, s.arguments, (*s.options, ("out", s.out))))
 
     def sigmoid(self, s: Sigmoid) -> list[str]:
-        first, *others = (
-            self.into(Into(np(function), arguments, s.out))
+        first, *others = [
+            line
             for function, arguments in (
                 ("multiply", (s.inner, s.minus)), ("exp", (s.out,)), ("add", (s.out, s.one)),
                 ("divide", (s.one, s.out)),
             )
-        )  # fmt: skip
+            for line in self.into(Into(np(function), arguments, s.out))
+        ]  # fmt: skip
         return [f"{first}  # σ(a) = 1 / (1 + exp(-a))", *others]
 
     def loop_head(self, s: TimeLoop) -> list[str]:
@@ -160,8 +172,7 @@ class _Printer:
         if not isinstance(last, Dict):
             return [f"return {self.listed(s.values)}"]
         start = "".join(f"{self.show(v)}, " for v in others)
-        entries = [f'"{key}": {self.show(value)}' for key, value in last.items]
-        return filled(f"return {start}{{", entries, "}")
+        return filled(f"return {start}{{", self.entries(last), "}")
 
     # ------------------------------------------------------------------ bindings
 
@@ -241,14 +252,11 @@ class _Printer:
             case Tuple():
                 return f"({self.listed(e.items)}{',' if len(e.items) == 1 else ''})"
             case Dict():
-                entries = (f'"{key}": {show(value)}' for key, value in e.items)
-                return f"{{{', '.join(entries)}}}"
+                return f"{{{', '.join(self.entries(e))}}}"
             case Merged():
                 return f"{{**{show(e.base)}, {show(e.key)}: {show(e.value)}}}"
             case Call():
-                options = [f"{name}={show(value)}" for name, value in e.options]
-                arguments = [show(a) for a in e.arguments]
-                return f"{show(e.function)}({', '.join([*arguments, *options])})"
+                return f"{show(e.function)}({', '.join(self.arguments(e))})"
             case Attribute():
                 return f"{show(e.base)}.{e.name}"
             case Lookup():
@@ -268,6 +276,13 @@ class _Printer:
             case Swapped():
                 return f"{show(e.base)}.swapaxes({e.first}, {e.second})"
         raise TypeError(f"{type(e).__name__} is not an expression")
+
+    def arguments(self, call: Call) -> list[str]:
+        options = [f"{name}={self.show(value)}" for name, value in call.options]
+        return [*map(self.show, call.arguments), *options]
+
+    def entries(self, table: Dict) -> list[str]:
+        return [f'"{key}": {self.show(value)}' for key, value in table.items]
 
     def literal(self, value: object) -> str:
         if value is ...:
