@@ -16,6 +16,8 @@ import click.shell_completion
 from . import __version__
 from .errors import LstmgenError
 from .language.dtypes import OF_MODULES
+from .runtime import RUNS
+from .targets import NAMES
 from .verification.supervision import TIMEOUT, Task, supervise
 
 if TYPE_CHECKING:
@@ -160,7 +162,7 @@ def show(cell: str) -> None:
 @_dtype
 @click.option(
     "--target",
-    type=click.Choice(["numpy", "c"]),
+    type=click.Choice(RUNS),
     default="c",
     show_default=True,
     help="Whose plan: NumPy does all that it can for all steps at once.",
@@ -178,7 +180,7 @@ def plan(cell: str, dtype: str, target: str) -> None:
 @_cell
 @click.option(
     "--target",
-    type=click.Choice(["numpy", "c", "latex"]),
+    type=click.Choice(NAMES),
     required=True,
     help="The language of the code.",
 )
@@ -244,7 +246,7 @@ def latex(cell: str, document: bool) -> None:
 @_cell
 @click.option(
     "--target",
-    type=click.Choice(["numpy", "c"]),
+    type=click.Choice(RUNS),
     default="numpy",
     show_default=True,
     help="The code to check.",
@@ -296,7 +298,7 @@ def check(
     "--target",
     "targets",
     multiple=True,
-    type=click.Choice(["numpy", "c"]),
+    type=click.Choice(RUNS),
     default=["c", "numpy"],
     help="Repeatable.  [default: both]",
 )

@@ -49,3 +49,9 @@ def test_a_tape_of_another_type_changes_what_is_moved_and_nothing_else(target):
     saved = sympy.expand(Size("T") * Size("B") * accesses * (FLOAT32.bytes - FLOAT16.bytes))
     assert saved != 0 and sympy.expand(plan.bytes - half.bytes - saved) == 0
     assert (half.flops, half.tape, half.workspace) == (plan.flops, plan.tape, plan.workspace)
+
+
+def test_a_type_that_c_has_not_is_refused(monkeypatch):
+    monkeypatch.setattr("lstmgen.language.dtypes.OF_MODULES", (FLOAT16, FLOAT32, FLOAT64))
+    with pytest.raises(GenerateError, match="the C target has float32 and float64, not float16"):
+        lstmgen.generate(cells.get("lstm"), "c", dtype="float16")

@@ -11,6 +11,7 @@ from lstmgen import derive, sigmoid, tanh, vectors
 from lstmgen.derivation.forward import tangent
 from lstmgen.derivation.reverse import adjoint, carry, cotangent
 from lstmgen.language.symbols import Gradient, Outer, Total
+from lstmgen.printing.text import text
 from lstmgen.verification.evaluation import Walk, widened
 
 ALL = CELLS | {n: lstmgen.cells.get(n) for n in lstmgen.cells.names()}
@@ -200,6 +201,12 @@ def test_any_equations_have_tangents_also_those_of_tangents():
     whole = 1 / (1 + exp(-tanh(z) * z)) + exp(z)
     wanted = float(whole.diff(z, 2).subs(z, 0.3))
     assert memo[second.symbols[tangent(y)]].item() == pytest.approx(wanted, rel=1e-14)
+
+
+def test_tangents_are_told_from_what_they_are_of():
+    cell = lstmgen.cells.get("rnn")
+    shown = [text(e, cell) for e in derive(cell, mode="forward").equations]
+    assert shown[0] == "da_h = dW_h x + dU_h h[t-1] + W_h dx + U_h dh[t-1] + db_h"
 
 
 def test_what_derive_takes_is_said():

@@ -286,7 +286,7 @@ def test_hints_where_names_and_targets_are_mixed_up():
 
 
 def test_only_numpy_and_c_can_be_compiled():
-    with pytest.raises(lstmgen.GenerateError, match="can be compiled"):
+    with pytest.raises(lstmgen.GenerateError, match='only "c" and "numpy" can be compiled'):
         lstmgen.compile(small(), "latex")
 
 

@@ -49,7 +49,7 @@ def derive(what: Cell | Derivation | Sequence[Eq], mode: str = "reverse") -> Der
         return forward(tuple(what))
     if mode != "reverse":
         raise LstmgenError(f'the mode is "reverse" or "forward", not {mode!r}')
-    if isinstance(what, (Cell, Derivation)) or not isinstance(what, Sequence):
+    if isinstance(what, (Cell, Derivation, str)) or not isinstance(what, Sequence):
         return reverse(what)  # type: ignore[arg-type]  # which says what it takes
     raise LstmgenError(
         "reverse mode takes a cell, since adjoints need to know what is a state and an output\n"

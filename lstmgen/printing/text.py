@@ -168,7 +168,8 @@ class _TextPrinter(Printer):
     def _print_Vector(self, v: Vector) -> str:
         category = v.category.removeprefix("partial ")
         carried = "⁺" if category == "carry" else ""
-        return f"{_MARKS.get(category, '')}{v.name}{carried}{self._time(v)}"
+        mark = "d" if category.startswith("tangent ") else _MARKS.get(category, "")
+        return f"{mark}{v.name}{carried}{self._time(v)}"
 
     def _time(self, v: Vector) -> str:
         if v.category in STATIC:

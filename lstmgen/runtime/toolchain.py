@@ -33,6 +33,7 @@ from ..errors import GenerateError, ToolchainError, missing_extra
 from ..language.cell import Cell
 from ..targets import generate
 from ..targets.c import runtime
+from . import RUNS
 from .loading import load_python
 
 # GCC contracts a * b + c to one operation by itself, clang has to be asked. A square root needs no
@@ -73,12 +74,16 @@ def compile(cell: Cell, target: str = "numpy", **options: Any) -> Any:
     ToolchainError
         If there is no C compiler, or cffi is not installed; the message says what to install.
     """
-    if target == "numpy":
-        ((name, text),) = generate(cell, "numpy", **options).items()
-        return load_python(text, cell.name, f"<lstmgen {name}>")
-    if target == "c":
-        return _compile_c(cell, **options)
-    raise GenerateError(f'only "numpy" and "c" can be compiled, not "{target}"')
+    if target not in RUNS:
+        names = " and ".join(f'"{name}"' for name in RUNS)
+        raise GenerateError(f'only {names} can be compiled, not "{target}"')
+    load: Callable[..., Any] = {"numpy": _load_numpy, "c": _compile_c}[target]
+    return load(cell, **options)
+
+
+def _load_numpy(cell: Cell, **options: Any) -> Any:
+    ((name, text),) = generate(cell, "numpy", **options).items()
+    return load_python(text, cell.name, f"<lstmgen {name}>")
 
 
 def _compile_c(

@@ -1,8 +1,13 @@
-"""Targets: one module a language, each a printer and templates. ``generate`` is the way in."""
+"""Targets: one package a language, each a printer and templates. ``generate`` is the way in.
+
+Every package in this folder is a target, under its own name; its module ``target`` has ``files``,
+``OPTIONS`` and ``TAKES_SIZES``, and ``PLAN`` if it has a plan made.
+"""
 
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GenerateError, did_you_mean, require_cell
@@ -12,7 +17,7 @@ from .sealing import seal
 if TYPE_CHECKING:
     from ..language.cell import Cell
 
-NAMES = ("numpy", "c", "latex")
+NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg))
 
 
 def generate(cell: Cell, target: str, **options: Any) -> dict[str, str]:

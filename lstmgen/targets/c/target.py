@@ -67,6 +67,8 @@ def files(
     for name, value in sizes.items():
         if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
             raise GenerateError(f"the size {name} is a positive whole number, not {value!r}")
+    if dtype not in runtime.BITS:
+        raise GenerateError(f"the C target has {' and '.join(runtime.BITS)}, not {dtype}")
     if not isinstance(single_file, bool):
         raise GenerateError(f"single_file is True or False, not {single_file!r}")
     _refuse_macros(cell)
