@@ -460,7 +460,8 @@ class _Body:
                 equations = self.run.equations
                 is_lower = equations.level(equation.rhs) < equations.levels[equation.lhs]
                 if is_lower or self.run.number(self.run.cell.shapes.of(equation.rhs)) != size:
-                    value = self.dialect.widened(value, [*self._lead(), size])
+                    lead = self._lead() if equations.levels[equation.lhs] else ()
+                    value = self.dialect.widened(value, [*lead, size])
                 self._line(name, value)
                 self._known[equation.rhs] = name
             elif found != name and not self._is_part_of_a_stack(equation.lhs):
