@@ -620,21 +620,20 @@ LSTMGEN_INLINE vec LG(one_rsqrt)(vec a)
     return LG(splat)(1 / LIBM(sqrt)(LSTMGEN_LANE(a, 0)));
 }
 
-/* log(1 + exp(a)), without overflow. */
-LSTMGEN_INLINE vec LG(softplus)(vec a)
-{
-    for (size_t l = 0; l < LANES; ++l) {
-        const real one = LSTMGEN_LANE(a, l);
-        LSTMGEN_LANE(a, l) = one > 0
-            ? one + LIBM(log1p)(LIBM(exp)(-one)) : LIBM(log1p)(LIBM(exp)(one));
-    }
-    return a;
-}
-
 /* max(a, 0); NaN stays NaN. */
 LSTMGEN_INLINE vec LG(relu)(vec a)
 {
     return LG(choose)((mask)(a < LG(splat)(0)), LG(splat)(0), a);
+}
+
+/* log(1 + exp(a)), without overflow. No lane decides what is done. */
+LSTMGEN_INLINE vec LG(softplus)(vec a)
+{
+    vec rest = a;
+    for (size_t l = 0; l < LANES; ++l) {
+        LSTMGEN_LANE(rest, l) = LIBM(log1p)(LIBM(exp)(-LIBM(fabs)(LSTMGEN_LANE(a, l))));
+    }
+    return LG(relu)(a) + rest;
 }
 
 LSTMGEN_INLINE vec LG(positive)(vec a)
