@@ -10,6 +10,7 @@ import lstmgen
 from lstmgen import (
     Cell,
     CellError,
+    GenerateError,
     Size,
     biases,
     chunk,
