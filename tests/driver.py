@@ -33,12 +33,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sympy import sympify
 
 import lstmgen
 from lstmgen import Cell
 from lstmgen.language.symbols import Vector
 from lstmgen.runtime.native import declarations
 from lstmgen.targets.c import runtime
+from lstmgen.verification.evaluation import number
 
 _WATCHED = ("-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")
 POISONED = ("-DPOISON", "-fsanitize=address,undefined", *_WATCHED)
@@ -168,15 +170,14 @@ class Case:
         self.params = {p.name: numbers(*cell.shape(p)) for p in cell.parameters}
         real = np.dtype(self.dtype).type
         self.constants = {c.name: float(real(cell.initial(c) or 0.75)) for c in cell.constants}
-        self.x = {v.name: numbers(*lead, cell.size(v)) for v in cell.inputs}
-        self.masks = {v.name: numbers(*lead, cell.size(v)) for v in cell.masks}
-        self.state = {s.name: numbers("B", cell.size(s)) for s in cell.states}
-        self.dy = numbers(*lead, cell.size(cell.output))
-        self.dstate = {s.name: numbers("B", cell.size(s)) for s in cell.states}
+        self.x = {v.name: numbers(*lead, *cell.shape(v)) for v in cell.inputs}
+        self.masks = {v.name: numbers(*lead, *cell.shape(v)) for v in cell.masks}
+        self.state = {s.name: numbers("B", *cell.shape(s)) for s in cell.states}
+        self.dy = numbers(*lead, *cell.shape(cell.output))
+        self.dstate = {s.name: numbers("B", *cell.shape(s)) for s in cell.states}
 
     def number(self, size: object) -> int:
-        text = str(size)
-        return int(text) if text.isdigit() else self.sizes[text]
+        return self.sizes[size] if isinstance(size, str) else number(sympify(size), self.sizes)
 
     def bytes_in(self) -> bytes:
         arrays = [*self.params.values(), *self.constants.values(), *self.x.values()]
@@ -204,7 +205,7 @@ class Case:
                              ("dinitial", dinitial)):  # fmt: skip
             for name in self._names(kind):
                 yield f"{kind} {name}", arrays[name]
-        sized = all(self.cell.size(s).is_Integer or self._told(s) for s in self.cell.states)
+        sized = all(map(self._told, self.cell.states))
         zeros = {k: np.zeros_like(s) for k, s in initial.items()} or None
         y0, _, tape = module.forward(params, x, None if sized else zeros, **masks)
         yield "y from zeros, no tape", y0
@@ -220,10 +221,11 @@ class Case:
         yield "last y, streamed", y[-1]
 
     def _told(self, s: Vector) -> bool:
-        """Whether others than the state tell its size."""
+        """Whether others than the state tell its sizes."""
         cell = self.cell
         others = (*cell.parameters, *cell.inputs, *cell.masks)
-        return any(n == cell.size(s) for p in others for n in cell.shape(p))
+        told = {n for p in others for n in cell.shape(p)}
+        return cell.size(s).free_symbols <= told
 
     def _names(self, kind: str) -> list[str]:
         cell = self.cell
@@ -259,11 +261,11 @@ class Case:
             lines.extend(f"put(out, {struct}.{k}, {v});" for k, v in members.items())
 
         shape = {p.name: cell.shape(p) for p in cell.parameters}
-        rows = {s.name: ("B", cell.size(s)) for s in cell.states}
-        wide = {v.name: ("T", "B", cell.size(v)) for v in (*cell.inputs, *cell.masks)}
+        rows = {s.name: ("B", *cell.shape(s)) for s in cell.states}
+        wide = {v.name: ("T", "B", *cell.shape(v)) for v in (*cell.inputs, *cell.masks)}
         sized = {k: count(*v) for k, v in {**shape, **rows, **wide}.items()}
         inputs, masks = [v.name for v in cell.inputs], [v.name for v in cell.masks]
-        out = ("T", "B", cell.size(cell.output))
+        out = ("T", "B", *cell.shape(cell.output))
 
         values = {k: array("given(in, ", *s) for k, s in shape.items()}
         values |= {c.name: f"*{array('given(in, ', 1)}" for c in cell.constants}
@@ -352,7 +354,7 @@ class Case:
         )
         lines.append("}")
         put("stream", {k: sized[k] for k in rows})
-        last = count("B", cell.size(cell.output))
+        last = count("B", *cell.shape(cell.output))
         if cell.output.category == "state":
             lines.append(f"put(out, stream.{cell.output.name}, {last});")
         else:

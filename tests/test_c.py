@@ -33,6 +33,7 @@ from driver import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import sampled_from
+from several_axes import CELLS as SEVERAL_AXES
 from strategies import cells as made_up_cells
 from sympy import Abs, Eq, Max, Min, Ne, Piecewise, Rational
 
@@ -74,6 +75,7 @@ from lstmgen.planning.operations import Fused, Loop, Multiply, Pass
 from lstmgen.runtime.native import declarations
 from lstmgen.targets.c.rows import Writes
 from lstmgen.targets.c.target import Parts
+from lstmgen.verification.evaluation import number
 
 WARNINGS = (
     "-Wall -Wextra -Wpedantic -Wconversion -Wdouble-promotion -Wshadow -Wstrict-prototypes "
@@ -321,7 +323,8 @@ def lay_down(
 )
 def test_compiles_without_a_warning(tmp_path, compiler, standard, dtype, fixed):
     need(compiler)
-    sources = lay_down(tmp_path, REFERENCE, dtype, fixed)
+    more = [] if standard == "c99" else SEVERAL_AXES.values()
+    sources = lay_down(tmp_path, [*REFERENCE, *more], dtype, fixed)
     run(tmp_path, compiler, f"-std={standard}", "-O0", *WARNINGS, "-c", *sources)
 
 
@@ -329,20 +332,22 @@ def test_compiles_without_a_warning(tmp_path, compiler, standard, dtype, fixed):
 @pytest.mark.parametrize("level", ["-O1", "-O2", "-O3"])
 def test_optimisers_find_nothing_to_warn_about(tmp_path, compiler, level):
     need(compiler)
-    sources = lay_down(tmp_path, [cells.get("gru_reset_before")])
+    sources = lay_down(tmp_path, [cells.get("gru_reset_before"), SEVERAL_AXES["heads"]])
     run(tmp_path, compiler, "-std=gnu99", level, *WARNINGS, "-c", *sources)
 
 
 def test_odd_cells_compile_without_a_warning(tmp_path):
     need("gcc")
-    sources = lay_down(tmp_path, list(odd_cells().values()))
+    sources = lay_down(tmp_path, [*odd_cells().values(), *SEVERAL_AXES.values()])
     run(tmp_path, "gcc", "-std=gnu99", "-O0", *WARNINGS, "-c", *sources)
     run(tmp_path, "gcc", "-std=gnu99", "-O0", "-DLSTMGEN_SCALAR", *WARNINGS, "-c", *sources)
 
 
 def test_text_is_tidy():
-    for cell, fixed in itertools.product(REFERENCE, (False, True)):
-        for name, text in emitted(cell, "float64", (("D", 24), ("H", 32)) if fixed else ()).items():
+    picked = [*REFERENCE, SEVERAL_AXES["heads"], SEVERAL_AXES["matrix_memory"]]
+    for cell, fixed in itertools.product(picked, (False, True)):
+        sizes = tuple((str(n), 8 * k + 24) for k, n in enumerate(cell.sizes)) if fixed else ()
+        for name, text in emitted(cell, "float64", sizes).items():
             lines = text.split("\n")
             assert max(map(len, lines)) <= 100, name
             assert not any(line != line.rstrip() or "\t" in line for line in lines), name
@@ -412,13 +417,25 @@ def test_the_example_in_the_header_is_a_program(tmp_path):
 
 
 def sanitized() -> list[Case]:
-    """The reference cells, and the odd ones, in all the ways that the driver knows."""
-    some = [case(cell) for cell in REFERENCE]
+    """The reference cells, the odd ones, and those with several axes, in all the ways that the
+    driver knows.
+    """
+    some = [case(cell) for cell in REFERENCE] + several_axes()
     some += [
         case(cell, T=1 + 6 * (k % 3 == 0), B=1 + k % 3)
         for k, cell in enumerate(odd_cells().values())
     ]
     return some
+
+
+def several_axes() -> list[Case]:
+    """Last axes of less than a vec, and of more that are no multiple of one."""
+    made = []
+    for T, B, sizes in ((3, 4, {"D": 5, "H": 4, "K": 9, "N": 2, "P": 3}),
+                        (2, 1, {"D": 6, "H": 5, "K": 2, "N": 3, "P": 13})):  # fmt: skip
+        for cell in SEVERAL_AXES.values():
+            made.append(case(cell, T, B, **{str(n): sizes[str(n)] for n in cell.sizes}))
+    return made
 
 
 def around_tiles() -> list[Case]:
@@ -442,7 +459,7 @@ def around_tiles() -> list[Case]:
         ("gcc", ["-march=native"], around_tiles),
         ("gcc", ["-DLSTMGEN_SCALAR"], around_tiles),
         ("clang", [], lambda: [case(cell, T=3) for cell in REFERENCE]),
-        ("clang", ["-march=native"], lambda: [case(everything(), T=9)]),
+        ("clang", ["-march=native"], lambda: [case(everything(), T=9), *several_axes()]),
     ],
     ids=["gcc", "gcc-native", "gcc-scalar", "clang", "clang-native"],
 )
@@ -614,17 +631,21 @@ def same(a: Any, b: Any) -> bool:
     return bool(a.tobytes() == b.tobytes())
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_threads(tmp_path, dtype):
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("everything", "float32"), ("everything", "float64"), ("heads", "float64")],
+)
+def test_threads(tmp_path, name, dtype):
     """What several threads compute does not depend on who is first, nor on OpenMP being there."""
     need("gcc -fopenmp")
     need("cffi")
     libraries = []
+    cell = everything() if name == "everything" else SEVERAL_AXES[name]
     for flags in ([], ["-fopenmp", "-DLSTMGEN_SHARED=4096"]):
         folder = tmp_path / "".join(flags)
         folder.mkdir(exist_ok=True)
         command = ["gcc", "-std=c99", "-O2", "-mtune=native", *flags, *WARNINGS]
-        libraries.append(Library(everything(), dtype, folder, *command))
+        libraries.append(Library(cell, dtype, folder, *command))
     alone, threaded = libraries
     for T, B, threads, H in (
         (30, 7, 3, 17),  # slices of 3, 2, 2 rows
@@ -634,7 +655,8 @@ def test_threads(tmp_path, dtype):
         (60, 1, 3, 40),  # a single row: threads share products
         (3, 64, 2, 33),
     ):
-        one = case(everything(), T, B, dtype, D=40, H=H, E=7, Q=9)
+        sizes = {"D": 40, "H": H, "E": 7, "Q": 9, "N": 3, "P": 5}
+        one = case(cell, T, B, dtype, **{str(n): sizes[str(n)] for n in cell.sizes})
         single, sliced = alone.results(one), alone.results(one, threads)
         check(one, sliced, rounding(one))
         for _ in range(3):
@@ -655,7 +677,7 @@ FAST = [
 # --------------------------------------------------------------------------- it refuses misuse
 
 
-@pytest.fixture(scope="module", params=["lstm", "two_inputs", "fixed"])
+@pytest.fixture(scope="module", params=["lstm", "two_inputs", "fixed", "delta_rule"])
 def library(request, tmp_path_factory):
     """(ffi, library, prefix) of a compiled cell."""
     need("gcc")
@@ -663,7 +685,7 @@ def library(request, tmp_path_factory):
     from cffi import FFI
 
     folder = tmp_path_factory.mktemp(request.param)
-    cell = odd_cells()["two_inputs"] if request.param == "two_inputs" else cells.get("lstm")
+    cell = (odd_cells() | SEVERAL_AXES).get(request.param) or cells.get("lstm")
     sizes = {"D": 3, "H": 4} if request.param == "fixed" else {}
     files = lstmgen.generate(cell, "c", **sizes)
     for name, text in files.items():
@@ -871,7 +893,8 @@ def test_huge_sizes_are_too_large_and_nothing_wraps(library):
         sizes["threads"] = rng.getrandbits(rng.randint(1, 64)) if k % 2 else 0
         n = call.resized(**sizes)
         wanted = counts(sizes)
-        sane = all(sizes[str(name)] <= (2**64 - 1) // 4096 for name in call.cell.sizes)
+        units = [*call.cell.sizes, *(call.cell.size(s) for s in call.cell.states)]
+        sane = all(number(n, sizes) <= (2**64 - 1) // 4096 for n in units)
         fits = {what: sane and count <= (2**64 - 1) // 8 for what, count in wanted.items()}
         arrays = {"step_work": "one", "packed": "parameters"}
         for buffer in BUFFERS:
@@ -904,19 +927,21 @@ def exact(cell: Cell) -> Callable[[dict[str, int]], dict[str, int]]:
     needs = {}
     for name, arguments, body in macros:
         text = re.sub(rf"{cell.name.upper()}_(\w+)\(", lambda m: f"{m[1].lower()}(", body)
+        text = text.replace("(size_t)", "").strip()
         if name.endswith("_SIZE"):
-            text = text.replace("(size_t)", "").strip()
             needs[name.removesuffix("_SIZE").lower()] = (
                 eval(f"lambda {arguments}: {text}", functions),
                 [a.strip() for a in arguments.split(",")],
             )
         elif name.lower() not in functions:  # the room of several blocks
             functions[name.lower()] = eval(f"lambda {arguments}: {text}", functions)
-    rows = [("T", "B", cell.size(v)) for v in (*cell.inputs, *cell.masks, cell.output)]
+    rows = [("T", "B", *cell.shape(v)) for v in (*cell.inputs, *cell.masks, cell.output)]
     learned = [cell.shape(p) for p in cell.parameters]
     matrices = [(str(shape[0]), str(shape[1])) for shape in learned if len(shape) == 2]
 
     def counts(sizes: dict[str, int]) -> dict[str, int]:
+        sizes = {"1": 1, **sizes}
+
         def need(what: str, **other: int) -> int:
             count, arguments = needs[what]
             return int(count(*({**sizes, **other}[a] for a in arguments)))
@@ -986,7 +1011,7 @@ def test_macros_are_the_functions(tmp_path):
     need("gcc")
     checks = []
     names = ("no_state", "nothing_at_all", "two_inputs", "scalars", "low_rank", "no_matrix")
-    picked = [*REFERENCE, *(odd_cells()[name] for name in names)]
+    picked = [*REFERENCE, *(odd_cells()[name] for name in names), *SEVERAL_AXES.values()]
     for cell in picked:
         fixed = {"H": 7} if "H" in map(str, cell.sizes) and cell.name != "lstm" else {}
         for name, text in lstmgen.generate(cell, "c", **fixed).items():

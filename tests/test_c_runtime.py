@@ -235,12 +235,13 @@ int main(int argc, char **argv)
         real *const x = numbers(in, rows * inner), *const w = numbers(in, width * inner);
         real *const b = numbers(in, width);
         real *const packed = room(inner * wide), *const y = room(rows * wide);
-        real *const start = room(wide), *const back = room(rows * deep);
+        real *const start = room(wide), *back = room(rows * deep);
         real *const below = room(width * deep);
         real *const from_rows = room(rows * deep), *const columns = room(rows * deep);
         real *const panels = room(rows * wide), *const sum = room(inner * wide);
         real *const grad = room(width * inner), *const twice = room(width * inner);
-        real *const home = room(rows * width);
+        real *const home = room(rows * width), *const twins = room(rows * 2 * width);
+        real *const head = room(width * deep), *const squares = room(width * width);
         const real *gathered;
 
         /* y = b + x wT */
@@ -272,6 +273,19 @@ int main(int argc, char **argv)
         F(add)(width, b, 0, home);
         F(add)(width, b, 1, home);
         put(out, home, width);
+        /* two heads, which share x and w: x wT, and that times w, side by side */
+        F(multiply_heads)(rows, 2, width, F(rows_of)(x, inner, inner), 0, packed, 0, NULL, 0, twins,
+            2 * width);
+        put(out, twins, rows * 2 * width);
+        F(pack_head)(width, inner, w, head);
+        free(back), back = room(rows * 2 * inner);
+        F(multiply_heads)(rows, 2, inner, F(rows_of)(twins, 2 * width, width), width, head, 0, NULL,
+            0, back, 2 * inner);
+        put(out, back, rows * 2 * inner);
+        F(fill)(width, width, NULL, squares, width);
+        F(outer_heads)(rows, 2, width, width, twins, 2 * width, twins, 2 * width, 0, squares);
+        put(out, squares, width * width);
+        free(twins), free(head), free(squares);
         free(x), free(w), free(b), free(packed), free(y), free(start), free(back), free(below);
         free(from_rows), free(columns), free(panels), free(sum), free(grad), free(twice);
         free(home);
@@ -309,6 +323,8 @@ def test_products_and_copies(tmp_path, command, dtype):
         x, w, b = (a.astype(np.float64) for a in (x, w, b))
         y = x @ w.T + b
         wanted += [y, y @ w, y.T @ x, 3 * y.T @ x, 2 * b]
+        y = x @ w.T
+        wanted += [np.tile(y, 2), np.tile(y @ w, 2), 2 * y.T @ y]
     (tmp_path / "in.bin").write_bytes(given)
     about = {"bits": BITS[dtype], "real": "float" if dtype == "float32" else "double",
              "team": 3 if "-fopenmp" in flags else 1}  # fmt: skip
@@ -332,8 +348,9 @@ def test_products_and_copies(tmp_path, command, dtype):
     assert found.size == sum(a.size for a in wanted)
     for expected in wanted:
         part, found = found[: expected.size].reshape(expected.shape), found[expected.size :]
-        # sums of up to 96 terms, of sums of up to 64
-        np.testing.assert_allclose(part, expected, rtol=0, atol=1e4 * np.finfo(dtype).eps)
+        # sums of up to 96 terms, of sums of up to 64; squares add up to more
+        roundings = max(1e4, 10 * np.abs(expected).max())
+        np.testing.assert_allclose(part, expected, rtol=0, atol=roundings * np.finfo(dtype).eps)
 
 
 # --------------------------------------------------------------------------- parts of vecs

@@ -39,6 +39,7 @@ from test_c import (
     lay_down,
     need_processor,
     odd_cells,
+    several_axes,
 )
 
 import lstmgen
@@ -367,7 +368,7 @@ def test_what_is_no_real_number_is_refused(number, dtype):
 
 
 def watched() -> list[Case]:
-    some = [case(cell) for cell in (*REFERENCE, *odd_cells().values())]
+    some = [case(cell) for cell in (*REFERENCE, *odd_cells().values())] + several_axes()
     some += [case(everything(), T=T, B=B, D=D, H=H) for T, B, D, H in
              ((9, 2, 3, 5), (3, 1, 16, 8), (2, 7, 5, 33))]  # fmt: skip
     return some

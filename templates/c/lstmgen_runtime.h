@@ -620,21 +620,20 @@ LSTMGEN_INLINE vec LG(one_rsqrt)(vec a)
     return LG(splat)(1 / LIBM(sqrt)(LSTMGEN_LANE(a, 0)));
 }
 
-/* log(1 + exp(a)), without overflow. */
-LSTMGEN_INLINE vec LG(softplus)(vec a)
-{
-    for (size_t l = 0; l < LANES; ++l) {
-        const real one = LSTMGEN_LANE(a, l);
-        LSTMGEN_LANE(a, l) = one > 0
-            ? one + LIBM(log1p)(LIBM(exp)(-one)) : LIBM(log1p)(LIBM(exp)(one));
-    }
-    return a;
-}
-
 /* max(a, 0); NaN stays NaN. */
 LSTMGEN_INLINE vec LG(relu)(vec a)
 {
     return LG(choose)((mask)(a < LG(splat)(0)), LG(splat)(0), a);
+}
+
+/* log(1 + exp(a)), without overflow. No lane decides what is done. */
+LSTMGEN_INLINE vec LG(softplus)(vec a)
+{
+    vec rest = a;
+    for (size_t l = 0; l < LANES; ++l) {
+        LSTMGEN_LANE(rest, l) = LIBM(log1p)(LIBM(exp)(-LIBM(fabs)(LSTMGEN_LANE(a, l))));
+    }
+    return LG(relu)(a) + rest;
 }
 
 LSTMGEN_INLINE vec LG(positive)(vec a)
@@ -803,8 +802,9 @@ LSTMGEN_KERNEL void LG(multiply)(size_t team, size_t rows, size_t width, factors
     const real *w, const real *start, size_t start_stride, real *out, size_t out_stride);
 
 /* The same for each of several heads: of the rows of x, head h has the part that begins `jump`
- * numbers after that of the head before, of out the next `width` columns, and its own weights, which
- * are `step` apart, or the same ones if that is 0. Nothing is written beside these columns. */
+ * numbers after that of the head before, of out the next `width` columns, and its own weights,
+ * which are `step` apart, or the same ones if that is 0. Nothing is written beside these columns.
+ */
 LSTMGEN_KERNEL void LG(multiply_heads)(size_t rows, size_t heads, size_t width, factors x,
     size_t jump, const real *w, size_t step, const real *start, size_t start_stride, real *out,
     size_t out_stride);
@@ -819,9 +819,13 @@ LSTMGEN_KERNEL void LG(outer_heads)(size_t rows, size_t heads, size_t height, si
 LSTMGEN_KERNEL void LG(pack_transposed)(size_t team, size_t rows, size_t columns,
     const real *matrix, real *to, size_t first, size_t end, size_t width);
 
-/* A matrix (rows, columns), as the rows from `first` on of packed weights (inner, columns). */
+/* A matrix (rows, columns), as the rows from `first` on of packed weights (inner, columns), which
+ * are padded. */
 LSTMGEN_KERNEL void LG(pack_rows)(size_t team, size_t rows, size_t columns, const real *matrix,
     real *to, size_t first, size_t inner);
+
+/* The matrix (rows, columns) of a head, as packed weights of that very width. */
+LSTMGEN_KERNEL void LG(pack_head)(size_t rows, size_t columns, const real *matrix, real *to);
 
 /* Rows of `width` numbers, cut into panels: to be read in the order of memory. */
 LSTMGEN_KERNEL void LG(copy_panels)(size_t team, size_t rows, size_t width, const real *from,
@@ -1166,6 +1170,20 @@ LSTMGEN_KERNEL void LG(pack_transposed)(size_t team, size_t rows, size_t columns
     }
 }
 
+/* The columns from n on, as rows of a panel of packed weights (inner, width). */
+LSTMGEN_STATIC void LG(pack_panel)(size_t rows, size_t columns, const real *LSTMGEN_RESTRICT matrix,
+    size_t n, real *LSTMGEN_RESTRICT to, size_t first, size_t inner, size_t width)
+{
+    size_t step = 0;
+    real *at = to + LG(column)(n, inner, width, &step);
+    const size_t some = columns - n < step ? columns - n : step;
+    at += first * step;
+    for (size_t r = 0; r < rows; ++r, at += step) {
+        memcpy(at, matrix + r * columns + n, some * sizeof(real));
+        memset(at + some, 0, (step - some) * sizeof(real));
+    }
+}
+
 LSTMGEN_KERNEL void LG(pack_rows)(size_t team, size_t rows, size_t columns,
     const real *LSTMGEN_RESTRICT matrix, real *LSTMGEN_RESTRICT to, size_t first, size_t inner)
 {
@@ -1175,14 +1193,15 @@ LSTMGEN_KERNEL void LG(pack_rows)(size_t team, size_t rows, size_t columns,
     if (thread_sharing(team, rows, columns, 2))
 #endif
     for (size_t n = 0; n < columns; n += PANEL) {
-        size_t step = 0;
-        real *at = to + LG(column)(n, inner, LG(padded)(columns), &step);
-        const size_t some = columns - n < step ? columns - n : step;
-        at += first * step;
-        for (size_t r = 0; r < rows; ++r, at += step) {
-            memcpy(at, matrix + r * columns + n, some * sizeof(real));
-            memset(at + some, 0, (step - some) * sizeof(real));
-        }
+        LG(pack_panel)(rows, columns, matrix, n, to, first, inner, LG(padded)(columns));
+    }
+}
+
+LSTMGEN_KERNEL void LG(pack_head)(size_t rows, size_t columns, const real *LSTMGEN_RESTRICT matrix,
+    real *LSTMGEN_RESTRICT to)
+{
+    for (size_t n = 0; n < columns; n += PANEL) {
+        LG(pack_panel)(rows, columns, matrix, n, to, 0, rows, columns);
     }
 }
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import sympy
-from sympy import Integer
+from sympy import Expr, Integer
 
+from ...language.symbols import Size
 from ...planning.operations import B, T
 from ..identity import fingerprint, maker
 from .lines import INSIDE, WIDTH, broken
 from .memory import Memory
+from .sizes import monomials
 from .source import Source
 from .tree import (
     NIL,
@@ -85,23 +88,34 @@ class Checks:
             wrong.append(Relation(size, "==" if fixed is None else "!=", value, "size"))
             if fixed is None:
                 huge.append(Relation(size, "<=", _MOST_UNITS, "size"))
-        counts = self._arrays()
-        huge += [Call("fits", (count,), "size") for count in counts]
+        rows = self._products()
+        huge += [Relation(count, "<=", _MOST_UNITS, "size") for count in rows]
+        arrays = self._arrays()
+        huge += [Call("fits", (count,), "size") for count in arrays]
         return [
             If(Conditions(tuple(wrong), "||"), (Return(self._bad_size),)),
-            *together(self.sizes.declared(counts)),
+            *together(self.sizes.declared([*rows, *arrays])),
             Declare(_WHETHER, FINE, Conditions(tuple(huge), "&&")),
             Return(Choice(FINE, self._ok, self._too_large)),
         ]
+
+    def _products(self) -> list[Expression]:
+        """The units of what has several axes: each size may be small enough where these are not."""
+        found = {
+            sympy.Mul(*(f for f in m if f.is_Symbol))
+            for count in self.sizes.wide
+            for m in monomials(count)
+        }
+        wide = set(self.sizes.wide.values())  # each is a count of its own
+        many = [n for n in found if not (n.is_Symbol or n.atoms(Size) & wide)]
+        return [self.sizes.checked(n) for n in _largest(sorted(many, key=str))]
 
     def _arrays(self) -> list[Expression]:
         """The sizes of the arrays that callers hand over, but for those that others include."""
         cell = self.cell
         sizes = [T * B * cell.size(v) for v in (*cell.inputs, *cell.masks, cell.output)]
         sizes += [sympy.Mul(*cell.shape(p)) for p in cell.parameters]
-        found = list(dict.fromkeys(sizes))
-        largest = [n for n in found if not any(m != n and sympy.denom(m / n) == 1 for m in found)]
-        return [self.sizes.checked(n) for n in largest]
+        return [self.sizes.checked(n) for n in _largest(sizes)]
 
     def _admit(self) -> list[Statement]:
         """Whether a call has what it has to be given, and its buffers have sizes."""
@@ -187,6 +201,12 @@ class Checks:
         layout = [f"{p.name} {p.rows} {p.width}" for p in self.memory.tape.parts]
         made = maker(self.cell).values()
         return fingerprint(*made, self.source.dtype, str(self.sizes.fixed), *layout)
+
+
+def _largest(counts: Sequence[Expr]) -> list[Expr]:
+    """All counts but those that are factors of others."""
+    found = list(dict.fromkeys(counts))
+    return [n for n in found if not any(m != n and sympy.denom(m / n) == 1 for m in found)]
 
 
 def _is_there(pointer: Expression) -> Relation:

@@ -306,11 +306,7 @@ class Memory:
 
     def _macro(self, head: str, count: Expr, known: Mapping[Expr, str]) -> list[str]:
         terms = [f"(size_t){_product(m, known)}" for m in monomials(count.subs(self._fixed()))]
-        one_line = f"#define {head} ({' + '.join(terms)})"
-        if len(one_line) <= WIDTH:
-            return [one_line]
-        lines = [f"#define {head}", *(f"    {line}" for line in joined("+", "(", terms, ")"))]
-        return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
+        return _defined(head, "(", terms)
 
     def _fixed(self) -> dict[Expr, int]:
         """The values of the sizes that are constants, and of what follows from them."""
@@ -322,8 +318,8 @@ class Memory:
         lines = []
         for padded, wide in self.sizes.wide.items():
             if not padded.is_Symbol and wide not in fixed:
-                terms = [_product(m, known) for m in monomials(padded.subs(fixed))]
-                lines.append(f"#define {known[wide]} {self.upper}_PADDED({' + '.join(terms)})")
+                terms = [_units(m, known) for m in monomials(padded.subs(fixed))]
+                lines += _defined(known[wide], f"{self.upper}_PADDED(", terms)
         return lines
 
     def _known_rooms(self) -> dict[Expr, str]:
@@ -333,13 +329,15 @@ class Memory:
     def _room(self, wide: Size, padded: Expr) -> str:
         if padded.is_Symbol:
             return f"{self.upper}_PADDED({padded})"
-        plain = [n.name for n in self.cell.sizes if self._holds(padded, n)]
+        open_sizes = [n for n in self.cell.sizes if n.name not in self.sizes.fixed]
+        plain = [n.name for n in open_sizes if self._holds(padded, n)]
         return f"{self.upper}_{self.sizes.text(wide)}({', '.join(plain)})"
 
     def _holds(self, padded: Expr, n: Size) -> bool:
-        """Whether a count depends on a size that is not a constant."""
-        fixed = n.name in self.sizes.fixed
-        return not fixed and bool({n, self.sizes.wide[n]} & padded.atoms(Size))
+        """Whether a count depends on a size, or on one that is padded and does."""
+        used = padded.atoms(Size)
+        inner = [count for count, wide in self.sizes.wide.items() if wide in used]
+        return n in used or any(self._holds(count, n) for count in inner)
 
 
 def _fitting(counts: Sequence[Expression]) -> Call:
@@ -350,6 +348,21 @@ def _explained(lines: list[str], about: str) -> list[str]:
     """A statement with a comment after it, or before it where both are too long for a line."""
     both = " ".join([*lines, f"/* {about} */"])
     return [both] if len(lines) == 1 and len(both) <= INSIDE else [*comment(about), *lines]
+
+
+def _defined(head: str, start: str, terms: Sequence[str]) -> list[str]:
+    """A macro that is a sum of ``terms``, on more lines where one is too long."""
+    one_line = f"#define {head} {start}{' + '.join(terms)})"
+    if len(one_line) <= WIDTH:
+        return [one_line]
+    lines = [f"#define {head}", *(f"    {line}" for line in joined("+", start, terms, ")"))]
+    return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
+
+
+def _units(factors: Sequence[Expr], known: Mapping[Expr, str]) -> str:
+    """A number of units in a macro. What may be many is no int, even where its factors are."""
+    several = sum(not f.is_number for f in factors) > 1
+    return f"{'(size_t)' if several else ''}{_product(factors, known)}"
 
 
 def _product(factors: Sequence[Expr], known: Mapping[Expr, str]) -> str:

@@ -115,11 +115,11 @@ class Packs:
             room = columns * self._sizes.padded(rows)
         at = (shifted(Member(P, m.name), product(HEAD, Count(entries))),
               shifted(Variable(name), product(HEAD, Count(room))))  # fmt: skip
-        items = [ONE, Count(rows), Count(columns), *at, NIL]
+        shape = Count(rows), Count(columns)
         if m.transposed:
-            packing = do("pack_rows", *items, Count(rows))
+            packing = do("pack_head", *shape, *at)
         else:
-            packing = do("pack_transposed", *items, Count(rows), Count(rows))
+            packing = do("pack_transposed", ONE, *shape, *at, NIL, Count(rows), Count(rows))
         fill = Loop(HEAD, Count(many), (packing,))
         about = f"{m.name} of each head, {'as it is' if m.transposed else 'transposed'}"
         pack = Packed(name, about=about, count=many * room, fill=(fill,), is_matrix=True)
