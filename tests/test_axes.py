@@ -1,10 +1,13 @@
 """Quantities with several axes: shapes, messages, and derivatives against dual numbers."""
 
+import numpy as np
 import pytest
+from conftest import need
 from dual_gradients import Problem
 from interpreter import interpret
 from several_axes import CELLS, FIXED, SIZES, U, W, h, x
 from sympy import Eq, Integer, exp
+from test_gradients import assert_gradients_equal, run
 
 import lstmgen
 from lstmgen import (
@@ -30,6 +33,7 @@ from lstmgen import (
     weights,
 )
 from lstmgen.language.shapes import Shapes
+from lstmgen.verification.examination import Examination
 
 # Both sides add a few dozen terms in double precision, in different orders.
 ROUNDING = 1e-13
@@ -66,6 +70,19 @@ def test_c_agrees_with_dual_numbers(name):
         assert max(errors.values()) < ROUNDING, errors
     report = lstmgen.check(CELLS[name], target="c")
     assert report.passed, str(report)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_gradients_equal_autograd(name):
+    need("torch")
+    from witness import differentiate_case
+
+    cell = CELLS[name]
+    case = Examination(cell, T=6, B=3, seed=1).witnesses[0].case
+    y, _, gradients = run(cell, lstmgen.compile(cell, "numpy"), case)
+    theirs = differentiate_case(cell, case)
+    np.testing.assert_allclose(y, theirs.y, rtol=1e-10, atol=1e-12)
+    assert_gradients_equal(gradients, theirs.named(), 1e-10)
 
 
 @pytest.mark.parametrize("name", FIXED)

@@ -110,7 +110,8 @@ class Problem:
             "params": params,
             "inputs": {v.name: normal(*lead, *self._shape(*cell.shape(v))) for v in cell.inputs},
             "masks": {v.name: normal(*lead, *self._shape(*cell.shape(v))) for v in cell.masks},
-            "state": {s.name: half * normal(lead[1], *self._shape(*cell.shape(s)))
+            # above 0, as a state that others are divided by has to be
+            "state": {s.name: half * np.abs(normal(lead[1], *self._shape(*cell.shape(s))))
                       for s in cell.states},
             "dy": {"y": normal(*lead, *self._shape(*cell.shape(cell.output)))},
         }  # fmt: skip
