@@ -1,6 +1,6 @@
 """A derivation as a module: its equations run as they stand, without plan, templates or text.
 
-It has the face of a generated module, so that ``check`` can judge a derivation, and any that is
+It has the interface of a generated module, so that ``check`` can judge a derivation, and any that is
 broken on purpose, before a target prints it.
 """
 
@@ -26,7 +26,7 @@ class Interpreter:
     def __init__(self, derivation: Derivation, dtype: str = "float64") -> None:
         self.derivation, self.cell, self.dtype = derivation, derivation.cell, np.dtype(dtype)
 
-    # ------------------------------------------------------------------ the face of a module
+    # ------------------------------------------------------------------ the interface of a module
 
     def forward(self, params, x, state=None, masks=None):
         x = self._by_name(x)

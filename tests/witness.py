@@ -227,7 +227,7 @@ def transcribe(cell: Cell) -> str:
 
 @dataclass
 class Gradients:
-    """What PyTorch says of one sequence, as NumPy arrays in the layout of a module's face."""
+    """What PyTorch says of one sequence, as NumPy arrays in the layout of a module's interface."""
 
     y: np.ndarray
     final: dict[str, np.ndarray]

@@ -1,4 +1,4 @@
-"""A compiled C cell with the face of a generated NumPy module.
+"""A compiled C cell with the interface of a generated NumPy module.
 
 Calls go through cffi in ABI mode: it parses the generated header, needs no Python headers, and
 releases the interpreter's lock while C runs. A module has no state that a call could disturb, so
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from ..errors import LstmgenError, missing_extra
 from ..language import dtypes
 from ..language.cell import Cell
-from ..targets.numpy.target import face
+from ..targets.numpy.target import interface
 from .loading import load_python
 
 Array = NDArray[Any]
@@ -155,7 +155,9 @@ class NativeModule:
         self._ffi.cdef(declarations(header))
         self._lib = self._ffi.dlopen(str(library))
         self.dtype = np.dtype(dtype)
-        self._face = f = load_python(face(cell), cell.name, f"<lstmgen face of {cell.name}>")
+        self._interface = f = load_python(
+            interface(cell), cell.name, f"<lstmgen interface of {cell.name}>"
+        )
         self.__name__ = self.CELL = f.CELL
         self.OUTPUT, self.PARAMETERS, self.STATES = f.OUTPUT, f.PARAMETERS, f.STATES
         self.INPUTS, self.MASKS, self.CONSTANTS = f.INPUTS, f.MASKS, f.CONSTANTS
@@ -189,13 +191,13 @@ class NativeModule:
     def __repr__(self) -> str:
         return f"<lstmgen C module {self.CELL} ({self.dtype})>"
 
-    # ------------------------------------------------------------------ the face
+    # ------------------------------------------------------------------ the interface
 
     def init(
         self, input_size: int, hidden_size: int, seed: int = 0, dtype: Any = None, **sizes: Any
     ) -> dict[str, Any]:
         """Fresh parameters: a dict from name to array, as the NumPy module makes them."""
-        made: dict[str, Any] = self._face.init(
+        made: dict[str, Any] = self._interface.init(
             input_size, hidden_size, seed=seed, dtype=dtype or self.dtype, **sizes
         )
         return made
@@ -355,7 +357,7 @@ class NativeModule:
             return self._pick(params)
         except (KeyError, TypeError, IndexError) as error:
             if not hasattr(params, "keys"):
-                no_dict = self._face._no_dict("params", params, "as init makes it")
+                no_dict = self._interface._no_dict("params", params, "as init makes it")
                 raise TypeError(no_dict) from None
             if not isinstance(error, KeyError):
                 raise
@@ -377,12 +379,12 @@ class NativeModule:
         if len(self.INPUTS) == 1:
             ((name, axes),) = self.INPUTS.items()
             if isinstance(x, dict):
-                raise TypeError(self._face._no_array(x, lead))
+                raise TypeError(self._interface._no_array(x, lead))
             xs = [self._fit(name, x, (*lead, *axes), sizes)]
         else:
-            self._face._check_inputs(x)
+            self._interface._check_inputs(x)
             xs = [self._fit(k, x[k], (*lead, *axes), sizes) for k, axes in self.INPUTS.items()]
-        masks = self._face._masks(masks) if self.MASKS else {}
+        masks = self._interface._masks(masks) if self.MASKS else {}
         filled = [self._mask(k, masks[k], (*lead, *axes), sizes) for k, axes in self.MASKS.items()]
         sizes.setdefault("T", 1)
         if self._whole:
@@ -425,14 +427,14 @@ class NativeModule:
                     break
             else:
                 return value  # type: ignore[no-any-return]
-        array: Array = self._face._array(what, value, symbolic, sizes, self.dtype)
+        array: Array = self._interface._array(what, value, symbolic, sizes, self.dtype)
         return np.require(array, self.dtype, ["C", "A"])
 
     def _mask(
         self, name: str, given: Any, symbolic: tuple[str, ...], sizes: dict[str, int]
     ) -> Array:
         """A mask in full: callers may leave out what broadcasts."""
-        mask = self._face._numbers(name, given)
+        mask = self._interface._numbers(name, given)
         if mask.ndim:
             sizes.setdefault(symbolic[-1], mask.shape[-1])
         with suppress(KeyError, ValueError):  # what is wrong with a mask, _fit says
@@ -448,7 +450,7 @@ class NativeModule:
                 self._fit(f"{what}[{name!r}]", state[name], ("B", *axes), sizes)
                 for name, axes in self.STATES.items()
             ]
-        arrays = self._face._states(what, state, sizes, self.dtype)
+        arrays = self._interface._states(what, state, sizes, self.dtype)
         return [np.require(a, self.dtype, ["C", "A"]) for a in arrays.values()]
 
     def _own(self, tape: Tape | None, bound: _Bound) -> Tape:
@@ -463,9 +465,9 @@ class NativeModule:
             rows = tape.room.sizes["B"]
             if min(made["threads"], rows) == min(mine["threads"], rows):  # the same slices
                 mine = {**mine, "threads": made["threads"]}
-            if wrong := self._face._differences(made, mine):
+            if wrong := self._interface._differences(made, mine):
                 raise LstmgenError(wrong)
-        self._face._same_sizes(bound.sizes, tape.room.sizes)
+        self._interface._same_sizes(bound.sizes, tape.room.sizes)
         return tape
 
     def _copy_of(self, tape: Tape) -> Tape:

@@ -29,7 +29,7 @@ from .rounding import decisions
 
 @dataclass(frozen=True)
 class Case:
-    """A sequence to judge a module by: its arrays in the layout of the module's face.
+    """A sequence to judge a module by: its arrays in the layout of the module's interface.
 
     ``values`` holds the parameters, inputs and initial states; ``given`` the masks and constants;
     ``dy`` and ``dstate`` the cotangents. All are float64, and already rounded to the precision of

@@ -50,7 +50,7 @@ def check(
     dtype : str
         "float64" or "float32": the precision of the module. The witnesses are in float64 always.
     module : optional
-        A module with the same face to be judged in place of a compiled one.
+        A module with the same interface to be judged in place of a compiled one.
     sizes : mapping of str to int, optional
         Numbers for some of the symbolic sizes, such as ``{"H": 16}``.
     T, B : int

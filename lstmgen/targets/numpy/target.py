@@ -102,9 +102,9 @@ def _stem(cell: Cell) -> str:
     return f"{cell.name}_cell" if cell.name in MODULES else cell.name
 
 
-def face(cell: Cell) -> str:
+def interface(cell: Cell) -> str:
     """The part of the module that computes nothing: tables, ``init``, and the checks of arrays."""
-    return environment("numpy").get_template("face.py.j2").render(**_tables(cell))
+    return environment("numpy").get_template("interface.py.j2").render(**_tables(cell))
 
 
 def _tables(cell: Cell, fixed: Sequence[str] = ()) -> dict[str, object]:
