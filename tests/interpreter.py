@@ -1,7 +1,7 @@
 """A derivation as a module: its equations run as they stand, without plan, templates or text.
 
-It has the interface of a generated module, so that ``check`` can judge a derivation, and any that is
-broken on purpose, before a target prints it.
+It has the interface of a generated module, so that ``check`` can judge a derivation, and any that
+is broken on purpose, before a target prints it.
 """
 
 from __future__ import annotations
