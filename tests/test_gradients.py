@@ -207,7 +207,7 @@ def test_calls_do_not_disturb_each_other(target: str, compiled) -> None:
 
 
 def unusual() -> Cell:
-    """Two inputs, masks of two kinds, constants, a scalar gate, and an output that is no state."""
+    """Two inputs, masks of two kinds, constants, a scalar gate; its output is not a state."""
     x, u = inputs("x"), inputs("u", size="E")
     h, c = states("h"), states("c", size="P")
     keep, drop = masks("keep"), masks("drop", size=1)

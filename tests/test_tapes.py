@@ -62,7 +62,7 @@ def made(cell: Cell | str, target: str, **options: Any) -> Any:
 
 
 def rich() -> Cell:
-    """Two inputs, a mask, an output that is no state, and two sizes of states."""
+    """Two inputs, a mask, an output that is not a state, and two sizes of states."""
     m, o = masks("m"), vectors("o")
     return Cell(
         "rich",

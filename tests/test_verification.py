@@ -495,7 +495,7 @@ def test_progress_is_told() -> None:
 def test_sizes_are_chosen_or_given() -> None:
     report = check(LSTM.cell, module=LSTM.module(), sizes={"H": 3}, T=3, B=2)
     assert "H=3" in report.title
-    with pytest.raises(LstmgenError, match="Q is no size of lstm"):
+    with pytest.raises(LstmgenError, match="Q is not a size of lstm"):
         check(LSTM.cell, module=LSTM.module(), sizes={"Q": 3})
 
 

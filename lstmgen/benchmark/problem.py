@@ -206,7 +206,7 @@ class Problem:
                 )
             largest = float(np.abs(right).max()) or 1.0
             off = float(np.abs(found - right).max()) / largest
-            if not off <= tolerance:  # also if it is no number
+            if not off <= tolerance:  # also if it is not a number
                 raise MismatchError(
                     f"{who} disagrees in {name}: off by {off:.2g} of its largest entry, where "
                     f"{tolerance:.0e} is allowed ({self})"

@@ -97,7 +97,7 @@ class _Normaliser:
 
     @property
     def out(self) -> list[Eq]:
-        """Where equations go: what is made of parameters alone is no part of a step."""
+        """Where equations go: what is made of parameters alone is not part of a step."""
         return self.fixed if self.category == "derived" else self.step
 
     def run(self) -> Normal:

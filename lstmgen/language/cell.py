@@ -224,7 +224,7 @@ class Cell:
         return self._init.get(v.name, v.value)
 
     def starts_at(self, v: Vector | Matrix) -> float:
-        """The number that ``v`` starts at, a constant's value; 0 if that is no single number."""
+        """The number that ``v`` starts at, a constant's value; 0 if that is not a single number."""
         value = self.initial(v)
         return value if isinstance(value, (int, float)) else 0.0
 

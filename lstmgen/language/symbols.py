@@ -446,7 +446,7 @@ class Misplaced(Operator, Expr):
 def entries(e: Expr) -> Expr:
     """What a matrix, or what is made of matrices, is entry by entry.
 
-    Products of matrices are contractions: they are no arithmetic on entries.
+    Products of matrices are contractions: they are not arithmetic on entries.
     """
     if isinstance(e, Misplaced) or not e.has(_Scaled, _Sum, _Chain):
         return e

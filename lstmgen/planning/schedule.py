@@ -140,7 +140,7 @@ class _Planner:
             for v in atoms((*adjoints, *totals))
             if v.category in ("vector", "state") and v not in defined
         }
-        kept = tape | {cell.output}  # a stacked sum is no place for what must stay
+        kept = tape | {cell.output}  # a stacked sum is not a place for what must stay
         hoist = self.options.hoist
         ahead = _Direction(forward, cell, {s: s.at(0) for s in cell.states}, hoist, kept)
         ends = {adjoint(v) for v in cell.inputs}

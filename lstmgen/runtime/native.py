@@ -276,7 +276,7 @@ class NativeModule:
     ) -> dict[str, Array]:
         """One step, for streaming: x_t is (B, size); returns the new state, a dict.
 
-        If the output is no state, it is in the dict as well. Use ``pack`` first: with parameters
+        If the output is not a state, it is in the dict as well. Use ``pack`` first: with parameters
         that are not packed, that is most of the work of a step.
         """
         bound = self._bind(params)

@@ -33,7 +33,7 @@ class Case:
 
     ``values`` holds the parameters, inputs and initial states; ``given`` the masks and constants;
     ``dy`` and ``dstate`` the cotangents. All are float64, and already rounded to the precision of
-    the module, so that rounding its arguments is no part of its error. ``special`` marks cases of
+    the module, so that rounding its arguments is not part of its error. ``special`` marks cases of
     ``SPECIAL``.
     """
 
@@ -169,7 +169,7 @@ class _Grid(Maker):
             if n.is_number and n.is_finite and n.is_real
         ]
         levels = np.unique([-1.0, -0.5, 0.0, 0.5, 1.0, *named])
-        # what the module cannot hold exactly is no boundary to it
+        # what the module cannot hold exactly is not a boundary for it
         held = levels[levels.astype(self.dtype.storage.name).astype(float) == levels]
         return np.asarray(np.abs(held) if self.positive else held)
 
@@ -229,7 +229,7 @@ def choose_sizes(cell: Cell, sizes: Mapping[str, int] | None, taken: set[int]) -
     unknown = sorted(set(sizes or {}) - {n.name for n in cell.sizes})
     if unknown:
         raise LstmgenError(
-            f"{unknown[0]} is no size of {cell.name}; it has "
+            f"{unknown[0]} is not a size of {cell.name}; it has "
             f"{', '.join(n.name for n in cell.sizes) or 'none'}"
         )
     return {n.name: (sizes or {}).get(n.name) or next(free) for n in cell.sizes}

@@ -30,7 +30,7 @@ class Finding:
 
     @property
     def ratio(self) -> float:
-        """The error in units of its tolerance; infinite if it is no number."""
+        """The error in units of its tolerance; infinite if it is not a number."""
         return self.error / self.tolerance if math.isfinite(self.error) else math.inf
 
     @property

@@ -33,7 +33,7 @@ TIMEOUT = 600.0  # seconds: several times what the largest of checks takes
 
 LENGTH = 8  # bytes that say how long the task is
 
-# The folder that we run in is no place to import from: a file there may be called numpy.py.
+# The folder that we run in is not a place to import from: a file there may be called numpy.py.
 _START = f"import sys; sys.path[:] = sys.argv[1:]; from {__package__}.serving import serve; serve()"
 
 

@@ -360,7 +360,7 @@ def _defined(head: str, start: str, terms: Sequence[str]) -> list[str]:
 
 
 def _units(factors: Sequence[Expr], known: Mapping[Expr, str]) -> str:
-    """A number of units in a macro. What may be many is no int, even where its factors are."""
+    """A number of units in a macro. What may be many is not an int, even where its factors are."""
     several = sum(not f.is_number for f in factors) > 1
     return f"{'(size_t)' if several else ''}{_product(factors, known)}"
 

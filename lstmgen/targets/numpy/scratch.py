@@ -1,4 +1,4 @@
-"""Operands that are no values of the cell: scratch to compute in, and numbers as arrays."""
+"""Operands that are not values of the cell: scratch to compute in, and numbers as arrays."""
 
 from __future__ import annotations
 
