@@ -454,12 +454,12 @@ class _Body:
                     self._multiply(self.region.stack_of[node])
             name = self.run.name(equation.lhs)
             found = self._known.get(equation.rhs)
-            if found is None:
-                value = self.printer.doprint(equation.rhs)
-                size = self.run.size(equation.lhs)
-                equations = self.run.equations
-                is_lower = equations.level(equation.rhs) < equations.levels[equation.lhs]
-                if is_lower or self.run.number(self.run.cell.shapes.of(equation.rhs)) != size:
+            size, equations = self.run.size(equation.lhs), self.run.equations
+            is_number = self.run.number(self.run.cell.shapes.of(equation.rhs)) != size
+            is_lower = equations.level(equation.rhs) < equations.levels[equation.lhs]
+            if found is None or is_number:
+                value = found or self.printer.doprint(equation.rhs)
+                if is_lower or is_number:
                     lead = self._lead() if equations.levels[equation.lhs] else ()
                     value = self.dialect.widened(value, [*lead, size])
                 self._line(name, value)
