@@ -74,7 +74,7 @@ def test_a_cell_may_say_how_its_parameters_start():
     assert "b_h    H    starts at 1" in show(cell)
 
 
-@pytest.mark.parametrize("target", ["numpy"])
+@pytest.mark.parametrize("target", ["numpy", "c"])
 def test_states_start_where_they_are_declared_to(target):
     s = states("s", init=0.25)
     W, U = weights("W"), weights("U")

@@ -65,7 +65,8 @@ class Expressions(Printer):
 
     # ------------------------------------------------------------------ numbers
 
-    def _number(self, e: Expr) -> Literal:
+    def number(self, e: Expr) -> Literal:
+        """A number, in the type of numbers of the code."""
         if self.suffix:
             return Literal(f"{_shortest_float(float(e), e)}f", "number")
         if not isfinite(float(e)):
@@ -78,10 +79,10 @@ class Expressions(Printer):
             return None
         if e.has(sympy.I) or e.is_real is False:
             raise GenerateError(f"{e} is not a real number")
-        return self._number(e) if e.evalf().is_Number else None
+        return self.number(e) if e.evalf().is_Number else None
 
     def _print_Integer(self, e: Expr) -> Expression:
-        return self._number(e)
+        return self.number(e)
 
     _print_Rational = _print_Half = _print_Zero = _print_One = _print_NegativeOne = _print_Integer
     _print_Float = _print_Pi = _print_Exp1 = _print_NumberSymbol = _print_Integer
@@ -103,7 +104,7 @@ class Expressions(Printer):
         if is_negative(e):
             return Minus(self._tree(-e))
         over, under = self._person.fraction(e)
-        above = [self._tree(f) for f in over] or [self._number(sympy.S.One)]
+        above = [self._tree(f) for f in over] or [self.number(sympy.S.One)]
         below = [self._tree(f) for f in under]
         return _chain([*((f, "*") for f in above), *((f, "/") for f in below)])
 
@@ -114,7 +115,7 @@ class Expressions(Printer):
         if exponent == sympy.Rational(1, 2):
             return self._call("sqrt", base)
         if exponent.is_number and exponent.is_negative:
-            return _chain([(self._number(sympy.S.One), "*"), (self._tree(1 / e), "/")])
+            return _chain([(self.number(sympy.S.One), "*"), (self._tree(1 / e), "/")])
         if _is_square(e):
             return tree.product(self._tree(base), self._tree(base))
         if exponent in POWERS:
@@ -142,7 +143,7 @@ class Expressions(Printer):
     def _print_rsqrt(self, e: Expr) -> Expression:
         if self._single:
             return self._calls(SINGLE["rsqrt"], e.args)
-        return _chain([(self._number(sympy.S.One), "*"), (self._call("sqrt", e.args[0]), "/")])
+        return _chain([(self.number(sympy.S.One), "*"), (self._call("sqrt", e.args[0]), "/")])
 
     def _print_stop_gradient(self, e: Expr) -> Expression:
         return self._tree(e.args[0])

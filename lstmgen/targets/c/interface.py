@@ -33,6 +33,10 @@ class Interface:
             "several": self.several,
             "masks": bool(cell.masks),
             "given": "p, x and m" if cell.masks else "p and x",
+            "starts": ", ".join(
+                ["zeros", *(f"{cell.starts_at(s):g} in {s.name}" for s in cell.states
+                            if cell.starts_at(s))]
+            ),
             "x": self._about_x(),
             "output": self._output(),
             "heads": heads(cell),

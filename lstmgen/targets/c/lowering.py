@@ -38,12 +38,6 @@ Regions = dict[str, tuple[Statement, ...]]
 def lower(source: Source) -> tuple[Direction, Direction]:
     """Forward and backward."""
     plan = source.plan
-    for s in plan.cell.states:
-        if plan.cell.starts_at(s):
-            raise GenerateError(
-                f"the C target starts states from zeros, and {s} from {plan.cell.starts_at(s):g}\n"
-                "  hint: declare it without init, and give the state to forward"
-            )
     if plan.fixed:
         made = plan.fixed[0].equations[-1].lhs
         raise GenerateError(

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import sympy
+
 from ...language.symbols import Vector
 from ...planning.operations import AFTER, BEFORE, STEP, B, T
 from .copies import Copies
@@ -159,7 +161,11 @@ class Passes:
     def _forward(self) -> dict[str, list[str]]:
         """The body of the function that runs forward over a slice."""
         direction, copies = self.directions["forward"], self._copies("forward")
-        loaded = [self._load(s, "initial", self._in_memory(s)) for s in self.cell.states]
+        loaded: list[Statement] = []
+        for s in self.cell.states:
+            loaded.append(self._load(s, "initial", self._in_memory(s)))
+            if value := self.cell.starts_at(s):
+                loaded.append(self._start(s, value))
         carried, saved = [], []
         for s in self.cell.states:
             rows = (Count(B), Count(self.sizes.room_of(s)))
@@ -294,9 +300,13 @@ class Passes:
 
     def _load(self, s: Vector, struct: str, to: Expression) -> Statement:
         """A state that callers may have given."""
-        given = Member(CALL, struct)
-        array = Choice(Relation(given, "!=", NULL, "size"), Member(given, s.name), NULL)
-        return do("load", Count(B), Count(self.sizes.of(s)), array, START, to)
+        return do("load", Count(B), Count(self.sizes.of(s)), _given(s, struct), START, to)
+
+    def _start(self, s: Vector, value: float) -> Statement:
+        """What a state starts from if callers have not given it."""
+        number = self.source.expressions.number(sympy.Float(value))
+        items = [Count(self.sizes.of(s)), _given(s, "initial"), number, self._in_memory(s)]
+        return do("begin_with", Count(B), *items)
 
     def _save(self, s: Vector, rows: Expression, struct: str) -> Statement:
         """A state that callers receive."""
@@ -360,6 +370,12 @@ class Passes:
                 zeroed.append(Comment(f"no gradient reaches {v.name}"))
                 zeroed.append(do("memset", to, NIL, product(*rows, _BYTES)))
         return self._lines([*together(self.sizes.declared(zeroed)), *zeroed])
+
+
+def _given(s: Vector, struct: str) -> Expression:
+    """A state that callers may have given, or NULL."""
+    given = Member(CALL, struct)
+    return Choice(Relation(given, "!=", NULL, "size"), Member(given, s.name), NULL)
 
 
 def _parts(kind: Kind, memory: Expression, at: Variable, names: Iterable[str]) -> list[Declare]:
