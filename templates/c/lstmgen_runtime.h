@@ -726,7 +726,8 @@ LSTMGEN_STATIC void LG(load)(size_t rows, size_t units, const real *from, size_t
 }
 
 /* Such rows of a state that does not start from zeros, if there is nothing to copy from. */
-LSTMGEN_STATIC void LG(begin_with)(size_t rows, size_t units, const real *from, real value, real *to)
+LSTMGEN_STATIC void LG(begin_with)(size_t rows, size_t units, const real *from, real value,
+    real *to)
 {
     for (size_t r = 0; from == NULL && r < rows; ++r, to += LG(padded)(units)) {
         for (size_t j = 0; j < units; ++j) {

@@ -34,8 +34,14 @@ class Interface:
             "masks": bool(cell.masks),
             "given": "p, x and m" if cell.masks else "p and x",
             "starts": ", ".join(
-                ["zeros", *(f"{cell.starts_at(s):g} in {s.name}" for s in cell.states
-                            if cell.starts_at(s))]
+                [
+                    "zeros",
+                    *(
+                        f"{cell.starts_at(s):g} in {s.name}"
+                        for s in cell.states
+                        if cell.starts_at(s)
+                    ),
+                ]
             ),
             "x": self._about_x(),
             "output": self._output(),

@@ -94,11 +94,12 @@ class Printer:
             case Return(value):
                 return statement([Piece("return "), *self._pieces(value), Piece(";")], width)
             case If(condition, body):
-                return self._block(f"if ({self.text(condition)})", body, width)
+                head = [Piece("if (", 1), *self._pieces(condition), Piece(") {", -1)]
+                return self._block(statement(head, width), body, width)
             case Loop(index, count, body, backwards):
                 j, n = index.name, self.text(count)
                 way = f"{j} = {n}; {j}-- > 0;" if backwards else f"{j} = 0; {j} < {n}; ++{j}"
-                return self._block(f"for (size_t {way})", body, width)
+                return self._block([f"for (size_t {way}) {{"], body, width)
         raise AssertionError(s)
 
     def _together(self, declarations: Sequence[Declare]) -> list[Piece]:
@@ -111,11 +112,11 @@ class Printer:
             pieces += [start, replace(first, gap="value"), *others, end]
         return pieces
 
-    def _block(self, head: str, body: Sequence[Statement], width: int) -> list[str]:
+    def _block(self, head: Sequence[str], body: Sequence[Statement], width: int) -> list[str]:
         inside = self._beside(body, width - _INDENT) or [
             line for s in body for line in self._statement(s, width - _INDENT)
         ]
-        return [f"{head} {{", *(f"{' ' * _INDENT}{line}" for line in inside), "}"]
+        return [*head, *(f"{' ' * _INDENT}{line}" for line in inside), "}"]
 
     def _beside(self, body: Sequence[Statement], width: int) -> list[str]:
         """Statements with what they are about beside them, if all fit into a line so."""

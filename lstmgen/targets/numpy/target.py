@@ -115,6 +115,8 @@ def _tables(cell: Cell, fixed: Sequence[str] = ()) -> dict[str, object]:
     starts = {s.name: cell.starts_at(s) for s in cell.states if cell.starts_at(s)}
     matrices = [p for p in cell.parameters if isinstance(p, Matrix)]
     arguments = [f"{name}={value}" if value else name for name, value in _INIT.items()]
+    wide = [p for p in cell.parameters if len(cell.shape(p)) > (1 if isinstance(p, Vector) else 2)]
+    rows = bool(fixed or wide)
     return {
         "cell": cell,
         "maker": json.dumps(maker(cell)),
@@ -127,12 +129,17 @@ def _tables(cell: Cell, fixed: Sequence[str] = ()) -> dict[str, object]:
         "numbers": _dict(_numbers(cell)),
         "initial": [(name, _started(start)) for name, start in initial.items()],
         "kinds": sorted(kinds),
-        "matrix_starts": any(p.name in initial for p in matrices),
+        "is_uniform": ("len(shape) >= 2 and name in MATRICES" if rows else "len(shape) == 2")
+        + (" and name not in INITIAL" if any(p.name in initial for p in matrices) else ""),
         "starts": _dict(starts) if starts else "",
         "whole": _whole(cell),
         "has_fixed": bool(fixed),
-        "rows": bool(fixed)
-        or any(len(cell.shape(p)) > (1 if isinstance(p, Vector) else 2) for p in cell.parameters),
+        "rows": rows,
+        "of_name": "._rows(name)" if rows else "[name]",
+        "of_member": "._rows(member)" if rows else "[member]",
+        "whole_array": ("self.fixed[name] if name in self.fixed else " if fixed else "")
+        + "self[name]",
+        "real_only": _real_only(cell),
         "matrices": f"({_listed([*(p.name for p in matrices), *fixed])},)",
         "init_arguments": ", ".join([*arguments, "**sizes"]),
         "init_binds": list(binds.items()),
@@ -154,6 +161,14 @@ def _shape(cell: Cell, p: Matrix | Vector) -> str:
 def _shapes(cell: Cell, symbols: Iterable[Vector]) -> str:
     """A dict from names to shapes."""
     return f"{{{', '.join(f'{json.dumps(v.name)}: {_shape(cell, v)}' for v in symbols)}}}"
+
+
+def _real_only(cell: Cell) -> str:
+    """A function of the cell whose value NumPy has for complex numbers, but which would lose their
+    complex step in silence; "" if there is none.
+    """
+    found = (e.rhs.atoms(sympy.Abs, sympy.sign) for e in cell.equations)
+    return next((f.func.__name__ for fs in found for f in sorted(fs, key=str)), "")
 
 
 def _whole(cell: Cell) -> str:
