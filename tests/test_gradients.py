@@ -233,7 +233,7 @@ def unusual() -> Cell:
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("target", TARGETS)
-def test_unusual_face(target: str, dtype: str, autograd) -> None:
+def test_unusual_interface(target: str, dtype: str, autograd) -> None:
     if target == "c":
         need("cffi")
         need("cc")

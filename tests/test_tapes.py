@@ -561,7 +561,7 @@ def test_an_input_as_wide_as_the_state():
             module.init(3, 4)
         assert module.init(4, 4)["W_h"].shape == (4, 4)
         assert (
-            "input_size and hidden_size are both H." in module._face.init.__doc__
+            "input_size and hidden_size are both H." in module._interface.init.__doc__
             if (target == "c")
             else module.init.__doc__
         )

@@ -327,7 +327,7 @@ def assert_same(a: dict[str, Any], b: dict[str, Any], tolerance: float = 0.0) ->
         np.testing.assert_allclose(a[name], b[name], rtol=tolerance, atol=tolerance, err_msg=name)
 
 
-def test_the_face_of_the_numpy_module(lstm, given):
+def test_the_interface_of_the_numpy_module(lstm, given):
     numpy = lstmgen.compile(cells.get("lstm"), "numpy")
     for name in ("CELL", "OUTPUT", "PARAMETERS", "STATES", "INPUTS", "MASKS", "CONSTANTS"):
         assert getattr(lstm, name) == getattr(numpy, name)
