@@ -19,31 +19,27 @@ if TYPE_CHECKING:
     from .errors import CellError, GenerateError, LstmgenError, ToolchainError
     from .language.cell import Cell
     from .language.composed import elu, gelu, layer_norm, leaky_relu, log_sigmoid, silu, softmax
-    from .language.functions import expm1, relu, rsqrt, sigmoid, softplus, step, stop_gradient, tanh
-    from .language.symbols import (
-        Size,
+    from .language.declarations import (
         biases,
         chunk,
         concat,
         constants,
-        cumsum,
         expand,
         flatten,
         inputs,
         masks,
         matrix,
-        max_,
-        mean,
-        named,
         outer,
         repeat,
         split,
         states,
-        sum_,
         vector,
         vectors,
         weights,
     )
+    from .language.functions import expm1, relu, rsqrt, sigmoid, softplus, step, stop_gradient, tanh
+    from .language.sizes import Size
+    from .language.symbols import cumsum, max_, mean, named, sum_
     from .planning.plans import Plan
     from .planning.schedule import plan
     from .runtime.loading import load_cell

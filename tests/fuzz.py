@@ -36,7 +36,7 @@ import strategies
 
 from lstmgen import Cell, CellError, compile, generate
 from lstmgen.language import dtypes
-from lstmgen.language.symbols import Matrix
+from lstmgen.language.matrices import Matrix
 from lstmgen.runtime import native
 from lstmgen.verification.evaluation import Dual, Evaluator, number, value_of
 from lstmgen.verification.rounding import Rounding

@@ -15,7 +15,8 @@ from sympy import Eq
 
 from lstmgen import Cell, derive
 from lstmgen.derivation.reverse import Derivation, carry, cotangent, gathered
-from lstmgen.language.symbols import Matrix, Outer, Total, Vector
+from lstmgen.language.matrices import Matrix
+from lstmgen.language.symbols import Outer, Total, Vector
 from lstmgen.verification.evaluation import Walk, number, widened
 from lstmgen.verification.running import snapshot
 

@@ -44,7 +44,8 @@ from lstmgen import (
     vector,
     vectors,
 )
-from lstmgen.language.symbols import Matrix, Vector
+from lstmgen.language.matrices import Matrix
+from lstmgen.language.symbols import Vector
 
 # Any real number to a bounded one. Smooth ones first; those with kinks and jumps last.
 SMOOTH: list[Callable[[Any], Expr]] = [

@@ -7,7 +7,8 @@ import sympy
 from sympy import Eq, Max, Piecewise, Rational
 
 from lstmgen import cells, constants, rsqrt, sigmoid, stop_gradient, tanh, vectors
-from lstmgen.language.symbols import Matrix, Size
+from lstmgen.language.matrices import Matrix
+from lstmgen.language.sizes import Size
 from lstmgen.planning.operations import ZERO, B
 from lstmgen.printing.orders import Order
 from lstmgen.targets.c import runtime

@@ -36,7 +36,8 @@ from lstmgen import (
     weights,
 )
 from lstmgen.derivation.reverse import Derivation, adjoint, carry, cotangent
-from lstmgen.language.symbols import Gradient, Matrix, Outer, Product, Total, Vector, shift
+from lstmgen.language.matrices import Matrix
+from lstmgen.language.symbols import Gradient, Outer, Product, Total, Vector, shift
 
 a_ = sympy.Symbol("a", real=True)
 LOGISTIC = 1 / (1 + exp(-a_))

@@ -11,7 +11,7 @@ import sympy
 import lstmgen
 from lstmgen import GenerateError, cells
 from lstmgen.language.dtypes import FLOAT16, FLOAT32, FLOAT64, OF_MODULES, dtype
-from lstmgen.language.symbols import Size
+from lstmgen.language.sizes import Size
 from lstmgen.targets import plan_options
 
 

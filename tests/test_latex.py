@@ -45,7 +45,8 @@ from lstmgen import (
     weights,
 )
 from lstmgen.language.functions import FUNCTIONS, equal
-from lstmgen.language.symbols import Matrix, Vector
+from lstmgen.language.matrices import Matrix
+from lstmgen.language.symbols import Vector
 from lstmgen.printing.orders import Order
 from lstmgen.targets import rendering
 from lstmgen.targets.latex import target as latex

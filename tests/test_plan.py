@@ -23,7 +23,8 @@ from lstmgen import (
     vectors,
     weights,
 )
-from lstmgen.language.symbols import Matrix, Size
+from lstmgen.language.matrices import Matrix
+from lstmgen.language.sizes import Size
 from lstmgen.planning.operations import Fused, K, Multiply, Outers, area
 from lstmgen.targets import plan_options
 

@@ -43,7 +43,8 @@ from lstmgen import (
 )
 from lstmgen.derivation.reverse import carry
 from lstmgen.language import dtypes
-from lstmgen.language.symbols import Matrix, Outer, Product, Vector
+from lstmgen.language.matrices import Matrix
+from lstmgen.language.symbols import Outer, Product, Vector
 from lstmgen.verification.examination import Examination
 from lstmgen.verification.report import Report
 from lstmgen.verification.rounding import Rounding

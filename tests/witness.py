@@ -19,7 +19,8 @@ from sympy.core.relational import Relational
 from sympy.printing.printer import Printer
 
 from lstmgen import Cell
-from lstmgen.language.symbols import Matrix, Vector
+from lstmgen.language.matrices import Matrix
+from lstmgen.language.symbols import Vector
 
 _CALLS = {
     "exp": "torch.exp", "log": "torch.log", "sin": "torch.sin", "cos": "torch.cos",

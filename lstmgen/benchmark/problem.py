@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from ..errors import LstmgenError
 from ..language import dtypes
 from ..language.cell import Cell
-from ..language.symbols import Matrix, Size
+from ..language.matrices import Matrix
+from ..language.sizes import Size
 from ..planning.plans import Plan
 from ..planning.schedule import plan
 from ..runtime.toolchain import compile

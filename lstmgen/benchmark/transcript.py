@@ -36,7 +36,8 @@ from ..derivation.normalform import Namer
 from ..errors import LstmgenError
 from ..language.cell import Cell
 from ..language.functions import rsqrt
-from ..language.symbols import Matrix, Product, Vector, mean, named
+from ..language.matrices import Matrix
+from ..language.symbols import Product, Vector, mean, named
 from ..verification.evaluation import number
 from .dialects import Dialect, Parts, Printer
 

@@ -13,15 +13,9 @@ from dataclasses import dataclass
 import sympy
 from sympy import Eq, Expr
 
+from ..language.matrices import Matrix
 from ..language.shapes import Shapes
-from ..language.symbols import (
-    Gradient,
-    Matrix,
-    Outer,
-    Reduction,
-    Total,
-    Vector,
-)
+from ..language.symbols import Gradient, Outer, Reduction, Total, Vector
 from .linear import Chain, Linearised, Symbol
 from .normalform import MIXING, Namer, normalise
 

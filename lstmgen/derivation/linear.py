@@ -18,12 +18,12 @@ from sympy import Eq, Expr, Integer, Tuple
 
 from ..errors import CellError
 from ..language.functions import equal
+from ..language.matrices import Matrix
 from ..language.shapes import SCALAR, Shape, Shapes
 from ..language.symbols import (
     Concat,
     Contract,
     Expand,
-    Matrix,
     Outer,
     Part,
     Product,

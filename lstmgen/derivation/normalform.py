@@ -25,12 +25,12 @@ from sympy import Eq, Expr, Function, Symbol
 
 from ..language.cell import Cell
 from ..language.functions import sigmoid, softplus
+from ..language.matrices import Matrix
 from ..language.shapes import Shapes
 from ..language.symbols import (
     Concat,
     Contract,
     Expand,
-    Matrix,
     Part,
     Product,
     Reduction,

@@ -21,13 +21,13 @@ from sympy import Eq, Expr
 
 from ..errors import CellError, require_cell
 from ..language.cell import Cell
+from ..language.matrices import Matrix
 from ..language.shapes import SCALAR, units
 from ..language.symbols import (
     Concat,
     Contract,
     Expand,
     Gradient,
-    Matrix,
     Outer,
     Part,
     Product,

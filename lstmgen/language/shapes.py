@@ -14,12 +14,13 @@ import sympy
 from sympy import Eq, Expr, Integer
 
 from ..errors import CellError
+from .matrices import Matrix
 from .misuse import bound, located, short
+from .sizes import size_of
 from .symbols import (
     Concat,
     Contract,
     Expand,
-    Matrix,
     Part,
     Product,
     Reduction,
@@ -28,7 +29,6 @@ from .symbols import (
     Transpose,
     Vector,
     named,
-    size_of,
 )
 
 Shape = tuple[Expr, ...]

@@ -9,7 +9,9 @@ from itertools import zip_longest
 import sympy
 from sympy import Expr
 
-from ..language.symbols import Matrix, Reduction, Size, Vector
+from ..language.matrices import Matrix
+from ..language.sizes import Size
+from ..language.symbols import Reduction, Vector
 from ..printing.orders import Order
 from ..printing.text import text
 from .operations import ZERO, Buffer, Fill, Fused, Multiply, Operation, Outers, Pass, Sums, area

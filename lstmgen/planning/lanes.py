@@ -16,7 +16,16 @@ import sympy
 from sympy import Eq, Expr
 
 from ..language.cell import Cell
-from ..language.symbols import STATIC, Concat, Contract, Product, Reduction, Scan, Vector, View
+from ..language.symbols import (
+    STATIC,
+    Concat,
+    Contract,
+    Product,
+    Reduction,
+    Scan,
+    Vector,
+    View,
+)
 
 _MIXING = (Product, Contract, View, Concat)  # reductions of a vector may be in lanes
 _MADE = ("vector", "partial", "adjoint", "coefficient", "shared")

@@ -13,8 +13,10 @@ from sympy import Eq, Expr, Function
 
 from ..language.cell import Cell
 from ..language.dtypes import DType
+from ..language.matrices import Matrix
 from ..language.shapes import Shape, units
-from ..language.symbols import Concat, Contract, Matrix, Reduction, Size, Total, Vector, View
+from ..language.sizes import Size
+from ..language.symbols import Concat, Contract, Reduction, Total, Vector, View
 
 
 class _Steps(Size):

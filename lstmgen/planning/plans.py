@@ -11,8 +11,9 @@ from sympy import Eq, Expr
 from ..derivation.reverse import Derivation
 from ..language.cell import Cell
 from ..language.dtypes import DType
+from ..language.matrices import Matrix
 from ..language.shapes import units
-from ..language.symbols import Matrix, Vector
+from ..language.symbols import Vector
 from ..printing.orders import Order
 from . import description
 from .operations import (

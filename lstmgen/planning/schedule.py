@@ -27,12 +27,12 @@ from ..language import dtypes
 from ..language.cell import Cell
 from ..language.dtypes import DType
 from ..language.functions import sigmoid
+from ..language.matrices import Matrix
 from ..language.shapes import Shape
 from ..language.symbols import (
     Concat,
     Contract,
     Gradient,
-    Matrix,
     Outer,
     Product,
     Reduction,

@@ -16,17 +16,17 @@ from sympy.printing.precedence import PRECEDENCE, precedence
 from ..language.cell import Cell
 from ..language.composed import layer_norm, softmax
 from ..language.functions import rsqrt, sigmoid
+from ..language.matrices import Matrix
 from ..language.shapes import SCALAR
+from ..language.sizes import Size
 from ..language.symbols import (
     ADJOINT,
     STATIC,
     Concat,
     Contract,
-    Matrix,
     Outer,
     Product,
     Reduction,
-    Size,
     Vector,
     View,
     max_,

@@ -16,6 +16,7 @@ from sympy.printing.printer import Printer
 from ..language.cell import Cell
 from ..language.functions import FUNCTIONS, Range
 from ..language.initial import Initial, Start
+from ..language.matrices import Matrix
 from ..language.symbols import (
     ADJOINT,
     STATIC,
@@ -23,7 +24,6 @@ from ..language.symbols import (
     Contract,
     Expand,
     Gradient,
-    Matrix,
     Part,
     Reduction,
     Reshape,

@@ -8,7 +8,8 @@ import sympy
 
 from .. import __version__
 from ..language.cell import Cell
-from ..language.symbols import Matrix, Vector
+from ..language.matrices import Matrix
+from ..language.symbols import Vector
 
 _DIGITS = 12
 

@@ -22,7 +22,8 @@ from sympy import Expr
 from ..errors import LstmgenError
 from ..language.cell import Cell
 from ..language.dtypes import DType
-from ..language.symbols import Matrix, Vector
+from ..language.matrices import Matrix
+from ..language.symbols import Vector
 from .evaluation import Array, Entity, number
 from .rounding import decisions
 

@@ -31,15 +31,15 @@ from ..errors import LstmgenError
 from ..language import symbols as language
 from ..language.cell import Cell
 from ..language.functions import FUNCTIONS, Elementwise, stop_gradient
+from ..language.matrices import Matrix
+from ..language.sizes import Size
 from ..language.symbols import (
     Concat,
     Contract,
     Expand,
-    Matrix,
     Part,
     Product,
     Reduction,
-    Size,
     Transpose,
     Vector,
     View,

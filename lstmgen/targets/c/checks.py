@@ -9,7 +9,7 @@ from typing import Any
 import sympy
 from sympy import Expr, Integer
 
-from ...language.symbols import Size
+from ...language.sizes import Size
 from ...planning.operations import B, T
 from ..identity import fingerprint, maker
 from .lines import INSIDE, WIDTH, broken

@@ -13,7 +13,8 @@ from sympy.printing.printer import Printer
 
 from ...errors import GenerateError
 from ...language import dtypes
-from ...language.symbols import Expand, Size, Vector
+from ...language.sizes import Size
+from ...language.symbols import Expand, Vector
 from ...printing.orders import Order, is_negative, literal
 from . import tree
 from .functions import HELPERS, LANEWISE, LIBM, ON_VECTORS, POWERS, SINGLE

@@ -8,7 +8,9 @@ from typing import Any
 from sympy import Expr
 
 from ...language.cell import Cell
-from ...language.symbols import Matrix, Size, Vector
+from ...language.matrices import Matrix
+from ...language.sizes import Size
+from ...language.symbols import Vector
 from ...planning.operations import B, T
 from .lines import INSIDE, WIDTH, broken
 from .memory import Memory

@@ -15,7 +15,7 @@ from typing import Any
 
 from sympy import Expr, Integer
 
-from ...language.symbols import Size
+from ...language.sizes import Size
 from ...planning.operations import ZERO, B, K, T
 from .copies import Copies
 from .lines import INSIDE, WIDTH, broken, comment, joined

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 from sympy import Expr
 
+from ...language.matrices import Matrix
 from ...language.shapes import units
-from ...language.symbols import Matrix, Vector
+from ...language.symbols import Vector
 from ...planning.operations import ZERO, flat_shape
 from .places import Places
 from .source import Source

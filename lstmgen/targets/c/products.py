@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 import sympy
 from sympy import Expr
 
+from ...language.matrices import Matrix
 from ...language.shapes import units
-from ...language.symbols import Matrix, Vector
+from ...language.symbols import Vector
 from ...planning.operations import ZERO, Fill, Multiply, Outers, heads
 from .packs import Packed, Packs, SummedMatrices, SummedVector, families
 from .pointers import Pointers

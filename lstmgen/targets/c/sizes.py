@@ -11,7 +11,8 @@ from sympy import Expr, Integer
 
 from ...language import dtypes
 from ...language.cell import Cell
-from ...language.symbols import Size, Vector
+from ...language.sizes import Size
+from ...language.symbols import Vector
 from ...planning.operations import B, K, T
 from .scopes import Scope
 from .tree import (

@@ -8,7 +8,8 @@ import sympy
 from sympy import Expr
 
 from ...language.cell import Cell
-from ...language.symbols import Matrix, Vector
+from ...language.matrices import Matrix
+from ...language.symbols import Vector
 from ...planning import schedule
 from ...printing.orders import Order
 from ...printing.text import text as mathematics

@@ -21,7 +21,8 @@ from typing import Any
 
 from ...errors import GenerateError
 from ...language.cell import Cell
-from ...language.symbols import Matrix, Vector
+from ...language.matrices import Matrix
+from ...language.symbols import Vector
 from ...printing.orders import one_line
 from ..comments import header
 from ..identity import fingerprint

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from sympy import Expr
 
-from ...language.symbols import Size
+from ...language.sizes import Size
 from ...planning.operations import ZERO, B, T
 
 # A ``number`` is a single real, a ``vec`` one for each lane, a ``mask`` a condition for each lane;

@@ -14,7 +14,7 @@ from itertools import chain, product, zip_longest
 from jinja2 import Environment
 from jinja2.meta import find_referenced_templates
 
-from ...language.cell import C_KEYWORDS
+from ...language.checks import C_KEYWORDS
 from ..rendering import environment
 from . import runtime
 from .functions import LIBRARY

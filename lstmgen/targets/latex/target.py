@@ -20,7 +20,8 @@ from sympy import Eq, Expr, Function
 from ...derivation.reverse import Derivation, reverse
 from ...language.cell import Cell
 from ...language.functions import equal, expm1, step, stop_gradient
-from ...language.symbols import Gradient, Matrix, Product, Vector, named, rcumsum, shift
+from ...language.matrices import Matrix
+from ...language.symbols import Gradient, Product, Vector, named, rcumsum, shift
 from ...printing.orders import (
     Helper,
     Order,

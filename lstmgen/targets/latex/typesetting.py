@@ -12,6 +12,7 @@ from sympy import Eq, Expr, Function, Symbol
 from sympy.printing.latex import LatexPrinter
 from sympy.printing.precedence import PRECEDENCE
 
+from ...language.matrices import Matrix
 from ...language.symbols import (
     ADJOINT,
     STATIC,
@@ -19,7 +20,6 @@ from ...language.symbols import (
     Contract,
     Expand,
     Gradient,
-    Matrix,
     Part,
     Reduction,
     Reshape,

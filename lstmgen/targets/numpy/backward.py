@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ...derivation.reverse import adjoint, carry
 from ...language.cell import Cell
+from ...language.matrices import Matrix
 from ...language.shapes import units
-from ...language.symbols import Matrix, Vector
+from ...language.symbols import Vector
 from ...planning.operations import Buffer
 from ...planning.plans import Plan
 from ...printing.orders import Order

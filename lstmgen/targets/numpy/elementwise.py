@@ -11,7 +11,16 @@ from sympy.logic.boolalg import BooleanAtom
 
 from ...errors import GenerateError
 from ...language.functions import equal, expm1, relu, rsqrt, sigmoid, softplus, step, stop_gradient
-from ...language.symbols import STATIC, Reduction, Scan, Vector, max_, mean, rcumsum, sum_
+from ...language.symbols import (
+    STATIC,
+    Reduction,
+    Scan,
+    Vector,
+    max_,
+    mean,
+    rcumsum,
+    sum_,
+)
 from ...planning.operations import vectors_in
 from ...printing.orders import Order, is_negative
 from .operands import Operands

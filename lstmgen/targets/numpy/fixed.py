@@ -6,7 +6,8 @@ Such values are rows like any others, of a batch with one row.
 from __future__ import annotations
 
 from ...derivation.reverse import adjoint
-from ...language.symbols import Matrix, Vector
+from ...language.matrices import Matrix
+from ...language.symbols import Vector
 from ...planning.operations import Fused
 from ...planning.plans import Plan
 from ...printing.orders import Order

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from sympy import Eq, Expr
 
+from ...language.matrices import Matrix
 from ...language.shapes import units as units_of
-from ...language.symbols import Matrix, Vector
+from ...language.symbols import Vector
 from ...planning.lanes import groups
 from ...planning.operations import ZERO, Outers, Sums
 from ...printing.orders import Order

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...language.cell import Cell
-from ...language.symbols import Matrix, Vector
+from ...language.matrices import Matrix
+from ...language.symbols import Vector
 from .tree import (
     DTYPE,
     NEWAXIS,

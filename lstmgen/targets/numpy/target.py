@@ -22,7 +22,8 @@ from sympy import Expr, Integer
 from ...errors import GenerateError
 from ...language.cell import Cell
 from ...language.initial import Initial, Start
-from ...language.symbols import Matrix, Vector
+from ...language.matrices import Matrix
+from ...language.symbols import Vector
 from ...planning.schedule import plan as make_plan
 from ...printing.orders import Order
 from ..comments import header

@@ -14,7 +14,8 @@ from enum import Enum, auto
 import sympy
 from sympy import Expr
 
-from ...language.symbols import Matrix, Vector
+from ...language.matrices import Matrix
+from ...language.symbols import Vector
 
 
 class Kind(Enum):

@@ -1,0 +1,66 @@
+"""Sizes: how many units an axis has."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from typing import Any
+
+import sympy
+from sympy import Expr, Symbol
+
+from .misuse import short
+
+
+class Size(Symbol):
+    """The number of units of a vector: D, H, P, …; also T (steps) and B (rows of a batch)."""
+
+    def __new__(cls, name: str) -> Size:
+        obj: Size = Symbol.__xnew__(cls, name, integer=True, positive=True)
+        return obj
+
+    def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
+        return (self.name,), {}
+
+
+def declared(size: object) -> str:
+    """A size as it was declared; "" is open."""
+    if isinstance(size, str) and not size:
+        return ""
+    try:
+        if isinstance(size, bool) or not isinstance(size, (str, int, Expr)):
+            raise ValueError
+        return str(size_of(str(size)))
+    except ValueError:
+        raise ValueError(
+            f"a size is a name or a positive number, or a sum or product of these, not "
+            f"{short(repr(size))}"
+        ) from None
+
+
+@functools.cache
+def size_of(text: str) -> Expr:
+    """A size as an expression: "H", "3", "N*P", "D+H".
+
+    Raises
+    ------
+    ValueError
+        If it is anything else.
+    """
+
+    def made(node: ast.AST) -> Expr:
+        if isinstance(node, ast.Name):
+            return Size(node.id)
+        if isinstance(node, ast.Constant) and type(node.value) is int and node.value > 0:
+            return sympy.Integer(node.value)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Mult)):
+            combine = sympy.Add if isinstance(node.op, ast.Add) else sympy.Mul
+            return combine(made(node.left), made(node.right))
+        raise ValueError(text)
+
+    if text.isdecimal() and text.isascii():
+        text = text.lstrip("0")  # which Python does not read
+    try:
+        return sympy.expand(made(ast.parse(text, mode="eval").body))
+    except (SyntaxError, RecursionError, MemoryError):
+        raise ValueError(text) from None
