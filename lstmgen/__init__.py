@@ -66,8 +66,10 @@ _HOME = {
     "plan": "planning.schedule",
 }
 for _module, _names in {
-    "symbols": "Size biases chunk concat constants cumsum expand flatten inputs masks matrix max_ "
-    "mean named outer repeat split states sum_ vector vectors weights",
+    "declarations": "biases chunk concat constants expand flatten inputs masks matrix outer repeat "
+    "split states vector vectors weights",
+    "sizes": "Size",
+    "symbols": "cumsum max_ mean named sum_",
     "functions": "expm1 relu rsqrt sigmoid softplus step stop_gradient tanh",
     "composed": "elu gelu layer_norm leaky_relu log_sigmoid silu softmax",
 }.items():

@@ -52,7 +52,7 @@ class Quantity(Explained):
         if not isinstance(left, Expr) or not _may_be_matrix(left):
             raise no_matrix(left, right)
         right = expression(right, "{} @ {}", left, right)
-        is_static = left.has(Linear) and all(v.category in STATIC for v in left.atoms(Vector))
+        is_static = _has_matrix(left) and all(v.category in STATIC for v in left.atoms(Vector))
         return Product(left, right) if is_static else Contract(left, right, "@")
 
 
@@ -148,6 +148,11 @@ def plain_conditions(e: Expr) -> Expr:
     )
 
 
+def _has_matrix(e: Expr) -> bool:
+    """Whether a learned matrix is in it."""
+    return any(isinstance(node, Linear) for node in sympy.preorder_traversal(e))
+
+
 def is_scalar(e: Expr) -> bool:
     """Whether ``e`` is surely one number for a whole vector."""
     if isinstance(e, Vector):
@@ -160,7 +165,7 @@ def is_scalar(e: Expr) -> bool:
 def _may_be_matrix(e: Expr) -> bool:
     """Whether ``e`` can have two axes or more."""
     wide = any(len(v.axes) > 1 for v in e.atoms(Vector))
-    return wide or e.has(Linear, Contract, Expand, Reshape)
+    return wide or _has_matrix(e) or e.has(Contract, Expand, Reshape)
 
 
 # --------------------------------------------------------------------------- functions
