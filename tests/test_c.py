@@ -34,6 +34,7 @@ from driver import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import sampled_from
 from several_axes import CELLS as SEVERAL_AXES
+from several_axes import FIXED
 from strategies import cells as made_up_cells
 from sympy import Abs, Eq, Max, Min, Ne, Piecewise, Rational
 
@@ -434,7 +435,7 @@ def several_axes() -> list[Case]:
     made = []
     for T, B, sizes in ((3, 4, {"D": 5, "H": 4, "K": 9, "N": 2, "P": 3}),
                         (2, 1, {"D": 6, "H": 5, "K": 2, "N": 3, "P": 13})):  # fmt: skip
-        for cell in SEVERAL_AXES.values():
+        for cell in (SEVERAL_AXES | FIXED).values():
             made.append(case(cell, T, B, **{str(n): sizes[str(n)] for n in cell.sizes}))
     return made
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import sympy
 
+from ...language.matrices import Matrix
 from ...language.symbols import Vector
 from ...planning.operations import AFTER, BEFORE, STEP, B, T
 from .copies import Copies
@@ -64,6 +65,7 @@ from .vocabulary import (
     IN_WORK,
     LARGEST,
     LAST,
+    LATER,
     MEMORY,
     MOST,
     NUMBER,
@@ -147,7 +149,11 @@ class Passes:
         """The body of the function that packs what a pass reads of the parameters."""
         if not direction.packs:
             return ["(void)n, (void)p, (void)packed;"]
-        fill = [s for pack in direction.packs for s in pack.fill]
+        of_fixed = len(direction.fixed.packs)
+        first, others = direction.packs[:of_fixed], direction.packs[of_fixed:]
+        fill: list[Statement] = [s for pack in first for s in pack.fill]
+        fill += direction.fixed.calls
+        fill += [s for pack in others for s in pack.fill]
         names = [pack.name for pack in direction.packs]
         variables = [
             Declare(COUNT, THREADS, _WORKERS),
@@ -318,13 +324,20 @@ class Passes:
     def _summing(self) -> list[str]:
         """The body of the function that adds up what backward has summed for each slice."""
         region, backward = self.memory.backward, self.directions["backward"]
-        home, begun = brought_home(backward.sums)
+        fixed = backward.fixed
+
+        def home_of(p: Matrix | Vector) -> tuple[Expression, Expression]:
+            inside = fixed.gradient(p)
+            return (Member(G, p.name), BEGUN) if inside is None else (inside, LATER)
+
+        home, begun = brought_home(backward.sums, home_of)
+        gains, gaining = fixed.gains(begun)
         accumulates = Member(G, "accumulate", "size")
         body: list[Statement] = []
         zeroed = [
             do("memset", Member(G, p.name), NIL, product(*map(Count, self.cell.shape(p)), _BYTES))
             for p in self.cell.parameters
-            if p not in begun
+            if p not in begun | gaining
         ]
         if zeroed:  # nothing flows into these
             body.append(If(Relation(accumulates, "==", NIL, "size"), tuple(zeroed)))
@@ -332,6 +345,7 @@ class Passes:
             later = Relation(NUMBER, ">", NIL, "size")
             work = shifted(Member(CALL, "work"), product(NUMBER, EACH))
             variables = [
+                Declare(Kind("int", True), LATER, later),
                 Declare(Kind("int", True), BEGUN, Conditions((later, accumulates), "||")),
                 Declare(COUNT, _B, Call("slice_rows", (_BATCH, SLICES, NUMBER), "size")),
                 self._layout(IN_WORK, region, N, _B, MOST),
@@ -340,6 +354,8 @@ class Passes:
             ]
             inside = [*together(live(variables, home)), *home]
             body.append(Loop(NUMBER, SLICES, tuple(inside)))
+        if fixed.back:
+            body += [*fixed.zeroed(begun), *fixed.back, *gains]
         chunk = self.memory.most("CHUNK", LARGEST)
         variables = [
             self._n(),
@@ -348,7 +364,10 @@ class Passes:
             Declare(COUNT, LARGEST, Call("slice_most", (_BATCH, _THREADS), "size")),
             Declare(COUNT, MOST, chunk),
             Declare(COUNT, EACH, self.memory.total(region, N, LARGEST, MOST)),
+            Declare(self._struct("params"), P, Member(CALL, "p")),
             Declare(self._struct("grads"), G, Member(CALL, "g")),
+            self._layout(IN_PACKED, self._packed(backward), N),
+            *_parts(NUMBERS, Member(CALL, "once"), IN_PACKED, [p.name for p in fixed.packs]),
         ]
         return self._lines([*self._declared(variables, body), *body])
 

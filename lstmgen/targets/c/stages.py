@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import sympy
 from sympy import Eq, Expr
@@ -30,7 +31,6 @@ from ...printing.orders import is_negative
 from ..naming import identifier
 from .nests import Nest, side_by_side, transposed
 from .places import Places, Row
-from .pointers import Pointers
 from .source import Source
 from .tree import (
     NIL,
@@ -71,6 +71,16 @@ _INFINITY = Minus(Cast(REAL, Literal("INFINITY", "number")))
 _ZERO = Literal("0", "number")
 
 
+class At(Protocol):
+    """Where a stage is called: how many rows it works on there, and where they begin."""
+
+    @property
+    def rows(self) -> Expression: ...
+
+    def to(self, what: Vector | Row) -> Expression:
+        """What points to the first row of a vector, or of all blocks of a kind."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """A function, and what it is called with, in the order of its parameters.
@@ -85,7 +95,7 @@ class Stage:
     places: tuple[Vector | Row, ...]
     sums: tuple[Vector, ...]
 
-    def call(self, at: Pointers, sum_of: Callable[[Vector], Variable]) -> Do:
+    def call(self, at: At, sum_of: Callable[[Vector], Variable]) -> Do:
         """The call, for the rows that are worked on where ``at`` is."""
         items = [
             at.rows,
@@ -358,7 +368,7 @@ class Body:
         """Where ``v`` begins in the current row; all rows have the same learned vectors."""
         if isinstance(what, Row):
             return shifted(argument, product(ROW, Count(what.width)), Count(what.offset(v)))
-        if what.category == "parameter":
+        if what.category in ("parameter", "derived"):
             return argument
         return shifted(argument, product(ROW, Count(self.sizes.room_of(what))))
 

@@ -170,7 +170,11 @@ class Parts:
             "buffers": [memory.size_of(buffer) for buffer in memory.buffers],
             **Passes(source, self.forward, self.backward, memory).context(),
             **self._checks.context(),
-            "stages": [self._stage(s.function) for d in directions for s in d.stages.values()],
+            "stages": [
+                *(self._stage(s.function) for s in self.forward.once),
+                *(self._stage(s.function) for d in directions for s in d.stages.values()),
+            ],
+            "has_once": bool(self.backward.fixed.back),
         }
 
     def _stage(self, function: Function) -> dict[str, list[str]]:
@@ -188,6 +192,8 @@ class Parts:
         """The arrays of a call, as members of its struct."""
         n = self.cell.name
         masks = [f"const {n}_masks *m;"] if self.cell.masks else []
+        if self.backward.fixed.back:  # what backward packed, and what it makes of that
+            masks.append(f"{real} *once;")
         if len(self.cell.inputs) > 1:
             structs = [f"const {n}_inputs *x;", f"const {n}_input_grads *dx;"]
             return [f"const {real} *dy, *kept, *packed;", f"{real} *y, *tape, *work;", *structs,

@@ -124,6 +124,7 @@ LAST = Variable("last", "size")
 NUMBER, SLICES = Variable("s", "size"), Variable("slices", "size")  # of a slice, of all slices
 LARGEST, EACH = Variable("largest", "size"), Variable("each", "size")  # slice, and its workspace
 BEGUN = Variable("begun", "size")  # whether gradients are added to what is there
+LATER = Variable("later", "size")  # whether a slice is not the first
 ROWS, ROW, UNIT = Variable("rows", "size"), Variable("row", "size"), Variable("j", "size")
 HEAD = Variable("head", "size")
 GIVEN, FINE = Variable("given", "size"), Variable("fine", "size")
@@ -135,7 +136,7 @@ STAGE_WORDS = frozenset(v.name for v in (ROWS, ROW, UNIT, P))
 _EVERYWHERE = (
     N, P, G, CALL, SLICE, TAPE, PACKED, WORK, IN_TAPE, IN_PACKED, IN_WORK, AT, MEMORY, COLUMNS,
     PANELS, TEAM, THREADS, BATCH, START, STEPS, AMONG, MOST, FROM, T0, END, LAST, NUMBER, SLICES,
-    LARGEST, EACH, BEGUN, ROWS, HEAD, GIVEN, FINE, ONE_STEP, STATUS,
+    LARGEST, EACH, BEGUN, LATER, ROWS, HEAD, GIVEN, FINE, ONE_STEP, STATUS,
 )  # fmt: skip
 # Rows of memory, and members of the structs that say where things begin.
 _PLACES = ("kept", "tile", "scratch", "total", "sums")
