@@ -26,7 +26,7 @@ class Problem:
 
     @property
     def all_params(self):
-        return self.params | self.constants
+        return self.params | {n: float(a[0]) for n, a in self.constants.items()}
 
     @property
     def whole_x(self):

@@ -14,7 +14,7 @@ import numpy as np
 from sympy import Eq
 
 from lstmgen import Cell, derive
-from lstmgen.derivation.reverse import Derivation, carry, cotangent, gathered
+from lstmgen.derivation.reverse import Derivation, carry, cotangent, gathered, reverse
 from lstmgen.language.matrices import Matrix
 from lstmgen.language.symbols import Outer, Total, Vector
 from lstmgen.verification.evaluation import Walk, number, widened
@@ -112,7 +112,6 @@ class Interpreter:
     def _step(self, params, x_t, state, masks, sizes):
         cell = self.cell
         memo = self._fixed(params, sizes)
-        memo |= {c: np.full((1, 1, 1), params[c.name], self.dtype) for c in cell.constants}
         memo |= {v: x_t[v.name][None] for v in cell.inputs}
         memo |= {m: masks[m.name][None] for m in cell.masks}
         memo |= {s: state[s.name][None] for s in cell.states}
@@ -128,6 +127,7 @@ class Interpreter:
         for p in cell.parameters:
             memo[p] = params[p.name][None, None]
             memo[Vector(p.name, "parameter", cell.shapes.declared(p))] = memo[p]
+        memo |= {c: np.full((1, 1, 1), params[c.name], self.dtype) for c in cell.constants}
         walk = self._walk(memo, sizes)
         for e in self.derivation.fixed:
             self._assign(walk, e, sizes)
@@ -190,9 +190,9 @@ def _under(left, right):
     return right.reshape(*right.shape[:2], *(1,) * heads, *right.shape[2:])
 
 
-def interpret(cell: Cell, dtype: str = "float64") -> Interpreter:
-    """The derivation of ``cell``, ready to run."""
-    return Interpreter(derive(cell), dtype)
+def interpret(cell: Cell, dtype: str = "float64", *, once: bool = False) -> Interpreter:
+    """The derivation of ``cell``, ready to run; ``once``, as plans are made of it."""
+    return Interpreter(reverse(cell, once=True) if once else derive(cell), dtype)
 
 
 class Replayed:

@@ -13,7 +13,6 @@ import lstmgen
 from lstmgen import (
     Cell,
     CellError,
-    GenerateError,
     Size,
     biases,
     chunk,
@@ -48,8 +47,9 @@ ALL = CELLS | FIXED
 
 @pytest.mark.parametrize("name", ALL)
 def test_derivation_agrees_with_dual_numbers(name):
-    errors = Problem(ALL[name], SIZES).errors(interpret(ALL[name]))
-    assert max(errors.values()) < ROUNDING, errors
+    for once in (False, True):
+        errors = Problem(ALL[name], SIZES).errors(interpret(ALL[name], once=once))
+        assert max(errors.values()) < ROUNDING, errors
 
 
 @pytest.mark.parametrize("name", ALL)

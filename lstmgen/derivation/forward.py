@@ -59,11 +59,13 @@ def forward(
     namer = Namer({*taken, "T", "B"})
     sums = tuple(e for e in equations if isinstance(e.lhs, Gradient))
     lines = tuple(e for e in equations if not isinstance(e.lhs, Gradient))
+    kept: set[Expr] = set()
     if shapes is None:
+        kept = {e.lhs for e in lines}  # nothing is known of what a list of equations is for
         shapes = Shapes(lines)
         lines = tuple(Eq(e.lhs, shapes.explicit(e.rhs), evaluate=False) for e in lines)
     if not normal:
-        lines = tuple(e for part in normalise(lines, shapes, namer) for e in part)
+        lines = tuple(e for part in normalise(lines, shapes, namer, kept) for e in part)
     return _Sweep((*lines, *sums), shapes, namer).run()
 
 

@@ -24,6 +24,7 @@ from ..language.cell import Cell
 from ..language.matrices import Matrix
 from ..language.shapes import SCALAR, units
 from ..language.symbols import (
+    STATIC,
     Concat,
     Contract,
     Expand,
@@ -134,11 +135,14 @@ class Derivation:
         return next((e.rhs for e in self.adjoints if e.lhs == symbol), ZERO)
 
 
-def reverse(cell: Cell) -> Derivation:
-    """Derive backpropagation through time for ``cell``; ``derive`` is the way in."""
+def reverse(cell: Cell, *, once: bool = False) -> Derivation:
+    """Derive backpropagation through time for ``cell``; ``derive`` is the way in.
+
+    ``once`` is for code: expressions of parameters alone are taken out of the step.
+    """
     require_cell(cell)
     namer = namer_for(cell, cell.equations)
-    fixed, step = normalise(cell.equations, cell.shapes, namer)
+    fixed, step = normalise(cell.equations, cell.shapes, namer, {cell.output}, once=once)
     made = _Sweep(cell, step, (*fixed, *step)).run()
     if not fixed:
         return made
@@ -181,6 +185,10 @@ class _Sweep:
     def __init__(self, cell: Cell, forward: tuple[Eq, ...], known: Sequence[Eq]) -> None:
         self.cell, self.forward, self.shapes = cell, forward, cell.shapes
         self.fixed = [e.lhs for e in known if e.lhs.category == "derived"]
+        self.learned: set[str] = set()  # of these, what a parameter is part of
+        for e in known:
+            if e.lhs in self.fixed and any(map(self._is_learned, e.rhs.atoms(Vector))):
+                self.learned.add(e.lhs.name)
         self.matrices = {m.base for e in forward for p in e.rhs.atoms(Product) for m in [p.matrix]}
         self.is_fixed = any(e.lhs in self.fixed for e in forward)
         self.names = {
@@ -219,8 +227,14 @@ class _Sweep:
     def _made_of_parameters(self) -> list[Expr]:
         """What products and steps use of what is made of parameters, as a matrix or as it is."""
         names = {v.name: v for v in self.fixed}
+        names = {n: v for n, v in names.items() if n in self.learned}
         used = {m for m in self.matrices if m.name in names}
-        plain = {v for e in self.forward for v in e.rhs.atoms(Vector) if v.category == "derived"}
+        plain = {
+            v
+            for e in self.forward
+            for v in e.rhs.atoms(Vector)
+            if v.name in names and v.category == "derived"
+        }
         return sorted({*used, *plain}, key=lambda s: list(names).index(s.name))
 
     def of_fixed(self, used: set[str]) -> tuple[Eq, ...]:
@@ -296,13 +310,19 @@ class _Sweep:
         return bool(self.shapes.axes(v) == SCALAR != self.shapes.axes(term))
 
     def _gain(self, v: Vector, delta: Expr, coefficient: Expr) -> None:
-        if not self.is_fixed and v.category == "parameter":
+        if not self.is_fixed and v.category in STATIC:
             term = delta * coefficient
             wide = self._broadcast(v, term)
             self._total(v, Total(summed(term, self.shapes.axes(term), ()) if wide else term))
             return
         terms = self.linear.setdefault(v, {})
         terms[delta] = terms.get(delta, ZERO) + coefficient
+
+    def _is_learned(self, symbol: Vector | Matrix) -> bool:
+        """Whether it is a parameter, or made of some; with constants alone nothing is learned."""
+        if symbol.name in {v.name for v in self.fixed}:
+            return symbol.name in self.learned
+        return isinstance(symbol, Matrix) or symbol.category == "parameter"
 
     def _total(self, parameter: Expr, term: Expr) -> None:
         self.totals.setdefault(parameter, []).append(term)
@@ -321,8 +341,9 @@ class _Sweep:
         self.out += derivative.extra
         for symbol, chain in operands:
             if isinstance(symbol, Matrix):
-                self._total(symbol, chain.transpose(delta))
-            elif symbol.category not in ("mask", "constant"):
+                if self._is_learned(symbol):
+                    self._total(symbol, chain.transpose(delta))
+            elif symbol.category not in STATIC | {"mask"} or self._is_learned(symbol):
                 self._back(symbol, chain, delta, equation)
 
     def _back(self, v: Vector, chain: Chain, delta: Vector, equation: Eq) -> None:
@@ -340,7 +361,7 @@ class _Sweep:
             coefficient *= units(number.shape)  # all units alike: as often as there are
         if not isinstance(e, NAMED) and not isinstance(e, Product):
             self._gain(v, e, coefficient)
-        elif self.is_fixed or v.category != "parameter":
+        elif self.is_fixed or v.category not in STATIC:
             self.plain.setdefault(v, []).append(e)
         elif isinstance(e, Product):
             raise CellError(

@@ -15,6 +15,8 @@ from ..language.cell import Cell
 from ..language.functions import equal, functions_with
 from ..language.symbols import (
     ADJOINT,
+    LEARNED,
+    STATIC,
     Concat,
     Contract,
     Outer,
@@ -102,7 +104,7 @@ def split_coefficients(equations: Sequence[Eq], namer: Namer, cell: Cell) -> tup
         factors = sympy.Mul.make_args(term)
         flowing = [f for f in factors if any(v.category in moving for v in f.atoms(Vector))]
         rest = sympy.Mul(*(f for f in factors if f not in flowing))
-        changes = any(v.category not in ("parameter", "constant") for v in rest.atoms(Vector))
+        changes = any(v.category not in STATIC for v in rest.atoms(Vector))
         if len(flowing) != 1 or rest.is_Atom or not changes or rest.has(Reduction, Product):
             return term
         if cell.shapes.axes(rest) in matrices:
@@ -149,6 +151,7 @@ def recompute(
             or count_arithmetic(rhs) > 3
         ):
             continue
-        if all(v in wanted or v.category in ("input", "parameter") for v in rhs.atoms(Vector)):
+        known = ("input", *LEARNED)
+        if all(v in wanted or v.category in known for v in rhs.atoms(Vector)):
             again.insert(0, Eq(lhs, rhs, evaluate=False))
     return tuple(again)

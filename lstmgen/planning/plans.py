@@ -13,7 +13,7 @@ from ..language.cell import Cell
 from ..language.dtypes import DType
 from ..language.matrices import Matrix
 from ..language.shapes import units
-from ..language.symbols import Vector
+from ..language.symbols import LEARNED, Vector
 from ..printing.orders import Order
 from . import description
 from .operations import (
@@ -151,7 +151,7 @@ class Plan:
         """Numbers of parameters read, or of gradients written, whatever the number of rows."""
         if isinstance(op, (Multiply, Outers)):
             return sum((area(self.cell, m) for m in op.matrices), ZERO)
-        read = [v for v in op.reads if v.category == "parameter"]
+        read = [v for v in op.reads if v.category in LEARNED]
         if isinstance(op, Sums):
             read += op.parameters
         return sum((self.size(v) for v in read), ZERO)

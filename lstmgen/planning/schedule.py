@@ -30,6 +30,7 @@ from ..language.functions import sigmoid
 from ..language.matrices import Matrix
 from ..language.shapes import Shape
 from ..language.symbols import (
+    LEARNED,
     Concat,
     Contract,
     Gradient,
@@ -99,7 +100,7 @@ def plan(cell: Cell | Derivation, *, dtype: str = "float64", **options: bool) ->
         cell's sizes.
     """
     number_type = dtypes.dtype(dtype)
-    derivation = cell if isinstance(cell, Derivation) else reverse(cell)
+    derivation = cell if isinstance(cell, Derivation) else reverse(cell, once=True)
     made = _Planner(derivation, _options(options), number_type).run()
     require_sound(made)
     return made
@@ -251,7 +252,7 @@ class _Direction:
         """
         if e.rhs.has(Product):
             return True
-        read = {v for v in e.rhs.atoms(Vector) if v.category not in ("state", "parameter")}
+        read = {v for v in e.rhs.atoms(Vector) if v.category not in ("state", *LEARNED)}
         return self.hoist and not any(self.cell.shape(v) in self.matrices for v in {e.lhs, *read})
 
     def _place_lazy(self, region: dict[Vector, str]) -> None:
@@ -308,7 +309,7 @@ class _Direction:
         rest = remainder(e.rhs)
         shape = self.cell.shape(e.lhs)
         for t in sorted(sympy.Add.make_args(rest), key=str):
-            if isinstance(t, Vector) and t.category == "parameter" and self.cell.shape(t) == shape:
+            if isinstance(t, Vector) and t.category in LEARNED and self.cell.shape(t) == shape:
                 return t, rest - t
         return None, rest
 

@@ -17,7 +17,7 @@ from ..language.cell import Cell
 from ..language.composed import layer_norm, softmax
 from ..language.functions import rsqrt, sigmoid
 from ..language.matrices import Matrix
-from ..language.shapes import SCALAR
+from ..language.shapes import SCALAR, units
 from ..language.sizes import Size
 from ..language.symbols import (
     ADJOINT,
@@ -212,11 +212,24 @@ class Order:
 
     def scalar(self, e: Expr) -> bool:
         """Whether ``e`` is one number for a whole vector: no ⊙ stands beside it."""
-        if isinstance(e, Vector):
-            return bool(self.cell.size(e) == 1)
+        if isinstance(e, (Vector, Matrix)):
+            return bool(units(self.cell.shape(e)) == 1)
         if isinstance(e, (Reduction, Product, Contract, View, Concat)):
             return bool(self.cell.shapes.axes(e) == SCALAR)
         return not isinstance(e, Outer) and all(self.scalar(a) for a in e.args)
+
+    def matrices(self, e: Contract) -> list[tuple[Expr, bool]]:
+        """The operands of a contraction in the order of a matrix product, and whether each is
+        transposed there: "ik,jk->ij" is A Bᵀ.
+        """
+        left, right, out = e.spec
+        heads = set(left) & set(right) & set(out)
+        words = [[x for x in word if x not in heads] for word in (left, right)]
+        first = next((x for x in out if x not in heads), "")
+        pairs = list(zip(words, e.args, strict=False))
+        (one, a), (two, b) = pairs[::-1] if first in words[1] else pairs
+        summed = set(one) & set(two)
+        return [(a, one[-1] not in summed or len(one) == 1), (b, two[0] not in summed)]
 
     def axis(self, e: Reduction) -> Expr | None:
         """The size of the axis that a reduction looks along; None of a vector, which has one."""

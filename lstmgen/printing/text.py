@@ -208,11 +208,12 @@ class _TextPrinter(Printer):
         return f"{self._bound(left, 'Mul')} {self._bound(right, 'Mul')}ᵀ"
 
     def _print_Contract(self, e: Contract) -> str:
-        left, right, out = e.spec
         if e.is_outer:
             return self._print_Outer(e)
-        raised = "ᵀ" if left[-1] in out and left[-1] not in right else ""
-        return f"{self._bound(e.args[0], 'Mul')}{raised} {self._bound(e.args[1], 'Mul')}"
+        factors = self.person.matrices(e)
+        return " ".join(
+            self._bound(a, "Mul") + ("ᵀ" if transposed else "") for a, transposed in factors
+        )
 
     def _print_Reduction(self, e: Reduction) -> str:
         axis = self.person.axis(e)

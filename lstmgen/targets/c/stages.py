@@ -14,6 +14,7 @@ import sympy
 from sympy import Eq, Expr
 
 from ...language.symbols import (
+    LEARNED,
     Concat,
     Reduction,
     Reshape,
@@ -368,7 +369,7 @@ class Body:
         """Where ``v`` begins in the current row; all rows have the same learned vectors."""
         if isinstance(what, Row):
             return shifted(argument, product(ROW, Count(what.width)), Count(what.offset(v)))
-        if what.category in ("parameter", "derived"):
+        if what.category in LEARNED:
             return argument
         return shifted(argument, product(ROW, Count(self.sizes.room_of(what))))
 

@@ -94,6 +94,14 @@ class Block:
     lines: list[str]
 
 
+def _as_matrix(v: Vector) -> Vector | Matrix:
+    """What is made of parameters and has two axes, as the matrix that it is read as."""
+    if len(v.axes) < 2:
+        return v
+    *heads, rows, columns = v.axes
+    return Matrix(v.name, rows, columns, False, tuple(heads))
+
+
 class _Page:
     """What the templates set: every attribute that they read is LaTeX, or a list of it."""
 
@@ -127,6 +135,39 @@ class _Page:
     def _own(self) -> set[str]:
         """What the user's equations define; all else that is defined is the derivation's."""
         return {e.lhs.name for e in self.cell.equations}
+
+    @cached_property
+    def _static(self) -> dict[Expr, Expr]:
+        """Vectors of the user's that are the same at all steps, as quantities without a time."""
+        fixed = {e.lhs.name: e.lhs for e in self.derivation.fixed}
+        return {v: fixed[v.name] for v in self.cell.vectors if v.name in fixed}
+
+    @cached_property
+    def _once(self) -> list[Eq]:
+        """What is made of parameters: the user's equations, and what else is read of it."""
+        read = {
+            s.name
+            for e in (*self.derivation.forward, *self._backward, *self._ends)
+            for s in e.atoms(Vector, Matrix)
+        }
+        own = {e.lhs.name: e for e in self.cell.equations}
+        found: list[Eq] = []
+        for e in reversed(self.derivation.fixed):
+            name = e.lhs.name
+            if name in own:
+                shown = own[name].xreplace(self._static)
+            elif name in read:
+                shown = Eq(_as_matrix(e.lhs), e.rhs, evaluate=False)
+            else:
+                continue
+            read |= {s.name for s in shown.rhs.atoms(Vector, Matrix)}
+            found.insert(0, shown)
+        return found
+
+    @property
+    def once(self) -> list[str]:
+        """Equations that hold once for a whole sequence."""
+        return self._aligned(self._once)
 
     @cached_property
     def _names_of_sums(self) -> dict[Expr, Vector]:
@@ -185,7 +226,9 @@ class _Page:
     @cached_property
     def _forward(self) -> tuple[list[Eq], list[Eq]]:
         """The user's equations, and what LN(v) and the like in them mean."""
-        folded, helpers = fold_helpers(self.cell.equations)
+        fixed = {e.lhs.name for e in self.derivation.fixed}
+        moving = [e.xreplace(self._static) for e in self.cell.equations if e.lhs.name not in fixed]
+        folded, helpers = fold_helpers(moving)
         shown: list[Eq] = []
         for e in folded:
             e = Eq(e.lhs, self._brace(e.rhs), evaluate=False)
@@ -343,7 +386,7 @@ class _Page:
     @cached_property
     def _totals(self) -> tuple[list[Eq], list[str]]:
         """The parameters' gradients; with ⋆ if the backward step has it."""
-        totals = self._ends[: len(self.cell.parameters)]
+        totals = self._ends[: len(self.derivation.totals)]
         return self._starred(totals) if self._adjoints[1] else (totals, [])
 
     @property
@@ -398,7 +441,7 @@ class _Page:
     @property
     def ends(self) -> list[str]:
         """The gradients of the inputs and of the initial states."""
-        return self._aligned(self._ends[len(self.cell.parameters) :])
+        return self._aligned(self._ends[len(self.derivation.totals) :])
 
     # ------------------------------------------------------------------ the notation
 

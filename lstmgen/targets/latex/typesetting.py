@@ -15,6 +15,7 @@ from sympy.printing.precedence import PRECEDENCE
 from ...language.matrices import Matrix
 from ...language.symbols import (
     ADJOINT,
+    LEARNED,
     STATIC,
     Concat,
     Contract,
@@ -320,7 +321,9 @@ class Typesetter(LatexPrinter):
         if v.category == "cotangent":
             return r"\boldsymbol{\Delta}" + _script("_", time)
         mark = r"\delta" if v.category in ADJOINT else ""
-        name = self.names(v.name, bold=not self.person.scalar(v), time=time)
+        is_matrix = v.category in LEARNED and len(v.axes) > 1
+        bold = not (is_matrix or self.person.scalar(v))
+        name = self.names(v.name, bold=bold, time=time)
         return f"{mark} {name}" if mark and name[0].isalpha() else mark + name
 
     def _print_Matrix(self, m: Matrix) -> str:
@@ -382,12 +385,12 @@ class Typesetter(LatexPrinter):
         return rf"{left}\, {right}^{{\top}}"
 
     def _print_Contract(self, e: Contract) -> str:
-        left, right, out = e.spec
         if e.is_outer:
             return self._print_Outer(e)
-        matrix, vector = (self._bound(a, "Mul") for a in e.args[:2])
-        transposed = left[-1] in out and left[-1] not in right
-        return matrix + (r"^{\top}" if transposed else "") + f" {vector}"
+        return " ".join(
+            self._bound(a, "Mul") + (r"^{\top}" if transposed else "")
+            for a, transposed in self.person.matrices(e)
+        )
 
     def _print_Reduction(self, e: Reduction) -> str:
         axis = self.person.axis(e)

@@ -60,7 +60,7 @@ class Operands:
 
     def __init__(self, plan: Plan, places: Places) -> None:
         self.plan, self.cell, self.places = plan, plan.cell, places
-        self.parameters = Parameters(plan.cell)
+        self.parameters = Parameters(plan)
         self._units: dict[Vector, Amount] = {}
         self._bases: dict[Buffer, Local] = {}
 

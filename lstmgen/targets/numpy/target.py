@@ -66,7 +66,9 @@ def files(cell: Cell, *, source: str = "") -> dict[str, str]:
             )
     plan = make_plan(cell, dtype="float64", **PLAN)
     places, order = Places(plan), Order(cell, plan.derivation.forward)
-    made = (forward, backward, step, *((fixed, fixed_gradients) if plan.fixed else ()))
+    made = [forward, backward, step]
+    made += [fixed] if plan.fixed else []
+    made += [fixed_gradients] if plan.fixed_adjoints else []
     functions = {f.__name__: Usage(f(plan, places, order)) for f in made}
     names = stack_names(functions.values(), (p.name for p in cell.parameters))
     stacks = {n: [p.name for p in s.parameters] for s, n in names.items() if len(s.parameters) > 1}
@@ -76,15 +78,11 @@ def files(cell: Cell, *, source: str = "") -> dict[str, str]:
         f"{_stem(cell)}.py": module.render(
             **_tables(
                 cell,
-                [
-                    e.lhs.name
-                    for op in plan.fixed
-                    for e in op.equations
-                    if len(cell.shape(e.lhs)) > 1
-                ],
+                [v for op in plan.fixed for v in op.writes],
             ),
             **_interface(cell),
-            **{name: _body(lines(usage, names)) for name, usage in functions.items()},
+            **{"fixed_gradients": ""}
+            | {name: _body(lines(usage, names)) for name, usage in functions.items()},
             header=header(cell, "numpy", source),
             may_overflow=[name for name, usage in functions.items() if usage.may_overflow],
             stacks=[(name, _listed(members)) for name, members in stacks.items()],
@@ -108,7 +106,7 @@ def interface(cell: Cell) -> str:
     return environment("numpy").get_template("interface.py.j2").render(**_tables(cell))
 
 
-def _tables(cell: Cell, fixed: Sequence[str] = ()) -> dict[str, object]:
+def _tables(cell: Cell, fixed: Sequence[Vector] = ()) -> dict[str, object]:
     """What the tables of a module hold, and ``init``."""
     binds = _binds(cell)
     initial = {p.name: start for p in cell.parameters if (start := cell.initial(p))}
@@ -117,7 +115,8 @@ def _tables(cell: Cell, fixed: Sequence[str] = ()) -> dict[str, object]:
     matrices = [p for p in cell.parameters if isinstance(p, Matrix)]
     arguments = [f"{name}={value}" if value else name for name, value in _INIT.items()]
     wide = [p for p in cell.parameters if len(cell.shape(p)) > (1 if isinstance(p, Vector) else 2)]
-    rows = bool(fixed or wide)
+    made = [v.name for v in fixed if len(cell.shape(v)) > 1]
+    rows = bool(made or wide)
     return {
         "cell": cell,
         "maker": json.dumps(maker(cell)),
@@ -141,7 +140,7 @@ def _tables(cell: Cell, fixed: Sequence[str] = ()) -> dict[str, object]:
         "whole_array": ("self.fixed[name] if name in self.fixed else " if fixed else "")
         + "self[name]",
         "real_only": _real_only(cell),
-        "matrices": f"({_listed([*(p.name for p in matrices), *fixed])},)",
+        "matrices": f"({_listed([*(p.name for p in matrices), *made])},)",
         "init_arguments": ", ".join([*arguments, "**sizes"]),
         "init_binds": list(binds.items()),
         "init_about": _about_binds(binds),
