@@ -218,6 +218,13 @@ class Order:
             return bool(self.cell.shapes.axes(e) == SCALAR)
         return not isinstance(e, Outer) and all(self.scalar(a) for a in e.args)
 
+    def is_matrix(self, v: Vector) -> bool:
+        """Whether a quantity is a learned matrix, or made of such, in the equations of those."""
+        if v.category == "derived":
+            return len(v.axes) > 1
+        learned = (p.name for p in self.cell.parameters if isinstance(p, Matrix))
+        return v.category == "parameter" and v.name in learned
+
     def matrices(self, e: Contract) -> list[tuple[Expr, bool]]:
         """The operands of a contraction in the order of a matrix product, and whether each is
         transposed there: "ik,jk->ij" is A Bᵀ.

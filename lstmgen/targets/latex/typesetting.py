@@ -15,7 +15,6 @@ from sympy.printing.precedence import PRECEDENCE
 from ...language.matrices import Matrix
 from ...language.symbols import (
     ADJOINT,
-    LEARNED,
     STATIC,
     Concat,
     Contract,
@@ -321,8 +320,7 @@ class Typesetter(LatexPrinter):
         if v.category == "cotangent":
             return r"\boldsymbol{\Delta}" + _script("_", time)
         mark = r"\delta" if v.category in ADJOINT else ""
-        is_matrix = v.category in LEARNED and len(v.axes) > 1
-        bold = not (is_matrix or self.person.scalar(v))
+        bold = not (self.person.is_matrix(v) or self.person.scalar(v))
         name = self.names(v.name, bold=bold, time=time)
         return f"{mark} {name}" if mark and name[0].isalpha() else mark + name
 
