@@ -181,7 +181,7 @@ def made_of_parameters() -> dict[str, Cell]:
         "antisymmetric": antisymmetric, "exponential": exponential, "normalised": normalised,
         "low_rank": low_rank, "masked": masked,
     }  # fmt: skip
-    return {name: Cell(name, equations, h) for name, equations in found.items()}
+    return {name: Cell(f"{name}_once", equations, h) for name, equations in found.items()}
 
 
 def once_for_a_sequence() -> dict[str, Cell]:
@@ -223,11 +223,18 @@ def once_for_a_sequence() -> dict[str, Cell]:
         Eq(h.next, g * h + (1 - g) * v),
     ]
     leaky = [Eq(h.next, tanh(W.h @ x) * exp(-dt) + h * (1 - exp(-dt)))]
+    stacked = [
+        Eq(g, sigmoid(W.g @ x + U.g @ h + exp(nu))),
+        Eq(v, tanh(W.v @ x + U.v @ h + b.v)),
+        Eq(y, tanh(W.y @ x + sigmoid(gamma) - exp(nu))),
+        Eq(h.next, g * h + (1 - g) * v + y),
+    ]
     found = {
-        "diagonal": (diagonal, h), "residual": (residual, h), "of_parameters": (static, h),
-        "kept": (kept, y), "beside": (beside, h), "named_beside": (named, h), "leaky": (leaky, h),
+        "stacked": (stacked, h), "diagonal": (diagonal, h), "residual": (residual, h),
+        "of_parameters": (static, h), "kept": (kept, y), "beside": (beside, h),
+        "named_beside": (named, h), "leaky": (leaky, h),
     }  # fmt: skip
-    return {name: Cell(name, equations, out) for name, (equations, out) in found.items()}
+    return {name: Cell(f"{name}_once", equations, out) for name, (equations, out) in found.items()}
 
 
 FIXED = made_of_parameters() | once_for_a_sequence()

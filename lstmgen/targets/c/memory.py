@@ -106,6 +106,7 @@ class Memory:
         self.forward = self._forward(forward)
         self.backward = self._backward(backward)
         self.regions = (self.tape, packs[0], self.forward, packs[1], self.backward)
+        of_constants = not self.cell.parameters and bool(packs[0].parts)
         line = self.sizes.pad  # to begin with a whole line of the cache
         tape, packed, forward_work, backward_work, step_work = BUFFERS
         self.buffers = (
@@ -113,7 +114,8 @@ class Memory:
             Buffer(packed, 0, packs[0], None, "", ("T", "B")),
             Buffer(forward_work, line, packs[0], self.forward, "TILE"),
             Buffer(backward_work, line, packs[1], self.backward, "CHUNK"),
-            Buffer(step_work, line, None, self.forward, "1", ("T",)),
+            # a step is given what is packed; of constants alone, nobody packs anything
+            Buffer(step_work, line, packs[0] if of_constants else None, self.forward, "1", ("T",)),
         )
 
     @property

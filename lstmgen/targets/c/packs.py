@@ -139,7 +139,7 @@ class Packs:
         name = self._named(("start", *names, str(starts)), f"{families(learned)}_packed")
         fill = []
         for out, bias, start, end in zip(outs, biases, starts, [*starts[1:], room], strict=True):
-            value = NULL if bias is None else Member(P, bias.name)
+            value = NULL if bias is None else self._array(bias)
             items = [Count(self._sizes.of(out)), value, Variable(name), Count(start), Count(end)]
             fill.append(do("pad", *items))
         about = f"{' '.join(names)}, side by side"
@@ -161,10 +161,10 @@ class Packs:
         items = [Count(self._sizes.of(v)), Member(P, v.name), Variable(name), NIL, Count(room)]
         return Packed(name, about=v.name, count=room, fill=(do("pad", *items),))
 
-    def _array(self, m: Matrix) -> Expression:
-        """Where the entries of a matrix are: the caller's, or made of parameters."""
-        made = self._source.made_of_parameters(m)
-        return Member(P, m.name) if made is None else Variable(self.vector(made).name)
+    def _array(self, p: Matrix | Vector) -> Expression:
+        """Where the entries of ``p`` are: the caller's, or made of parameters."""
+        made = self._source.made_of_parameters(p)
+        return Member(P, p.name) if made is None else Variable(self.vector(made).name)
 
     def _named(self, key: tuple[str, ...], wish: str) -> str:
         return self._source.names((self._name, *key), wish)

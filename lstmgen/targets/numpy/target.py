@@ -116,7 +116,7 @@ def _tables(cell: Cell, fixed: Sequence[Vector] = ()) -> dict[str, object]:
     arguments = [f"{name}={value}" if value else name for name, value in _INIT.items()]
     wide = [p for p in cell.parameters if len(cell.shape(p)) > (1 if isinstance(p, Vector) else 2)]
     made = [v.name for v in fixed if len(cell.shape(v)) > 1]
-    rows = bool(made or wide)
+    rows = bool(fixed or wide)
     return {
         "cell": cell,
         "maker": json.dumps(maker(cell)),
@@ -140,7 +140,7 @@ def _tables(cell: Cell, fixed: Sequence[Vector] = ()) -> dict[str, object]:
         "whole_array": ("self.fixed[name] if name in self.fixed else " if fixed else "")
         + "self[name]",
         "real_only": _real_only(cell),
-        "matrices": f"({_listed([*(p.name for p in matrices), *made])},)",
+        "matrices": _tuple([*(p.name for p in matrices), *made]),
         "init_arguments": ", ".join([*arguments, "**sizes"]),
         "init_binds": list(binds.items()),
         "init_about": _about_binds(binds),
@@ -234,6 +234,10 @@ def _axes(cell: Cell, v: Vector) -> str:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(json.dumps(name) for name in names)
+
+
+def _tuple(names: Sequence[str]) -> str:
+    return f"({_listed(names)},)" if names else "()"
 
 
 def _binds(cell: Cell) -> dict[str, str]:
