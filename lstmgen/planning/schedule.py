@@ -273,7 +273,7 @@ class _Direction:
 
     def _lower(self) -> None:
         """Affine equations become products that add to a sum, and what is left beside them."""
-        stacked = self._stacked()
+        stacked, beforehand = self._stacked(), self._multiplied_before()
         for e in self.equations:
             where = self.region[e.lhs]
             terms = products(e.rhs)
@@ -281,7 +281,7 @@ class _Direction:
                 self.elementwise[where].append(e)
                 continue
             bias, rest = self._split_bias(e)
-            early = [where == STEP and not self._depends(p.operand) for p in terms]
+            early = [self._is_early(p, where, beforehand) for p in terms]
             # what must stay needs a place of its own, and a carry lasts for one step only
             apart = e.lhs in self.kept and e.lhs in stacked
             apart |= e.lhs.category == "carry" and any(early)
@@ -300,6 +300,23 @@ class _Direction:
                 if not p.matrix.transposed:
                     by_operand.setdefault(p.operand, set()).add(e.lhs)
         return {v for group in by_operand.values() if len(group) > 1 for v in group}
+
+    def _multiplied_before(self) -> set[Vector]:
+        """Operands of products before the loop."""
+        return {
+            p.operand
+            for e in self.equations
+            for p in products(e.rhs)
+            if self.region[e.lhs] == BEFORE or self._is_early(p, self.region[e.lhs], set())
+        }
+
+    def _is_early(self, p: Product, where: str, beforehand: set[Vector]) -> bool:
+        """Whether a product comes before the loop though its sum does not: all that a step needs
+        can, and what is needed after the loop does if it is stacked with such products.
+        """
+        if where == BEFORE or self._depends(p.operand):
+            return False
+        return where == STEP or (p.operand in beforehand and not p.matrix.transposed)
 
     def _depends(self, v: Vector) -> bool:
         return v in self.carried or self.region.get(v) in (STEP, AFTER)
