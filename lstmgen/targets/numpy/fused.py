@@ -64,7 +64,7 @@ class Equations:
         reads = e.rhs.atoms(Vector)
         if any(u.lhs in reads for u in waiting):
             return False
-        if e.lhs.category != "carry":
+        if e.lhs.category != "carry" or self.operands.plan.is_shifted(e.lhs):
             return True
         place = self.operands.carried(e.lhs)
         arriving = (carry(s) for s in self.cell.states)
