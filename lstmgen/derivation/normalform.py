@@ -221,7 +221,7 @@ class _Normaliser:
         if isinstance(e, Reduction):
             return self._part(self._reduction(e), _SHORT[e.func.__name__])
         if isinstance(e, sympy.Add):
-            return e.func(*(self._term(arg, self._size(e)) for arg in e.args))
+            return self._sum(e, hint)
         if isinstance(e, (sympy.Max, sympy.Min)) and len(e.args) > 2:
             return e.func(*(self._symbol(arg) for arg in e.args))
         if isinstance(e, Function) and len(e.args) == 1:
@@ -294,6 +294,20 @@ class _Normaliser:
         """A contraction or a view, of named vectors."""
         count = {Contract: 2, Concat: len(e.args)}.get(type(e), 1)
         return e.func(*map(self._operand, e.args[:count]), *e.args[count:])
+
+    def _sum(self, e: sympy.Add, hint: str) -> Expr:
+        """A sum, with a number before several of its products factored out again.
+
+        SymPy distributes the sign of -(W x + U h + b), and only products without a factor are
+        added up in place.
+        """
+        size, left, terms = self._size(e), list(e.args), []
+        for factor, scaled in _common_factors(e).items():
+            inner = sympy.Add(*(self._term(t.as_coeff_Mul()[1], size) for t in scaled))
+            left = [t for t in left if t not in scaled]
+            whole = all(t.is_number for t in left)
+            terms.append(factor * self._name(inner, f"{hint if whole else 's'}_{self.target}"))
+        return sympy.Add(*(self._term(t, size) for t in left), *terms)
 
     def _term(self, e: Expr, size: Expr) -> Expr:
         """A term of a sum of that size, a product if it is as wide."""
@@ -414,6 +428,31 @@ def _contraction_name(e: Expr) -> str:
 def _without_mod(e: Expr) -> Expr:
     """Mod(a, b) as a - b floor(a / b), which can be differentiated in both arguments."""
     return e.replace(sympy.Mod, lambda a, b: a - b * sympy.floor(a / b))
+
+
+def _common_factors(e: sympy.Add) -> dict[Expr, list[Expr]]:
+    """By factor, the terms of a sum that are better summed up first: products with one number
+    before them, and learned vectors with the same; all terms, if all have that number.
+    """
+    terms: dict[Expr, list[Expr]] = {}
+    for t in e.args:
+        if not t.is_number:
+            terms.setdefault(t.as_coeff_Mul()[0], []).append(t)
+    found = {}
+    for factor, scaled in terms.items():
+        if factor == 1 or not any(isinstance(t.as_coeff_Mul()[1], Product) for t in scaled):
+            continue
+        joined = scaled if len(terms) == 1 else [t for t in scaled if _is_summed_up(t)]
+        if len(joined) > 1:
+            found[factor] = joined
+    return found
+
+
+def _is_summed_up(term: Expr) -> bool:
+    """Whether a product of the plan can take ``term`` in: as one of its products, or its bias."""
+    inner = term.as_coeff_Mul()[1]
+    learned = isinstance(inner, Vector) and inner.category == "parameter"
+    return learned or isinstance(inner, Product)
 
 
 def products(e: Expr) -> list[Product]:

@@ -62,6 +62,13 @@ class Plan:
         """The buffer of every value that has one; what has none lives in a register."""
         return {v: buffer for buffer in self.buffers for v in buffer.blocks}
 
+    def is_shifted(self, v: Vector) -> bool:
+        """Whether ``v`` is a carry of which all steps are there, made outside the loop: δs⁺ is then
+        δs⁺[t-1], read one step later.
+        """
+        left = v.at(-1) if v.category == "carry" else v
+        return left in self.home and self.home[left].scope == "carries"
+
     def offset(self, v: Vector) -> Expr:
         """Where ``v`` begins in a row of its buffer."""
         blocks = self.home[v].blocks
@@ -95,7 +102,7 @@ class Plan:
     @cached_property
     def workspace(self) -> Expr:
         """Numbers of scratch space, for tiles of some steps (all T if they are done at once)."""
-        rows = {"tile": K * B, "step": B, "carry": 2 * B}
+        rows = {"tile": K * B, "step": B, "carry": 2 * B, "carries": (K + 1) * B}
         kept = [b for b in self.buffers if b.scope in rows]
         return sympy.expand(sum((rows[b.scope] * self.width(b) for b in kept), ZERO))
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from sympy import Expr, Integer
 
+from ...derivation.reverse import carry
 from ...language.sizes import Size
 from ...planning.operations import ZERO, B, K, T
 from .copies import Copies
@@ -151,12 +152,15 @@ class Memory:
         source = self.source
         parts = [*self._common(direction)]
         for s in self.cell.states:
-            for way, what in (
-                ("next", f"δ{s.name}⁺, which comes from step t+1"),
-                ("prev", f"δ{s.name}⁺[t-1], which goes to step t-1"),
-            ):
+            carries: list[tuple[str, str, Expr]] = [
+                ("next", f"δ{s.name}⁺, which comes from step t+1", B),
+                ("all", f"δ{s.name}⁺[t-1] of a tile, and what comes from step t+1", (K + 1) * B)
+                if source.plan.is_shifted(carry(s))
+                else ("prev", f"δ{s.name}⁺[t-1], which goes to step t-1", B),
+            ]
+            for way, what, rows in carries:
                 name, room = source.carry(s, way).name, self.sizes.room_of(s)
-                parts.append(Part(name, what, B, room))
+                parts.append(Part(name, what, rows, room))
         if direction.heights:
             # sums, since nobody knows which size is the largest
             for name, about, widths in (

@@ -11,6 +11,7 @@ from typing import Any
 
 import sympy
 
+from ...derivation.reverse import carry
 from ...language.matrices import Matrix
 from ...language.symbols import Vector
 from ...planning.operations import AFTER, BEFORE, STEP, B, T
@@ -189,23 +190,35 @@ class Passes:
         start: list[Statement] = []
         carries: list[Declare] = []
         for s in self.cell.states:
-            for way in ("next", "prev"):
-                carry = self.source.carry(s, way)
-                at = shifted(WORK, Member(IN_WORK, carry.name, "size"))
-                carries.append(Declare(Kind("real", pointer="*"), carry, at))
+            for way in ("next", "all" if self._is_shifted(s) else "prev"):
+                carried = self.source.carry(s, way)
+                at = shifted(WORK, Member(IN_WORK, carried.name, "size"))
+                carries.append(Declare(Kind("real", pointer="*"), carried, at))
         start += together(carries)
         if any(made.is_zeroed for made in direction.sums):
             sums = Member(IN_WORK, "sums", "size")
             count = Sum((Member(IN_WORK, "total", "size"), sums), "+-")
             start.append(do("memset", shifted(WORK, sums), NIL, product(count, _BYTES)))
-        swapped, saved = [], []
+        first, last, swapped, saved = [], [], [], []
         for s in self.cell.states:
-            arriving, leaving = (self.source.carry(s, way) for way in ("next", "prev"))
+            arriving = self.source.carry(s, "next")
             start.append(self._load(s, "dfinal", arriving))
-            swapped.append(do("swap", Address(arriving), Address(leaving)))
+            if self._is_shifted(s):
+                every = self.source.carry(s, "all")
+                rows = (Count(B), Count(self.sizes.room_of(s)))
+                end = shifted(every, product(STEPS, *rows))
+                first.append(do("memcpy", end, arriving, product(*rows, _BYTES)))
+                last.append(do("memcpy", arriving, every, product(*rows, _BYTES)))
+            else:
+                leaving = self.source.carry(s, "prev")
+                swapped.append(do("swap", Address(arriving), Address(leaving)))
             saved.append(self._save(s, arriving, "dinitial"))
-        after = [*direction.regions[AFTER], *copies.written()]
-        return self._function(direction, copies, start, after, swapped, saved, [])
+        after = [*direction.regions[AFTER], *last, *copies.written()]
+        return self._function(direction, copies, start, after, swapped, saved, [], first)
+
+    def _is_shifted(self, s: Vector) -> bool:
+        """Whether what flows back into a state is there for all steps of a tile."""
+        return self.source.plan.is_shifted(carry(s))
 
     def _function(
         self,
@@ -216,13 +229,14 @@ class Passes:
         moved: Sequence[Statement],
         saved: Sequence[Statement],
         mentioned: Sequence[Node],
+        first: Sequence[Statement] = (),
     ) -> dict[str, list[str]]:
         """The lines of the function, by their places in its template.
 
         ``mentioned`` is what the template itself has, ``moved`` what it does with states after a
-        step or a tile.
+        step or a tile, ``first`` what begins a tile.
         """
-        regions, read = direction.regions, copies.read()
+        regions, read = direction.regions, [*copies.read(), *first]
         inside = [s for region in (BEFORE, STEP) for s in regions[region]]
         inside += [*after, *moved, *read]
         pointers = live(self._pointers(direction.name), inside)

@@ -73,7 +73,9 @@ class Source:
         return Variable(self.names(("state", s.name), s.name))
 
     def carry(self, s: Vector, way: str) -> Variable:
-        """The pointer to what flows back into a state: from the "next" step, or to the "prev"."""
+        """The pointer to what flows back into a state: from the "next" step, to the "prev", or of
+        "all" steps of a tile.
+        """
         return Variable(self.names((way, s.name), f"d{s.name}_{way}"))
 
     def rows(self, v: Vector, wish: str = "") -> Variable:

@@ -59,6 +59,7 @@ from .tree import (
     np,
     number,
     size,
+    store,
 )
 
 _TAPE, _DY, _DSTATE = Argument("tape"), Argument("dy"), Argument("dstate")
@@ -95,6 +96,8 @@ class _Operands(Operands):
         step.
         """
         state = next(s for s in self.cell.states if s.name == v.name)
+        if self.plan.is_shifted(v):
+            return Local((state, "arriving"), identifier(carry(state)))
         if self.places.is_carried_in_place(state):
             v = carry(state)
         return Local((v, "step"), identifier(v))
@@ -108,6 +111,7 @@ def backward(plan: Plan, places: Places, order: Order) -> Function:
 
     carried = [(s, operands.carried(carry(s)), operands.carried(carry(s, -1))) for s in cell.states]
     apart = [(here, there) for _, here, there in carried if here != there]
+    moves = [_moves(operands, s, here) for s, here, _ in carried if plan.is_shifted(carry(s))]
     swaps = [Assign((here, there), (there, here)) for here, there in apart]
     results = {v: operands.result(adjoint(v)) for v in cell.inputs}
     given = {v: shaped(cell, v, a, size("T"), size("B")) for v, a in results.items()}
@@ -148,7 +152,9 @@ def backward(plan: Plan, places: Places, order: Order) -> Function:
                     ),
                     Declare((Kind.SLICE,), (_STEPS, _ENDS)),
                     Declare((Kind.BLOCK,)),
+                    *(begin for begin, _ in moves),
                     *regions.statements(True, swaps),
+                    *(end for _, end in moves),
                 ),
             ),
             Blank(),
@@ -185,6 +191,14 @@ def _starts(cell: Cell, carried: list[tuple[Vector, Local, Local]]) -> list[Node
         if here != there:
             starts.append(bind(there, call(np("empty_like"), here)))
     return starts
+
+
+def _moves(operands: Operands, s: Vector, arriving: Local) -> tuple[Node, Node]:
+    """What flows back into a state of which all steps of a block are there: from the block after
+    this one, and to the one before.
+    """
+    every = operands.carries(s)
+    return bind(item(every, COUNT), arriving), store(arriving, item(every, number(0)))
 
 
 def _result(operands: Operands, v: Vector, array: Node) -> Node:

@@ -70,7 +70,7 @@ class Equations:
         """
         reads = e.rhs.atoms(Vector)
         found = {u for u in equations if u.lhs in reads}
-        if e.lhs.category == "carry":
+        if e.lhs.category == "carry" and not self.operands.plan.is_shifted(e.lhs):
             place = self.operands.carried(e.lhs)
             for s in self.cell.states:
                 if carry(s) in readers and self.operands.carried(carry(s)) == place:

@@ -26,6 +26,7 @@ from .tree import (
     NEWAXIS,
     Amount,
     Argument,
+    Binary,
     Kind,
     Literal,
     Local,
@@ -104,7 +105,7 @@ class Operands:
     def here(self, v: Vector) -> Node:
         """``v`` of this step, (B, size)."""
         buffer = self.plan.home.get(v)
-        if v.category == "carry":
+        if v.category == "carry" and not self.plan.is_shifted(v):
             return self.carried(v)
         if self.has_steps(v):
             return self.named(v, Kind.STEP, self.whole(v))
@@ -121,7 +122,8 @@ class Operands:
         """Whether there is an array of ``v`` for all steps."""
         buffer = self.plan.home.get(v)
         lasting = buffer is not None and buffer.scope in ("tape", "tile", "given")
-        return v.category in ("input", "mask", "state", "cotangent") or lasting
+        given = v.category in ("input", "mask", "state", "cotangent")
+        return given or lasting or self.plan.is_shifted(v)
 
     def whole(self, v: Vector) -> Local:
         """``v`` for all steps of the block, (count, B, size)."""
@@ -133,6 +135,9 @@ class Operands:
         elif v.category == "state":
             steps = self.window.kept if v.time == -1 else self.window.ends
             view = item(self.stored(v), steps)
+        elif v.category == "carry":
+            later = Span(number(1), Binary(COUNT, "+", number(1)))
+            view = item(self.carries(v), later if v.time == 0 else Span(stop=COUNT))
         elif buffer is not None and len(buffer.blocks) > 1:
             view = item(self.base(buffer), *self.at([v], True))
         else:
@@ -169,6 +174,13 @@ class Operands:
             return self.parameters.vector(v)
         whole = self.whole(v)
         return Local((v, "once"), "{}_once", Kind.BLOCK, item(whole, ALL, NEWAXIS), beside=whole)
+
+    def carries(self, v: Vector) -> Local:
+        """The memory of what flows back into a state at all steps of the block, and from the step
+        after them.
+        """
+        shape = (Binary(BLOCK, "+", number(1)), size("B"), self.units(v))
+        return Local((v.name, "carries"), f"d{v.name}_next_memory", Kind.SCRATCH, empty(*shape))
 
     def source(self, v: Vector) -> Node:
         """What the caller gave, for the whole sequence."""

@@ -21,7 +21,7 @@ from ...planning.operations import ZERO, Buffer, Fused, Multiply, Operation, Out
 from ...planning.plans import Plan
 from ...planning.storage import heirs, succession
 
-_LASTING = ("tape", "state", "given", "carry")
+_LASTING = ("tape", "state", "given", "carry", "carries")
 
 
 class Places:
