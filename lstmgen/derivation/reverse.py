@@ -163,7 +163,7 @@ def carry(state: Vector, time: int = 0) -> Vector:
 
 
 def cotangent(output: Vector) -> Vector:
-    """∂L/∂y[t] as the caller gives it: what the loss itself does to the output."""
+    """∂L/∂y[t] as the caller gives it: what the loss itself does to an output."""
     return Vector(output.name, "cotangent", output.axes)
 
 
@@ -197,7 +197,8 @@ class _Sweep:
 
     def run(self) -> Derivation:
         cell = self.cell
-        self.plain[cell.output] = [cotangent(cell.output)]
+        for v in cell.outputs:
+            self.plain[v] = [cotangent(v)]
         for state in cell.states:
             self.plain.setdefault(state.at(0), []).append(carry(state))
         for equation in reversed(self.forward):
