@@ -36,28 +36,32 @@ class Interpreter:
         state = state or {
             s.name: np.zeros((batch, *self._shape(s, sizes)), self.dtype) for s in self.cell.states
         }
-        outputs, tape = [], []
+        outputs, tape = {v.name: [] for v in self.cell.outputs}, []
         for t in range(steps):
             x_t = {n: a[t] for n, a in x.items()}
             masks_t = {n: a[t] for n, a in (masks or {}).items()}
             memo = self._step(params, x_t, state, masks_t, sizes)
             state = {s.name: self._rows(memo[s.at(0)], batch) for s in self.cell.states}
-            outputs.append(self._rows(memo[self.cell.output], batch))
+            for v in self.cell.outputs:
+                outputs[v.name].append(self._rows(memo[v], batch))
             tape.append(memo)
-        return np.stack(outputs), state, (tape, sizes)
+        y = self._joined({n: np.stack(a) for n, a in outputs.items()})
+        return y, state, (tape, sizes)
 
     def step(self, params, x_t, state, masks=None):
         x_t = self._by_name(x_t)
         memo = self._step(params, x_t, state, masks or {}, self._sizes(params, x_t, state))
         batch = len(next(iter(x_t.values())))
         new = {s.name: self._rows(memo[s.at(0)], batch) for s in self.cell.states}
-        output = self.cell.output
-        return new | {output.name: self._rows(memo[output], batch)}
+        return new | {v.name: self._rows(memo[v], batch) for v in self.cell.outputs}
 
     def backward(self, params, tape, dy, dstate=None):
         steps, sizes = tape
-        batch = dy.shape[1]
         cell = self.cell
+        given = dy if isinstance(dy, dict) else {cell.output.name: dy}
+        batch = next(iter(given.values())).shape[1]
+        zeros = {v: np.zeros((len(steps), batch, *self._shape(v, sizes))) for v in cell.outputs}
+        dys = {v: given.get(v.name, zeros[v]) for v in cell.outputs}
         later = {
             carry(s): np.zeros((1, batch, *self._shape(s, sizes)), self.dtype)
             if dstate is None
@@ -69,8 +73,8 @@ class Interpreter:
             for e in self.derivation.totals
         }
         dx = {v.name: [] for v in cell.inputs}
-        for t, (memo, dy_t) in reversed(list(enumerate(zip(steps, dy, strict=True)))):
-            memo = {**memo, **later, cotangent(cell.output): dy_t[None]}
+        for t, memo in reversed(list(enumerate(steps))):
+            memo = {**memo, **later, **{cotangent(v): a[t][None] for v, a in dys.items()}}
             walk = self._walk(memo, sizes)
             for e in self.derivation.adjoints:
                 self._assign(walk, e, sizes)

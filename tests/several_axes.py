@@ -165,6 +165,25 @@ def matrix_times_matrix() -> Cell:
     )
 
 
+def several_outputs() -> Cell:
+    """A state of two axes, what it is written by, what is read from it, and a state."""
+    S, (q, k) = states("S", shape=("H", "K")), vectors("q k", "K")
+    v, gate, y = vectors("v"), vectors("z", "K"), vectors("y", "P")
+    return Cell(
+        "several_outputs",
+        [
+            Eq(q, W.q @ x),
+            Eq(k, softmax(W.k @ x + U.k @ h)),
+            Eq(v, tanh(W.v @ x + b.v)),
+            Eq(gate, sigmoid(W.z @ x)),
+            Eq(S.next, (1 - expand(gate * k, S)) * S + outer(v, k)),
+            Eq(h.next, tanh(S.next @ q)),
+            Eq(y, W.y @ h.next + b.y),
+        ],
+        (y, S, k, h),
+    )
+
+
 def made_of_parameters() -> dict[str, Cell]:
     """Cells with matrices that hold for a whole sequence."""
     A, V, S, N, M = (matrix(n, "H", "H") for n in ("A", "V", "S", "N_", "M"))
@@ -242,6 +261,6 @@ CELLS = {
     f.__name__: f()
     for f in (
         matrix_memory, delta_rule, transposed, heads, shared_by_heads, views, scans,
-        matrix_times_matrix,
+        matrix_times_matrix, several_outputs,
     )
 }  # fmt: skip

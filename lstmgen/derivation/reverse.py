@@ -142,7 +142,7 @@ def reverse(cell: Cell, *, once: bool = False) -> Derivation:
     """
     require_cell(cell)
     namer = namer_for(cell, cell.equations)
-    fixed, step = normalise(cell.equations, cell.shapes, namer, {cell.output}, once=once)
+    fixed, step = normalise(cell.equations, cell.shapes, namer, set(cell.outputs), once=once)
     made = _Sweep(cell, step, (*fixed, *step)).run()
     if not fixed:
         return made
@@ -167,7 +167,7 @@ def carry(state: Vector, time: int = 0) -> Vector:
 
 
 def cotangent(output: Vector) -> Vector:
-    """∂L/∂y[t] as the caller gives it: what the loss itself does to the output."""
+    """∂L/∂y[t] as the caller gives it: what the loss itself does to an output."""
     return Vector(output.name, "cotangent", output.axes)
 
 
@@ -205,7 +205,8 @@ class _Sweep:
 
     def run(self) -> Derivation:
         cell = self.cell
-        self.plain[cell.output] = [cotangent(cell.output)]
+        for v in cell.outputs:
+            self.plain[v] = [cotangent(v)]
         for state in cell.states:
             self.plain.setdefault(state.at(0), []).append(carry(state))
         for equation in reversed(self.forward):

@@ -5,7 +5,7 @@ Plain functions from one list of equations to the next; none changes a value.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import sympy
 from sympy import Eq, Expr, Function
@@ -127,11 +127,13 @@ def split_coefficients(equations: Sequence[Eq], namer: Namer, cell: Cell) -> tup
 
 
 def recompute(
-    forward: Sequence[Eq], adjoints: Sequence[Eq], totals: Sequence[Eq], *, outers_only: bool
-) -> tuple[Eq, ...]:
+    forward: Sequence[Eq], adjoints: Sequence[Eq], totals: Sequence[Eq],
+    outputs: Collection[Vector], *, outers_only: bool,
+) -> tuple[Eq, ...]:  # fmt: skip
     """Forward equations that are cheaper to run again than to keep: a few additions and products
     of what is on the tape anyway, such as f = 1 - i, and the outer product of two vectors, which
-    has many more units than they have.
+    has many more units than they have. But not ``outputs``: their place is the caller's, which the
+    backward pass does not have.
     """
     wanted = {v for e in (*adjoints, *totals) for v in e.rhs.atoms(Vector)}
     # what products read, or sums over all steps, would have to be kept for all steps anyway
@@ -143,7 +145,7 @@ def recompute(
     again: list[Eq] = []
     for e in reversed(forward):
         lhs, rhs = e.lhs, e.rhs
-        if lhs not in wanted or lhs in whole or lhs.category != "vector":
+        if lhs not in wanted or lhs in whole or lhs in outputs or lhs.category != "vector":
             continue
         if not (isinstance(rhs, Contract) and rhs.is_outer) and (
             outers_only

@@ -127,7 +127,9 @@ class _Planner:
         adjoints = tuple(e for e in lines if not isinstance(e.lhs, Gradient))
         totals = tuple(e for e in lines if isinstance(e.lhs, Gradient))
 
-        again = recompute(forward, adjoints, totals, outers_only=not self.options.recompute)
+        again = recompute(
+            forward, adjoints, totals, cell.outputs, outers_only=not self.options.recompute
+        )
         if self.options.split:
             adjoints = split_coefficients(adjoints, self.namer, cell)
         adjoints = again + adjoints
@@ -137,7 +139,7 @@ class _Planner:
             for v in atoms((*adjoints, *totals))
             if v.category in ("vector", "state") and v not in defined
         }
-        kept = tape | {cell.output}  # a stacked sum is not a place for what must stay
+        kept = tape | set(cell.outputs)  # a stacked sum is not a place for what must stay
         hoist = self.options.hoist
         ahead = _Direction(forward, cell, {s: s.at(0) for s in cell.states}, hoist, kept)
         ends = {adjoint(v) for v in cell.inputs}
@@ -152,10 +154,10 @@ class _Planner:
         rank = {v.name: k for k, v in enumerate(e.lhs for e in forward)}
         grouped: set[Vector] = set()
         if self.options.lanes:
-            layouts = _in_lanes(ahead, back, stacks, tape - {cell.output}, rank, forward)
+            layouts = _in_lanes(ahead, back, stacks, tape - set(cell.outputs), rank, forward)
             grouped = {v for order in layouts for v in order}
         else:
-            gates = activation_sets(forward, ahead.stacks, tape - {cell.output})
+            gates = activation_sets(forward, ahead.stacks, tape - set(cell.outputs))
             layouts = layout([*stacks, *gates], rank, forward)
         # who lives where decides which blocks really are neighbours, and that how products split
         for _ in range(2):
@@ -410,7 +412,7 @@ def _in_lanes(
 ) -> list[tuple[Vector, ...]]:  # fmt: skip
     """Orders of blocks for which equations that say the same can be computed together."""
     cell = ahead.cell
-    ends = {cell.output, *(adjoint(v) for v in cell.inputs)}
+    ends = {*cell.outputs, *(adjoint(v) for v in cell.inputs)}
     found = [
         group
         for direction in (ahead, back)

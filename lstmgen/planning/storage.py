@@ -172,7 +172,7 @@ class Housing:
 
     def _visit(self, part: Pass) -> None:
         made: dict[Vector, tuple[str, int, int]] = {}
-        ends = {adjoint(v) for v in self.cell.inputs} | {self.cell.output}
+        ends = {adjoint(v) for v in self.cell.inputs} | set(self.cell.outputs)
         for region in (BEFORE, STEP, AFTER):
             for n, op in enumerate(getattr(part, region)):
                 for loop, reads, writes in _accesses(op):

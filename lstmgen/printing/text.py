@@ -429,7 +429,8 @@ def _symbol_table(cell: Cell, order: Order) -> list[str]:
             found = [v.name for v in group]
             after = f"    {' '.join(n + '′' for n in found)} after the step"
             rows.append((kind, " ".join(found), size + (after if kind == "state" else "")))
-    rows.append(("output", text(cell.output, order, "show"), shape_text(cell, cell.output)))
+    for size, group in groupby(cell.outputs, key=lambda v: shape_text(cell, v)):
+        rows.append(("output", " ".join(text(v, order, "show") for v in group), size))
     for v in cell.constants:
         known = cell.initial(v) is not None
         rows.append(("constant", v.name, _number(cell.starts_at(v)) if known else ""))

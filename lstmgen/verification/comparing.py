@@ -25,18 +25,26 @@ class Comparison:
         self.case, self.dtype = witness.case, witness.dtype
 
     def forward(self, y: Any, final: Mapping[str, Any]) -> Iterator[Finding]:
-        """Outputs (T, B, size), and final states (B, size)."""
-        base = self.witness.base
-        yield self._values(np.stack([self.whole(a) for a in base.outputs]), y, "y")
+        """Outputs (T, B, size), of which several are a dict, and final states (B, size)."""
+        base, names = self.witness.base, [v.name for v in self.witness.cell.outputs]
+        several = len(names) > 1
+        if several and not isinstance(y, Mapping):
+            yield broken(f"y is a {type(y).__name__}, not a dict of {', '.join(names)}")
+            return
+        for name in names:
+            want = np.stack([self.whole(outputs[name]) for outputs in base.outputs])
+            got, what = (y.get(name), f"y[{name}]") if several else (y, "y")
+            yield self._values(want, got, what)
         for name, a in base.states[-1].items():
             yield self._values(self.whole(a), final.get(name), f"final {name}")
 
     def step(self, t: int, new: Mapping[str, Any]) -> Iterator[Finding]:
         """What the streaming step makes of the states before step ``t``."""
-        base, output = self.witness.base, self.witness.cell.output
+        base = self.witness.base
         wanted = {n: self.whole(a) for n, a in base.states[t + 1].items()}
-        if output.category != "state":
-            wanted[output.name] = self.whole(base.outputs[t])
+        for output in self.witness.cell.outputs:
+            if output.category != "state":
+                wanted[output.name] = self.whole(base.outputs[t][output.name])
         for name, want in wanted.items():
             yield self._values(want, new.get(name), f"{name}, step {t + 1}")
 

@@ -75,7 +75,8 @@ class Examination:
         report(0, total, "forward")
         first = self.witnesses[0].case
         found: dict[str, list[Finding]] = {"forward": [], "step": []}
-        sizes = {"forward": first.dy.size, "step": first.dy.size}
+        results = sum(dy.size for dy in first.dy.values())
+        sizes = {"forward": results, "step": results}
         runner = Runner(self.cell, self.sizes, self.dtype, module)
         runs: list[tuple[Gradients, Gradients]] = []
         failure = ""

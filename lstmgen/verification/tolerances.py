@@ -81,7 +81,7 @@ class Tolerance:
         """Of all gradients and cotangents."""
         case = self.witness.case
         arrays = [sum(self.witness.complex_step(e)) for e in case.values]
-        arrays += [case.dy, *case.dstate.values()]
+        arrays += [*case.dy.values(), *case.dstate.values()]
         return max(float(np.max(np.abs(a))) for a in arrays)
 
     @property

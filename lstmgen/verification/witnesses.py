@@ -183,14 +183,21 @@ class Witness:
         rounding of its sum, cancels exactly.
         """
         with np.errstate(all="ignore"):
-            outputs = [y - y0 for y, y0 in zip(trace.outputs, self.base.outputs, strict=True)]
+            outputs = [
+                {n: y[n] - y0[n] for n in y}
+                for y, y0 in zip(trace.outputs, self.base.outputs, strict=True)
+            ]
             final = {n: a - self.base.states[-1][n] for n, a in trace.states[-1].items()}
             return self._weighted(outputs, final)
 
-    def _weighted(self, outputs: Sequence[Array], final: Mapping[str, Array]) -> Array:
+    def _weighted(
+        self, outputs: Sequence[Mapping[str, Array]], final: Mapping[str, Array]
+    ) -> Array:
         """<dy, outputs> and <dstate, final>, (2, K)."""
-        pairs = zip(self.case.dy, outputs, strict=True)
-        through_outputs = sum(_of_each_copy(dy * y) for dy, y in pairs)
+        dy = self.case.dy
+        through_outputs = sum(
+            _of_each_copy(dy[n][t] * y) for t, ys in enumerate(outputs) for n, y in ys.items()
+        )
         through_states = sum(
             (_of_each_copy(d * final[n]) for n, d in self.case.dstate.items()), np.zeros(1)
         )
@@ -236,7 +243,8 @@ class Witness:
                 )
                 with np.errstate(all="ignore"):
                     final = {n: _slope(a) for n, a in trace.states[-1].items()}
-                    through = self._weighted([_slope(y) for y in trace.outputs], final)
+                    outputs = [{n: _slope(y) for n, y in ys.items()} for ys in trace.outputs]
+                    through = self._weighted(outputs, final)
                 found.append(np.broadcast_to(through, (2, len(some))))
             a, b = np.concatenate(found, axis=1)
             self._exact[entity] = (a.reshape(value.shape), b.reshape(value.shape))
@@ -306,7 +314,7 @@ def _of_each_copy(a: Array) -> Array:
 
 def results_of(trace: Trace) -> list[Any]:
     """All outputs and states of a sequence."""
-    return [*trace.outputs, *(a for states in trace.states for a in states.values())]
+    return [a for found in (*trace.outputs, *trace.states) for a in found.values()]
 
 
 def _extent(a: Array) -> float:

@@ -180,7 +180,7 @@ class Passes:
             last = shifted(state, product(STEPS, *rows))
             carried.append(do("memcpy", state, last, product(*rows, _BYTES)))
             saved.append(self._save(s, shifted(self._in_memory(s), product(LAST, *rows)), "final"))
-        after = [*direction.regions[AFTER], *copies.output(), *copies.written()]
+        after = [*direction.regions[AFTER], *copies.outputs(), *copies.written()]
         kept = [_IS_KEPT] if self.cell.states else []  # the template asks for a tape
         return self._function(direction, copies, loaded, after, carried, saved, kept)
 

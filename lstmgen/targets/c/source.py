@@ -80,7 +80,7 @@ class Source:
 
     def rows(self, v: Vector, wish: str = "") -> Variable:
         """The pointer to the rows of an array that callers own."""
-        return Variable(self.names(("rows", v), f"{wish or identifier(v)}_rows"))
+        return Variable(self.names(("rows", v), f"{wish or identifier(v, self.cell)}_rows"))
 
     def pointer(self, what: Vector | Row) -> Variable:
         """The pointer to the rows of a state, or of a kind."""

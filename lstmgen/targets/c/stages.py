@@ -153,7 +153,7 @@ class Body:
         """The pointer to the units of ``v`` in the current row."""
         if v not in self._blocks:
             row = self.places.row_of.get(v)
-            wish = identifier(v)
+            wish = identifier(v, self.source.cell)
             name = self.names(v, f"{wish}_at" if self.sizes.of(v) == 1 else wish)
             self._blocks[v] = Variable(name)
             if row is None:
@@ -168,7 +168,7 @@ class Body:
             return self._block(v)
         if v not in self._numbers:
             self._block(v)
-            name = self.names(("numbers", v), f"{identifier(v)}_at")
+            name = self.names(("numbers", v), f"{identifier(v, self.source.cell)}_at")
             self._numbers[v] = Variable(name)
         return self._numbers[v]
 

@@ -462,8 +462,7 @@ class _Page:
         braced = [b.args[1] for e in self._forward[0] for b in self._braces(e)]
         v = rf"\mathbf{{{placeholder(self.derivation.forward)}}}_t"
         adjoints = [
-            Row(r"$\boldsymbol{\Delta}_t$", self._shape(cell.output),
-                rf"$\partial L / \partial {self.output}$ as the loss itself gives it, at step $t$"),
+            self._direct(v),
             Row(rf"$\delta{v}$", rf"as ${v}$",
                 rf"$\mathrm{{d}} L / \mathrm{{d}} {v}$, through all that it acts on"),
         ]  # fmt: skip
@@ -473,12 +472,23 @@ class _Page:
             [*self._rows(braced, "pre-activations"), *adjoints],
         ]
 
+    def _direct(self, v: str) -> Row:
+        """What the loss does to an output itself; ``v`` stands for any vector."""
+        if len(self.cell.outputs) > 1:
+            outputs = _listed([f"${self._math(y)}$" for y in self.cell.outputs])
+            return Row(rf"$\Delta{v}$", rf"as ${v}$",
+                       rf"$\partial L / \partial {v}$ as the loss itself gives it, of the outputs "
+                       rf"{outputs}")  # fmt: skip
+        about = rf"$\partial L / \partial {self.output}$ as the loss itself gives it, at step $t$"
+        return Row(r"$\boldsymbol{\Delta}_t$", self._shape(self.cell.output), about)
+
     def _rows(self, symbols: Sequence[Vector | Matrix], meaning: str) -> list[Row]:
         """A row for symbols that are alike; more than one where they are many."""
         roles = [self.cell.roles[s.name] for s in symbols if s.name in self.cell.roles]
         meaning = escape(", ".join(dict.fromkeys(roles))) if roles else meaning
-        if self.cell.output in symbols:
-            meaning = f"{meaning}; the output" if meaning else "the output"
+        if any(v in symbols for v in self.cell.outputs):
+            what = "an output" if len(self.cell.outputs) > 1 else "the output"
+            meaning = f"{meaning}; {what}" if meaning else what
         rows: list[Row] = []
         room = 0.0
         for s in symbols:

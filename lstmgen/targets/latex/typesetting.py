@@ -317,9 +317,10 @@ class Typesetter(LatexPrinter):
         if v.category not in STATIC:
             time = f"{self.origin}{v.time:+d}" if v.time and self.origin else ""
             time = time or self.origin or str(v.time)
-        if v.category == "cotangent":
+        if v.category == "cotangent" and len(self.person.cell.outputs) == 1:
             return r"\boldsymbol{\Delta}" + _script("_", time)
         mark = r"\delta" if v.category in ADJOINT else ""
+        mark = r"\Delta" if v.category == "cotangent" else mark
         bold = not (self.person.is_matrix(v) or self.person.scalar(v))
         name = self.names(v.name, bold=bold, time=time)
         return f"{mark} {name}" if mark and name[0].isalpha() else mark + name

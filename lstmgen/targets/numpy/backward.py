@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...derivation.reverse import adjoint, carry
+from ...derivation.reverse import adjoint, carry, cotangent
 from ...language.cell import Cell
 from ...language.matrices import Matrix
 from ...language.shapes import units
@@ -25,7 +25,7 @@ from .lower import (
     shaped,
     strings,
 )
-from .operands import MASKS, START, Operands, Window, X
+from .operands import DY, MASKS, START, Operands, Window, X
 from .places import Places
 from .scratch import BLOCK, COUNT
 from .tree import (
@@ -62,7 +62,7 @@ from .tree import (
     store,
 )
 
-_TAPE, _DY, _DSTATE = Argument("tape"), Argument("dy"), Argument("dstate")
+_TAPE, _DSTATE = Argument("tape"), Argument("dstate")
 _STOP, _GRADS = Local("stop", "stop"), Local("grads", "grads")
 _FIXED = Local("through", "through")  # what parameters gain through what is made of them
 
@@ -86,8 +86,6 @@ class _Operands(Operands):
         return Local((state.name, "seq"), f"{state.name}_seq", Kind.STORED, kept)
 
     def result(self, v: Vector) -> Node:
-        if not v.category.endswith("adjoint"):
-            return Local("y", "y")
         several = len(self.cell.inputs) > 1
         return Local((v.name, "result"), f"dx_{v.name}" if several else "dx")
 
@@ -117,18 +115,16 @@ def backward(plan: Plan, places: Places, order: Order) -> Function:
     given = {v: shaped(cell, v, a, size("T"), size("B")) for v, a in results.items()}
     several = Dict(tuple((v.name, array) for v, array in given.items()))
     dx = several if len(results) > 1 else next(iter(given.values()))
-    y_shape = Tuple(strings("T", "B", *cell.shape(cell.output)))
-    rows = flat(cell, cell.output, _DY, size("T"), size("B"))
     return Function(
         "backward",
         (
             check_parameters(),
             Assign((DTYPE, SIZES), (call(Global("_own"), _TAPE, PACKED),)),
             all_sizes(cell),
-            bind(_DY, call(Global("_array"), Literal("dy"), _DY, y_shape, SIZES, DTYPE)),
+            bind(DY, _checked_dy(cell)),
             bind(_DSTATE, call(Global("_states"), Literal("dstate"), _DSTATE, SIZES, DTYPE)),
             if_empty(Return((call(Global("_nothing"), DTYPE, SIZES, _DSTATE),))),
-            *([bind(_DY, rows)] if rows is not _DY else []),
+            *_flat_dy(operands),
             *_given(cell),
             Declare((Kind.TAKEN,)),
             Declare((Kind.STORED,), tuple(operands.stored(s) for s in cell.states)),
@@ -172,6 +168,21 @@ def backward(plan: Plan, places: Places, order: Order) -> Function:
             ),
         ),
     )
+
+
+def _checked_dy(cell: Cell) -> Node:
+    """The derivatives by the outputs as arrays of their own shape."""
+    if len(cell.outputs) > 1:
+        return call(Global("_dy"), DY, SIZES, DTYPE)
+    y_shape = Tuple(strings("T", "B", *cell.shape(cell.output)))
+    return call(Global("_array"), Literal("dy"), DY, y_shape, SIZES, DTYPE)
+
+
+def _flat_dy(operands: Operands) -> list[Node]:
+    """Those by outputs of several axes, in rows of units."""
+    given = {v: operands.source(cotangent(v)) for v in operands.cell.outputs}
+    rows = {v: flat(operands.cell, v, a, size("T"), size("B")) for v, a in given.items()}
+    return [bind(given[v], array) for v, array in rows.items() if array is not given[v]]
 
 
 def _given(cell: Cell) -> list[Node]:

@@ -31,7 +31,7 @@ class Equations:
 
     def lower(self, op: Fused, inside: bool) -> list[Equation]:
         """Equations in an order in which those that can be computed together are."""
-        ends = {self.cell.output, *(adjoint(v) for v in self.cell.inputs)}
+        ends = {*self.cell.outputs, *(adjoint(v) for v in self.cell.inputs)}
         together = {
             e: run
             for group in groups(op.equations, self.cell, ends)

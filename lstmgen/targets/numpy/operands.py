@@ -41,7 +41,7 @@ from .tree import (
     size,
 )
 
-X, MASKS = Argument("x"), Argument("masks")
+X, MASKS, DY = Argument("x"), Argument("masks"), Argument("dy")
 START = Local("start", "start")  # where the block begins in the sequence
 
 
@@ -115,7 +115,7 @@ class Operands:
 
     def named(self, v: Vector, kind: Kind, made: Node) -> Local:
         """The variable for ``v`` of this step."""
-        name = f"{v.name}_t" if v.category == "input" else identifier(v)
+        name = f"{v.name}_t" if v.category == "input" else identifier(v, self.cell)
         return Local((v, "step"), name, kind, made)
 
     def has_steps(self, v: Vector) -> bool:
@@ -142,7 +142,7 @@ class Operands:
             view = item(self.base(buffer), *self.at([v], True))
         else:
             view = self._memory(v, *self._alone(v))
-        return Local((v, "all"), f"{identifier(v)}_all", Kind.BLOCK, view)
+        return Local((v, "all"), f"{identifier(v, self.cell)}_all", Kind.BLOCK, view)
 
     def shaped(self, v: Vector, axes: Shape, inside: bool) -> Node:
         """``v`` with those axes, of which some may be of 1, in the place of its units."""
@@ -185,7 +185,7 @@ class Operands:
     def source(self, v: Vector) -> Node:
         """What the caller gave, for the whole sequence."""
         if v.category == "cotangent":
-            return Argument("dy")
+            return item(DY, Literal(v.name)) if len(self.cell.outputs) > 1 else DY
         if v.category == "mask":
             return item(MASKS, Literal(v.name))
         return item(X, Literal(v.name)) if len(self.cell.inputs) > 1 else X

@@ -121,6 +121,9 @@ def _tables(cell: Cell, fixed: Sequence[Vector] = ()) -> dict[str, object]:
         "cell": cell,
         "maker": json.dumps(maker(cell)),
         "parameters": [(p.name, _shape(cell, p)) for p in cell.parameters],
+        "output": _output(cell),
+        "several_outputs": len(cell.outputs) > 1,
+        "outputs": _shapes(cell, cell.outputs),
         "states": _shapes(cell, cell.states),
         "inputs": _shapes(cell, cell.inputs),
         "masks": _shapes(cell, cell.masks),
@@ -190,7 +193,7 @@ def _factors(term: Expr) -> str:
 
 def _all_sizes(cell: Cell) -> set[Expr]:
     """The sizes of all that a caller gives or gets."""
-    symbols = (*cell.parameters, *cell.inputs, *cell.masks, *cell.states, cell.output)
+    symbols = (*cell.parameters, *cell.inputs, *cell.masks, *cell.states, *cell.outputs)
     return {n for s in symbols for n in cell.shape(s)}
 
 
@@ -221,11 +224,30 @@ def _interface(cell: Cell) -> dict[str, object]:
         "dx_of_each": "dx" if others else f"dx{one_input}",
         "forward_arguments": ", ".join(["params", "x", *optional, "*", "tape=True"]),
         "step_arguments": ", ".join(["params", "x_t", *optional]),
-        "step_returns": "" if cell.output.category == "state" else " with the output",
+        "step_returns": _step_returns(cell),
         "prepare_arguments": ", ".join(["packed", "x", "state", *masks, 'lead=("T", "B")']),
         "prepared": ", ".join(["x", "states", *(["filled"] if masks else []), "dtype", "sizes"]),
-        "output_size": _axes(cell, cell.output),
+        "y_about": _about_output(cell),
     }
+
+
+def _output(cell: Cell) -> str:
+    """The name of the output; of several, a tuple of their names."""
+    names = _listed(v.name for v in cell.outputs)
+    return f"({names})" if len(cell.outputs) > 1 else names
+
+
+def _step_returns(cell: Cell) -> str:
+    """What ``step`` returns beside the new state."""
+    more = [v.name for v in cell.outputs if v.category != "state"]
+    if len(cell.outputs) == 1:
+        return " with the output" if more else ""
+    return f" with {' and '.join(more)}" if more else ""
+
+
+def _about_output(cell: Cell) -> str:
+    """What ``forward`` returns as y."""
+    return "(a dict)" if len(cell.outputs) > 1 else f"(T, B, {_axes(cell, cell.output)})"
 
 
 def _axes(cell: Cell, v: Vector) -> str:
