@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import sympy
 from conftest import need
+from delays import CELLS as DELAYS
 from driver import (
     POISONED,
     Case,
@@ -1016,6 +1017,7 @@ def test_macros_are_the_functions(tmp_path):
     checks = []
     names = ("no_state", "nothing_at_all", "two_inputs", "scalars", "low_rank", "no_matrix")
     picked = [*REFERENCE, *(odd_cells()[name] for name in names), *SEVERAL_AXES.values()]
+    picked += [DELAYS["window"], DELAYS["convolution"]]
     for cell in picked:
         fixed = {"H": 7} if "H" in map(str, cell.sizes) and cell.name != "lstm" else {}
         for name, text in lstmgen.generate(cell, "c", **fixed).items():

@@ -118,6 +118,7 @@ def test_steps_and_parts_of_a_sequence_are_the_whole(name, target):
     params = {n: a for (kind, n), a in case.values.items() if kind == "parameter"}
     start = {n: a for (kind, n), a in case.values.items() if kind == "state"}
     (x,) = (a for (kind, _), a in case.values.items() if kind == "input")
+    (dy,) = case.dy.values()
     y, final, tape = module.forward(params, x, start)
     again, last, _ = module.forward(params, x, start, tape=False)
     assert (y == again).all() and all((last[n] == final[n]).all() for n in final)
@@ -125,9 +126,9 @@ def test_steps_and_parts_of_a_sequence_are_the_whole(name, target):
     one, middle, first = module.forward(params, x[:33], start)
     two, _, second = module.forward(params, x[33:], middle)
     np.testing.assert_allclose(np.concatenate([one, two]), y, rtol=1e-12, atol=1e-14)
-    grads, dx, initial = module.backward(params, tape, case.dy, case.dstate)
-    later, dx_two, between = module.backward(params, second, case.dy[33:], case.dstate)
-    early, dx_one, ours = module.backward(params, first, case.dy[:33], between)
+    grads, dx, initial = module.backward(params, tape, dy, case.dstate)
+    later, dx_two, between = module.backward(params, second, dy[33:], case.dstate)
+    early, dx_one, ours = module.backward(params, first, dy[:33], between)
     np.testing.assert_allclose(np.concatenate([dx_one, dx_two]), dx, rtol=1e-9, atol=1e-11)
     for n in initial:
         np.testing.assert_allclose(ours[n], initial[n], rtol=1e-9, atol=1e-11)

@@ -3,6 +3,7 @@
 An equation in normal form is one of
 
 - affine:         a = W_i @ x + U_i @ h + p_i * c + b_i, products of named vectors, and elementwise;
+                  a product has no factor: 2 * (W @ x + U @ h) is 2 * a;
 - a reduction:    m = mean(e), with e elementwise (the operand of a scan or a maximum is named);
 - a contraction:  y = C @ q, of named vectors that both move;
 - a view:         q = Part(u, 0, …) of a named vector, or several of them side by side;

@@ -4,7 +4,7 @@ A plan is made from equations alone, in five short steps, each a function from e
 operations to operations:
 
 1. repeated function values get a name (``tanh_c``), cheap forward values are computed again;
-2. each equation goes before the loop, into it or after it, by what it depends on and what needs it;
+2. each equation goes before the loop, into it or after it (``regions``);
 3. products that share an operand (or, in the backward pass, a sum) become one stacked product;
 4. elementwise work between two products is fused: loops over units, with reductions between them;
 5. every value gets a home: on the tape, for a tile of time, for one step, or in a register.
