@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import sympy
 from conftest import need
+from several_axes import FIXED
 from sympy import Eq
 
 import lstmgen
@@ -287,3 +288,15 @@ def test_what_is_needed_after_the_loop_is_stacked_with_what_the_loop_needs(targe
     for part in (plan.forward, plan.backward):
         assert [len(op.matrices) for op in multiplies(part.operations)] == [3]
     assert lstmgen.check(cell, target=target).passed
+
+
+def test_what_is_done_once_for_a_sequence_is_counted_once() -> None:
+    plan = lstmgen.plan(FIXED["antisymmetric"])
+    once = [sympy.expand(plan.flops_of(p)).subs({T: 0}) for p in (plan.forward, plan.backward)]
+    assert once == [H**2, H**2]  # U - Uᵀ, and δS less its transpose
+    read = plan.bytes_of(plan.forward).subs({T: 0, B: 0})
+    # U, its transpose and S: one read and two written; and matrices and biases of all steps
+    assert sympy.expand(read - 8 * 3 * H**2).coeff(H, 2) == 0
+    text = str(plan).splitlines()
+    assert text[0].startswith("once, at first    u_S S")
+    assert any(line.startswith("once, at last     δS") for line in text)

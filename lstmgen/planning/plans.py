@@ -109,7 +109,8 @@ class Plan:
     def flops_of(self, part: Pass) -> Expr:
         """The arithmetic of one pass over T steps of B rows."""
         total = sum((self._flops(op) for op in part.operations), ZERO)
-        return sympy.expand(T * B * total)
+        once = sum((self._flops(op) for op in self._once(part)), ZERO)
+        return sympy.expand(T * B * total + once)
 
     def bytes_of(self, part: Pass) -> Expr:
         """The traffic of one pass over T steps of B rows."""
@@ -118,7 +119,13 @@ class Plan:
             total += T * B * self._traffic(op) + self._weights(op) * self.dtype.bytes
         for op in part.step:
             total += T * (B * self._traffic(op) + self._weights(op) * self.dtype.bytes)
+        for fused in self._once(part):
+            total += sum(map(self.size, (*fused.reads, *fused.writes)), ZERO) * self.dtype.bytes
         return sympy.expand(total)
+
+    def _once(self, part: Pass) -> tuple[Fused, ...]:
+        """What a pass does for a whole sequence, whatever the numbers of steps and rows."""
+        return self.fixed if part is self.forward else self.fixed_adjoints
 
     def _flops(self, op: Operation) -> Expr:
         """Per row."""
@@ -165,7 +172,8 @@ class Plan:
 
     def __str__(self) -> str:
         order = Order(self.cell, self.derivation.forward)
-        return description.describe(self.forward, self.backward, order, self.home, self.totals())
+        passes = [(part, self._once(part)) for part in (self.forward, self.backward)]
+        return description.describe(passes, order, self.home, self.totals())
 
     def totals(self) -> list[tuple[str, str]]:
         """The costs in words: what they are of, and how much."""
