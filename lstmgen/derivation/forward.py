@@ -89,6 +89,8 @@ class _Sweep:
 
     def _of(self, symbol: Symbol) -> Expr | None:
         """The tangent of a quantity; None if it has none."""
+        if not symbol.learned:
+            return None
         if isinstance(symbol, Vector) and symbol.category in ("mask", "constant"):
             return None
         if symbol not in self.symbols:

@@ -249,7 +249,7 @@ class _Normaliser:
         swap: dict[Expr, Expr] = {}
         for m in e.atoms(Matrix):
             category = "derived" if m.base in defined else "parameter"
-            v = Vector(m.name, category, self.shapes.declared(m.base))
+            v = Vector(m.name, category, self.shapes.declared(m.base), learned=m.learned)
             swap[m] = Transpose(v) if m.transposed else v
         return e.xreplace(swap)
 

@@ -220,7 +220,7 @@ class _Sweep:
                 self.out.append(Eq(carry(state, -1), ZERO, evaluate=False))
         totals = tuple(
             Eq(Gradient(p), sum(self.totals.get(p, []), ZERO), evaluate=False)
-            for p in (*cell.parameters, *self._made_of_parameters())
+            for p in (*cell.learned, *self._made_of_parameters())
         )
         adjoints, totals = _inline(tuple(self.out), totals, self.cell)
         return Derivation(cell, self.forward, _live(adjoints, totals, cell), totals)
@@ -247,7 +247,7 @@ class _Sweep:
             delta = self._close(equation.lhs, adjoint(equation.lhs))
             if delta is not None:
                 self._spread(equation, delta)
-        for p in self.cell.parameters:
+        for p in self.cell.learned:
             v = Vector(p.name, "parameter", self.shapes.declared(p)) if isinstance(p, Matrix) else p
             self._close(v, adjoint(v))
         return tuple(self.out)
@@ -323,7 +323,7 @@ class _Sweep:
         """Whether it is a parameter, or made of some; with constants alone nothing is learned."""
         if symbol.name in {v.name for v in self.fixed}:
             return symbol.name in self.learned
-        return isinstance(symbol, Matrix) or symbol.category == "parameter"
+        return symbol.learned and (isinstance(symbol, Matrix) or symbol.category == "parameter")
 
     def _total(self, parameter: Expr, term: Expr) -> None:
         self.totals.setdefault(parameter, []).append(term)

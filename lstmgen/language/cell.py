@@ -131,7 +131,9 @@ class Cell:
 
     @cached_property
     def parameters(self) -> tuple[Matrix | Vector, ...]:
-        """All that is learned: a family after the other, the input's matrices first."""
+        """The arrays that are the same at all steps, learned or not: a family after the other, the
+        input's matrices first.
+        """
         first: dict[Matrix | Vector, tuple[int, int]] = {}
         for number, equation in enumerate(self.equations):
             reads_input = {
@@ -155,6 +157,11 @@ class Cell:
         return tuple(
             sorted(first, key=lambda p: (leader[family[p]], family[p], first[p][1], p.name))
         )
+
+    @cached_property
+    def learned(self) -> tuple[Matrix | Vector, ...]:
+        """The parameters that have a gradient: all but those declared with ``learned=False``."""
+        return tuple(p for p in self.parameters if p.learned)
 
     def _given(self, kind: str) -> tuple[Vector, ...]:
         seen: dict[Vector, int] = {}

@@ -325,14 +325,14 @@ def families(cell: Cell) -> list[list[Matrix | Vector]]:
     """The parameters, those of one family and one shape together: W_i W_f W_g W_o."""
     found: dict[tuple[Any, ...], list[Matrix | Vector]] = {}
     for p in cell.parameters:
-        key = (type(p), p.name.partition("_")[0], cell.shape(p))
+        key = (type(p), p.name.partition("_")[0], cell.shape(p), p.learned)
         found.setdefault(key, []).append(p)
     return list(found.values())
 
 
 def parameter_count(cell: Cell) -> Expr:
     """How many numbers are learned: 4 (H D + H² + H), or 4 H D + 4 H² + 7 H."""
-    total = sympy.expand(sum((sympy.prod(cell.shape(p)) for p in cell.parameters), sympy.S.Zero))
+    total = sympy.expand(sum((sympy.prod(cell.shape(p)) for p in cell.learned), sympy.S.Zero))
     factor, rest = total.primitive()
     alike = rest.is_Add and all(t.as_coeff_Mul()[0] == 1 for t in rest.args)
     return Mul(factor, rest, evaluate=False) if alike and factor != 1 else total

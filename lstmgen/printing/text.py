@@ -436,7 +436,8 @@ def _symbol_table(cell: Cell, order: Order) -> list[str]:
         rows.append(("constant", v.name, _number(cell.starts_at(v)) if known else ""))
     for family in families(cell):
         names = " ".join(p.name for p in family)
-        rows.append(("parameters", names, shape_text(cell, family[0]) + _start(cell, family)))
+        kind = "parameters" if family[0].learned else "not learned"
+        rows.append((kind, names, shape_text(cell, family[0]) + _start(cell, family)))
     margin = max(len(names) for _, names, _ in rows)
     lines, before = [], ""
     for kind, names, rest in rows:

@@ -118,7 +118,7 @@ class _Room(NamedTuple):
     of_a_step: _Shapes  # the outputs
     inputs: _Shapes
     states: _Shapes
-    parameters: _Shapes
+    learned: _Shapes
     # numbers in the buffers that callers provide
     tape: int
     packed: int
@@ -161,6 +161,7 @@ class NativeModule:
         )
         self.__name__ = self.CELL = f.CELL
         self.OUTPUT, self.PARAMETERS, self.STATES = f.OUTPUT, f.PARAMETERS, f.STATES
+        self._learned = {p.name: f.PARAMETERS[p.name] for p in cell.learned}
         self.INPUTS, self.MASKS, self.CONSTANTS = f.INPUTS, f.MASKS, f.CONSTANTS
         self._maker = {**f.MAKER, "dtype": dtype, **fixed, "threads": threads}
         self._fixed, self._threads = dict(fixed), threads
@@ -256,7 +257,7 @@ class NativeModule:
             final = self._struct(self._states("dstate", dstate, dict(room.sizes)))
         if tape.memory is None:
             return self._nothing(dstate, room)
-        grads, to_grads = self._fresh(room.parameters)
+        grads, to_grads = self._fresh(room.learned)
         dx, to_dx = self._fresh(room.inputs)
         first, to_first = self._fresh(room.states)
         several = len(dx) > 1  # otherwise C takes the array itself, and no struct
@@ -518,7 +519,7 @@ class NativeModule:
 
     def _nothing(self, dstate: Any, room: _Room) -> tuple[dict[str, Array], Any, dict[str, Array]]:
         """Gradients that are zeros, and that of the state as it came."""
-        grads = {name: np.zeros(shape, self.dtype) for name, shape in room.parameters}
+        grads = {name: np.zeros(shape, self.dtype) for name, shape in room.learned}
         dx = {name: np.zeros(shape, self.dtype) for name, shape in room.inputs}
         first = self._kept("dstate", dstate, room)
         return grads, (dx if len(dx) > 1 else next(iter(dx.values()))), first
@@ -556,7 +557,7 @@ class NativeModule:
         return _Room(
             struct, known, shapes(("T", "B"), self._outputs), shapes(("B",), self._outputs),
             shapes(("T", "B"), self.INPUTS), shapes(("B",), self.STATES),
-            shapes((), self.PARAMETERS), **counts,
+            shapes((), self._learned), **counts,
         )  # fmt: skip
 
     def _count(self, what: str, struct: Any) -> int:

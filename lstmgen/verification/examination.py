@@ -64,7 +64,9 @@ class Examination:
         if kinks:
             found = [select.special(name, seed) for name in SPECIAL]
             self.witnesses += [witness for witness in found if witness]
-        self.entities: list[Entity] = list(self.witnesses[0].case.values)
+        self.entities: list[Entity] = [
+            e for e in self.witnesses[0].case.values if e not in _unlearned(cell)
+        ]
         roundings = chain(cell, self.sizes)
         self.comparisons = [Comparison(w, Tolerance(w, roundings)) for w in self.witnesses]
 
@@ -115,3 +117,8 @@ class Examination:
             if comparison is self.comparisons[0]:
                 found.append(comparison.difference(entity, full.get(entity), found[0]))
         return found
+
+
+def _unlearned(cell: Cell) -> set[Entity]:
+    """Parameters that have no gradient."""
+    return {("parameter", p.name) for p in cell.parameters if not p.learned}

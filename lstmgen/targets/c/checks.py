@@ -134,11 +134,11 @@ class Checks:
         given.
         """
         cell, name = self.cell, self.cell.name
-        learned = [p.name for p in cell.parameters]
+        parameters, learned = ([p.name for p in ps] for ps in (cell.parameters, cell.learned))
         inputs = [v.name for v in cell.inputs] if len(cell.inputs) > 1 else []
         outputs = [v.name for v in cell.outputs] if len(cell.outputs) > 1 else []
         structs = {
-            "p": ("params", learned), "x": ("inputs", inputs),
+            "p": ("params", parameters), "x": ("inputs", inputs),
             "m": ("masks", [v.name for v in cell.masks]), "g": ("grads", learned),
             "dx": ("input_grads", inputs), "y": ("outputs", outputs),
         }  # fmt: skip
@@ -171,7 +171,7 @@ class Checks:
         given: dict[str, Expression] = {}
         for what, names in wanted.items():
             items = [there[a] for a in names if a in there]
-            if what == "step" and learned:  # it reads packed parameters alone
+            if what == "step" and parameters:  # it reads packed parameters alone
                 items[items.index(there["p"])] = _is_there(Variable("p"))
             if what == "step" and outputs and more:  # states are in the new state as well
                 at, whole = items.index(there["y"]), Variable("y")

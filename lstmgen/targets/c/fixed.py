@@ -85,7 +85,7 @@ class Fixed:
         """What adds to the gradients of parameters, and these."""
         added: list[Do] = []
         gaining: set[Matrix | Vector] = set()
-        for p in self._source.cell.parameters:
+        for p in self._source.cell.learned:
             v = adjoint(self._source.quantity(p))
             if v in self._written:
                 gaining.add(p)

@@ -84,7 +84,7 @@ class Interface:
         ]
         found = {
             "params": [*parameters, *(f"{real} {c.name};" for c in cell.constants)],
-            "grads": pointers(written, cell.parameters),
+            "grads": pointers(written, cell.learned),
             "state": pointers(read, cell.states, B),
             "new_state": pointers(written, cell.states, B),
             "inputs": pointers(read, cell.inputs, T, B),
@@ -95,6 +95,7 @@ class Interface:
         }
         if parameters:
             found["params"] += packed
+        if cell.learned:
             found["grads"] += added
         none = ["char none; /* this cell has none: pass NULL */"]
         return {kind: lines or none for kind, lines in found.items()}
@@ -136,13 +137,13 @@ class Interface:
         cell, n = self.cell, self.cell.name
         fixed = self.source.sizes.fixed
         sizes = {s.name: 8 * (k + 1) for k, s in enumerate(cell.sizes)} | fixed
-        learned = [p.name for p in cell.parameters]
+        parameters, learned = ([p.name for p in ps] for ps in (cell.parameters, cell.learned))
         inputs, masks = [v.name for v in cell.inputs], [v.name for v in cell.masks]
         states = [s.name for s in cell.states]
         outputs = [v.name for v in cell.outputs] if self.several_outputs else []
         structs = {
             "n": ("sizes", [".T = 100", ".B = 1", *(f".{k} = {v}" for k, v in sizes.items())]),
-            "p": ("params", _members([*learned, *(c.name for c in cell.constants)])),
+            "p": ("params", _members([*parameters, *(c.name for c in cell.constants)])),
             "xs": ("inputs", _members(inputs) if self.several else []),
             "ms": ("masks", _members(masks)),
             "ys": ("outputs", _members([f"y_{v}" for v in outputs], outputs)),
@@ -179,7 +180,7 @@ class Interface:
             "forward": broken(f"{n}_status status = {n}_forward(", calls["forward"], ");"),
             "grads": line["g"] + line["dxs"] + line["dys"],
             "backward": broken(f"status = {n}_backward(", calls["backward"], ");"),
-            "states": (packing if learned else []) + line["state"] + line["next"],
+            "states": (packing if parameters else []) + line["state"] + line["next"],
             "step": broken(f"{n}_step(", calls["step"], ");"),
             "array": f"{n.upper()}_STEP_WORK_SIZE({', '.join(['1', *open_sizes])})",
         }

@@ -110,7 +110,7 @@ class Passes:
         return {
             "arranging": {what: self._arranging(d) for what, d in self.directions.items()},
             "passes": {"forward": self._forward(), "backward": self._backward()},
-            "summing": self._summing() if self.cell.parameters else [],
+            "summing": self._summing() if self.cell.learned else [],
             "unreached": self._unreached(),
         }
 
@@ -350,7 +350,7 @@ class Passes:
         body: list[Statement] = []
         zeroed = [
             do("memset", Member(G, p.name), NIL, product(*map(Count, self.cell.shape(p)), _BYTES))
-            for p in self.cell.parameters
+            for p in self.cell.learned
             if p not in begun | gaining
         ]
         if zeroed:  # nothing flows into these

@@ -51,7 +51,7 @@ class Source:
         """A parameter as a quantity of so many axes, also if it is a matrix."""
         if isinstance(p, Vector):
             return p
-        return Vector(p.name, "parameter", self.cell.shapes.declared(p.base))
+        return Vector(p.name, "parameter", self.cell.shapes.declared(p.base), learned=p.learned)
 
     def made_of_parameters(self, p: Matrix | Vector) -> Vector | None:
         """The quantity of which ``p`` is the matrix, if that is made of parameters; else None."""

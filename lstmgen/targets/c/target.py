@@ -106,8 +106,8 @@ def _refuse_macros(cell: Cell) -> None:
 
 def _refuse_members(cell: Cell) -> None:
     """Members of structs that are not from the equations: nothing of those can have their name."""
-    learned = {v.name for v in cell.parameters}
-    params = learned | {v.name for v in cell.constants}
+    learned = {v.name for v in cell.learned}
+    params = {v.name for v in (*cell.parameters, *cell.constants)}
     sizes = {n.name for n in cell.sizes}
     for name, taken, struct in (
         ("packed", params, "params"), ("accumulate", learned, "grads"), ("threads", sizes, "sizes"),

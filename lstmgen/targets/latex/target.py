@@ -513,6 +513,10 @@ class _Page:
 
     def _part_played(self, family: Sequence[Matrix | Vector]) -> str:
         """What a family of parameters does, as the equations say."""
+        played = self._played(family)
+        return played if family[0].learned else f"{played}, not learned"
+
+    def _played(self, family: Sequence[Matrix | Vector]) -> str:
         many = len(family) > 1
         if isinstance(family[0], Matrix):
             products = [p for e in self.cell.equations for p in e.rhs.atoms(Product)]

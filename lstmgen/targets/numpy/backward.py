@@ -240,7 +240,7 @@ def _gradients(plan: Plan, after: tuple[Node, ...]) -> Table:
     cell, found = plan.cell, shares(after)
     gains = {v for op in plan.fixed_adjoints for v in op.writes}
     gradients: list[tuple[str, Node]] = []
-    for p in cell.parameters:
+    for p in cell.learned:
         shape = Tuple(tuple(amount(n) for n in cell.shape(p)))
         parts = found.get(p.name, [])
         if adjoint(quantity(plan, p)) in gains:

@@ -115,6 +115,7 @@ def _tables(cell: Cell, fixed: Sequence[Vector] = ()) -> dict[str, object]:
     matrices = [p for p in cell.parameters if isinstance(p, Matrix)]
     arguments = [f"{name}={value}" if value else name for name, value in _INIT.items()]
     wide = [p for p in cell.parameters if len(cell.shape(p)) > (1 if isinstance(p, Vector) else 2)]
+    unlearned = [p.name for p in cell.parameters if not p.learned]
     made = [v.name for v in fixed if len(cell.shape(v)) > 1]
     rows = bool(fixed or wide)
     return {
@@ -124,6 +125,8 @@ def _tables(cell: Cell, fixed: Sequence[Vector] = ()) -> dict[str, object]:
         "output": _output(cell),
         "several_outputs": len(cell.outputs) > 1,
         "outputs": _shapes(cell, cell.outputs),
+        "unlearned": _tuple(unlearned) if unlearned else "",
+        "learned": "LEARNED" if unlearned else "PARAMETERS",
         "states": _shapes(cell, cell.states),
         "inputs": _shapes(cell, cell.inputs),
         "masks": _shapes(cell, cell.masks),
