@@ -99,7 +99,7 @@ def _span(
     """The first and the last access to all that is in this place."""
     here = set(blocks)
     values = {*used.reads, *used.writes}
-    spans = [found for v in values if assignment.of(v) in here and (found := used.of(v))]
+    spans = [used.span(v) for v in values if assignment.of(v) in here]
     if not spans:
         return None, None
     return min(first for first, _ in spans), max(last for _, last in spans)

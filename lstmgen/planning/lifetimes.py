@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..language.symbols import Vector
-from .operations import AFTER, BEFORE, STEP, Fused, Pass, atoms
+from .operations import AFTER, BEFORE, STEP, Fused, Operation, Pass, atoms
 
 REGIONS = (BEFORE, STEP, AFTER)
 
@@ -38,10 +38,10 @@ class Lifetimes:
     writes: Mapping[Vector, tuple[Moment, ...]]
     reads: Mapping[Vector, tuple[Moment, ...]]
 
-    def of(self, v: Vector) -> tuple[Moment, Moment] | None:
-        """The first and the last access to ``v`` in this pass; None if there are none."""
-        found = sorted((*self.writes.get(v, ()), *self.reads.get(v, ())))
-        return (found[0], found[-1]) if found else None
+    def span(self, v: Vector) -> tuple[Moment, Moment]:
+        """The first and the last access to ``v``, which this pass has."""
+        found = (*self.writes.get(v, ()), *self.reads.get(v, ()))
+        return min(found), max(found)
 
     def is_read_before_written(self, v: Vector, w: Vector) -> bool:
         """Whether, within a step, ``v`` is read for the last time before ``w`` is written first."""
@@ -65,13 +65,32 @@ def lifetimes(part: Pass) -> Lifetimes:
     )
 
 
-def accesses(part: Pass) -> Iterator[tuple[Moment, Sequence[Vector], Sequence[Vector]]]:
+Access = tuple[Moment, Sequence[Vector], Sequence[Vector]]
+
+
+def accesses(part: Pass) -> Iterator[Access]:
     """What each equation of each loop, and each product, reads and writes, as they run."""
-    for region, name in enumerate(REGIONS):
-        for k, op in enumerate(getattr(part, name)):
-            if not isinstance(op, Fused):
-                yield Moment(region, k), op.reads, op.writes
-                continue
+    for start, op in _operations(part):
+        if isinstance(op, Fused):
             for n, loop in enumerate(op.loops):
                 for m, e in enumerate(loop.equations):
-                    yield Moment(region, k, n, m), atoms((e,)), (e.lhs,)
+                    yield start._replace(loop=n, equation=m), atoms((e,)), (e.lhs,)
+        else:
+            yield start, op.reads, op.writes
+
+
+def by_loops(part: Pass) -> Iterator[Access]:
+    """The same for each loop as a whole."""
+    for start, op in _operations(part):
+        if isinstance(op, Fused):
+            for n, loop in enumerate(op.loops):
+                written = tuple(e.lhs for e in loop.equations)
+                yield start._replace(loop=n), atoms(loop.equations), written
+        else:
+            yield start, op.reads, op.writes
+
+
+def _operations(part: Pass) -> Iterator[tuple[Moment, Operation]]:
+    for region, name in enumerate(REGIONS):
+        for k, op in enumerate(getattr(part, name)):
+            yield Moment(region, k), op
