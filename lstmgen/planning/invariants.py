@@ -8,6 +8,7 @@ or writes memory that is not its own.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from sympy import Eq, Expr
 
@@ -17,6 +18,7 @@ from ..errors import LstmgenError
 from ..language.cell import Cell
 from ..language.shapes import SCALAR, Shape
 from ..language.symbols import GIVEN, Reduction, Vector, sum_
+from .lifetimes import lifetimes
 from .operations import Fill, Fused, Loop, Multiply, Operation, Outers, Pass, iteration
 from .plans import Plan
 
@@ -31,7 +33,8 @@ def require_sound(plan: Plan) -> None:
     """
     for name, part in (("forward", plan.forward), ("backward", plan.backward)):
         problems = (
-            *_sizes(part, plan.cell), *_places(part, plan), *_rows(part, plan), *_shifts(part, plan)
+            *_sizes(part, plan.cell), *_places(part, plan), *_rows(part, plan),
+            *_shifts(part, plan), *_overwritten(part, plan),
         )  # fmt: skip
         for problem in problems:
             raise LstmgenError(
@@ -155,3 +158,21 @@ def _shifts(part: Pass, plan: Plan) -> Iterator[str]:
                 yield f"{v} is read before {out} is there for all steps"
             elif v.category == "carry" and not plan.is_shifted(v):
                 yield f"{v} is read outside the loop, and lasts for one step"
+
+
+def _overwritten(part: Pass, plan: Plan) -> Iterator[str]:
+    """What is read, or kept, and another value has been written in its place."""
+    used = lifetimes(part)
+    sharing: dict[Vector, list[Vector]] = {}
+    for v in {**used.reads, **used.writes}:
+        sharing.setdefault(plan.assignment.of(v), []).append(v)
+    for values in sharing.values():
+        for v, after in pairwise(sorted(values, key=used.span)):
+            last = max(used.reads.get(v, ()), default=None)
+            first = min(used.writes.get(after, ()), default=None)
+            if first is None:
+                yield f"{after} is read after {v} has been written over it"
+            elif last is not None and last > first:
+                yield f"{v} is read after {after} has been written over it"
+            elif v in plan.home and plan.home[v].scope in ("tape", "state", "given"):
+                yield f"{v} has to be kept, and {after} is written over it"

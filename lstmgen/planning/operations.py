@@ -134,6 +134,11 @@ class Sums:
     terms: tuple[Expr, ...]
 
     @property
+    def pairs(self) -> tuple[tuple[Vector, Expr], ...]:
+        """Each parameter, and what it gains from a row."""
+        return tuple(zip(self.parameters, self.terms, strict=True))
+
+    @property
     def reads(self) -> tuple[Vector, ...]:
         return tuple(v for v in vectors_in(self.terms))
 
@@ -152,12 +157,14 @@ class Buffer:
     scope: "tape" (every step, kept for the backward pass), "tile" (the steps that are worked on
     together), "step" (one step), "state", "carry" (what a step hands on to the next one), "carries"
     (that of all steps of a tile, and what comes into it), or "given" (the caller's own array).
+    apart: blocks lie one after another, each with all rows of the batch, not side by side in rows.
     """
 
     name: str
     blocks: tuple[Vector, ...]
     scope: str
     dtype: DType
+    apart: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,14 @@ class Options:
     recompute : bool
         Forward values of a few additions and products are computed again by the backward pass,
         instead of being kept.
+    arrays : bool
+        Every value is an array that a call writes, as in NumPy, and takes memory even if only its
+        own loop reads it, which else is a register. It is written over the value that it comes
+        from where nobody else reads that. Blocks that products do not read as one may lie apart.
     """
 
     hoist: bool = False
     split: bool = False
     lanes: bool = False
     recompute: bool = True
+    arrays: bool = False

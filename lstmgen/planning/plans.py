@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,13 +16,15 @@ from ..language.matrices import Matrix
 from ..language.shapes import units
 from ..language.symbols import LEARNED, Vector
 from ..printing.orders import Order
-from . import description
+from . import allocation, description
+from .allocation import Allocation
+from .assignment import Assignment
+from .lanes import Group
 from .operations import (
     ZERO,
     B,
     Buffer,
     Fused,
-    K,
     Multiply,
     Operation,
     Outers,
@@ -49,6 +52,9 @@ class Plan:
     # what is made of parameters alone, before the first step, and its adjoints, after the last
     fixed: tuple[Fused, ...] = ()
     fixed_adjoints: tuple[Fused, ...] = ()
+    # what is written where another value is, and what is computed together (Options)
+    in_place: Mapping[Vector, Vector] = field(default_factory=dict)
+    lanes: Mapping[Operation, tuple[Group, ...]] = field(default_factory=dict, compare=False)
 
     @property
     def cell(self) -> Cell:
@@ -59,8 +65,15 @@ class Plan:
 
     @cached_property
     def home(self) -> dict[Vector, Buffer]:
-        """The buffer of every value that has one; what has none lives in a register."""
-        return {v: buffer for buffer in self.buffers for v in buffer.blocks}
+        """The buffer of every value that is a block of one. What is in none, only its loop reads:
+        it is a register, or an array that ``assignment`` knows.
+        """
+        return self.assignment.homes
+
+    @cached_property
+    def assignment(self) -> Assignment:
+        """Which memory each value has."""
+        return Assignment(self.cell, self.buffers, self.in_place)
 
     def is_shifted(self, v: Vector) -> bool:
         """Whether ``v`` is a carry of which all steps are there, made outside the loop: δs⁺ is then
@@ -69,14 +82,9 @@ class Plan:
         left = v.at(-1) if v.category == "carry" else v
         return left in self.home and self.home[left].scope == "carries"
 
-    def offset(self, v: Vector) -> Expr:
-        """Where ``v`` begins in a row of its buffer."""
-        blocks = self.home[v].blocks
-        return sum((self.size(u) for u in blocks[: blocks.index(v)]), ZERO)
-
     def width(self, buffer: Buffer) -> Expr:
         """The numbers in a row of ``buffer``."""
-        return sum((self.size(v) for v in buffer.blocks), ZERO)
+        return self.assignment.width(buffer.blocks)
 
     # ------------------------------------------------------------------ costs
 
@@ -95,16 +103,23 @@ class Plan:
     @cached_property
     def tape(self) -> Expr:
         """Numbers kept from forward for backward."""
-        rows = {"tape": T * B, "state": (T + 1) * B}
-        kept = [b for b in self.buffers if b.scope in rows]
-        return sympy.expand(sum((rows[b.scope] * self.width(b) for b in kept), ZERO))
+        return _numbers(allocation.tape(self.assignment))
 
     @cached_property
     def workspace(self) -> Expr:
-        """Numbers of scratch space, for tiles of some steps (all T if they are done at once)."""
-        rows = {"tile": K * B, "step": B, "carry": 2 * B, "carries": (K + 1) * B}
-        kept = [b for b in self.buffers if b.scope in rows]
-        return sympy.expand(sum((rows[b.scope] * self.width(b) for b in kept), ZERO))
+        """Numbers of memory that the values of both passes take beside the tape, for tiles of some
+        steps. The passes do not need theirs at the same time.
+        """
+        return sympy.expand(self.workspace_of(self.forward) + self.workspace_of(self.backward))
+
+    def workspace_of(self, part: Pass) -> Expr:
+        """Numbers of memory that the values of one pass take beside the tape."""
+        return _numbers(self.allocations(part))
+
+    def allocations(self, part: Pass) -> tuple[Allocation, ...]:
+        """The memory of one pass, each piece with the time in which it is used."""
+        found = allocation.workspace(self.assignment, part, arrays=self.options.arrays)
+        return found + (allocation.carried(self.assignment, part) if part is self.backward else ())
 
     def flops_of(self, part: Pass) -> Expr:
         """The arithmetic of one pass over T steps of B rows."""
@@ -186,6 +201,11 @@ class Plan:
             ("moved", f"{poly(self.bytes_of(self.forward))} bytes forward,"),
             ("", f"{poly(self.bytes_of(self.backward))} bytes backward ({self.dtype})"),
             ("tape", f"{poly(self.tape)} numbers"),
-            ("workspace", f"{poly(self.workspace)} numbers{tiles}"),
+            ("workspace", f"{poly(self.workspace_of(self.forward))} numbers forward,"),
+            ("", f"{poly(self.workspace_of(self.backward))} numbers backward{tiles}"),
             ("weights", f"{poly(sum(weights, ZERO))} numbers in matrices"),
         ]
+
+
+def _numbers(pieces: Iterable[Allocation]) -> Expr:
+    return sympy.expand(sum((piece.numbers for piece in pieces), ZERO))

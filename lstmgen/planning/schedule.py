@@ -40,6 +40,7 @@ from ..language.symbols import (
     Vector,
     rcumsum,
 )
+from .assignment import assign
 from .gradients import gradient_operations, split_gradients
 from .invariants import require_sound
 from .lanes import Lanes, lane_order
@@ -75,6 +76,7 @@ from .storage import (
     pre_activation,
     succession,
 )
+from .together import all_lanes, with_callers
 
 
 def plan(cell: Cell | Derivation, *, dtype: str = "float64", **options: bool) -> Plan:
@@ -167,13 +169,15 @@ class _Planner:
                 self.cell, forward_pass, backward_pass, tape, layouts, grouped
             ).buffers(self.dtype)
             layouts = [b.blocks for b in buffers]
+        memory = assign(cell, forward_pass, backward_pass, buffers, self.options)
+        once, back_once = (
+            (Fused(_loops(lines, cell)),) if lines else () for lines in (d.fixed, d.fixed_adjoints)
+        )
+        operations = (*forward_pass.operations, *backward_pass.operations, *once, *back_once)
         return Plan(
-            self.derivation, forward_pass, backward_pass, buffers, self.options, self.dtype,
-            {**ahead.origin, **back.origin},
-            *(
-                (Fused(_loops(lines, cell)),) if lines else ()
-                for lines in (d.fixed, d.fixed_adjoints)
-            ),
+            self.derivation, forward_pass, backward_pass, memory.buffers, self.options, self.dtype,
+            {**ahead.origin, **back.origin}, once, back_once, memory.in_place,
+            all_lanes(operations, memory) if self.options.lanes else {},
         )  # fmt: skip
 
 
@@ -412,14 +416,13 @@ def _in_lanes(
 ) -> list[tuple[Vector, ...]]:  # fmt: skip
     """Orders of blocks for which equations that say the same can be computed together."""
     cell = ahead.cell
-    ends = {*cell.outputs, *(adjoint(v) for v in cell.inputs)}
     found = [
         group
         for direction in (ahead, back)
         for ops in direction.logical.values()
         for op in ops
         if isinstance(op, Fused)
-        for group in alike(op.equations, cell, ends)
+        for group in alike(op.equations, cell, with_callers(cell))
     ]
     sets = list(stacks)
     lanes = Lanes()

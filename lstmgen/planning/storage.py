@@ -15,18 +15,8 @@ from ..language.cell import Cell
 from ..language.dtypes import DType
 from ..language.functions import GATES
 from ..language.symbols import Vector
-from .operations import (
-    AFTER,
-    BEFORE,
-    STEP,
-    Buffer,
-    Fill,
-    Fused,
-    Multiply,
-    Operation,
-    Pass,
-    atoms,
-)
+from .lifetimes import Moment, by_loops
+from .operations import Buffer, Fused, Multiply, Pass
 
 
 def layout(
@@ -171,33 +161,31 @@ class Housing:
                 self.scope[v] = "tape"
 
     def _visit(self, part: Pass) -> None:
-        made: dict[Vector, tuple[str, int, int]] = {}
+        made: dict[Vector, Moment] = {}
         ends = {adjoint(v) for v in self.cell.inputs} | set(self.cell.outputs)
-        for region in (BEFORE, STEP, AFTER):
-            for n, op in enumerate(getattr(part, region)):
-                for loop, reads, writes in _accesses(op):
-                    here = (region, n, loop)
-                    for v in reads:
-                        if v in made:
-                            self._read(v, made[v], here)
-                    for v in writes:
-                        made.setdefault(v, here)
-                        if region != STEP:
-                            self.outside.add(v)
-                        if v.category == "carry":
-                            self.scope[v] = "carry" if region == STEP else "carries"
-                        elif v in ends and v.category != "state":
-                            self.scope[v] = "given"
-                        elif isinstance(op, (Multiply, Fill)) or v in self.grouped:
-                            self._raise(v, "step" if region == STEP else "tile")
+        products = {v for op in part.operations if not isinstance(op, Fused) for v in op.writes}
+        for here, reads, writes in by_loops(part):
+            for v in reads:
+                if v in made:
+                    self._read(v, made[v], here)
+            for v in writes:
+                made.setdefault(v, here)
+                if not here.in_loop:
+                    self.outside.add(v)
+                if v.category == "carry":
+                    self.scope[v] = "carry" if here.in_loop else "carries"
+                elif v in ends and v.category != "state":
+                    self.scope[v] = "given"
+                elif v in products or v in self.grouped:
+                    self._raise(v, "step" if here.in_loop else "tile")
 
-    def _read(self, v: Vector, made: tuple[str, int, int], here: tuple[str, int, int]) -> None:
+    def _read(self, v: Vector, made: Moment, here: Moment) -> None:
         if self.scope.get(v) in ("given", "carry", "carries", "state"):
             return
-        if made[0] != here[0]:
+        if made.region != here.region:
             self._raise(v, "tile")
-        elif made[1] != here[1] or (made[2] != here[2] and self.cell.size(v) != 1):
-            self._raise(v, "step" if here[0] == STEP else "tile")
+        elif made.stage != here.stage or (made.loop != here.loop and self.cell.size(v) != 1):
+            self._raise(v, "step" if here.in_loop else "tile")
 
     def _raise(self, v: Vector, scope: str) -> None:
         if scope == "tile" or v not in self.scope:
@@ -227,17 +215,6 @@ def _common_name(blocks: Sequence[Vector]) -> str:
     if len(families) == 1:
         return str(families.pop())
     return "".join(v.name for v in blocks) if len(blocks) < 6 else f"{blocks[0].name}_etc"
-
-
-def _accesses(
-    op: Operation,
-) -> Iterable[tuple[int, Sequence[Vector], Sequence[Vector]]]:
-    """(number of the loop, what it reads, what it writes), in the order in which they run."""
-    if isinstance(op, Fused):
-        for n, loop in enumerate(op.loops):
-            yield n, atoms(loop.equations), [e.lhs for e in loop.equations]
-    else:
-        yield -1, op.reads, op.writes
 
 
 def contiguous(op: Multiply, layouts: Sequence[tuple[Vector, ...]]) -> list[Multiply]:

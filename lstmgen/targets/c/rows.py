@@ -14,10 +14,8 @@ from itertools import pairwise, starmap
 from sympy import Eq
 
 from ...language.symbols import Scan, Vector
+from ...planning.lifetimes import REGIONS, Moment, lifetimes
 from ...planning.operations import (
-    AFTER,
-    BEFORE,
-    STEP,
     Fill,
     Fused,
     Loop,
@@ -27,19 +25,17 @@ from ...planning.operations import (
     Pass,
 )
 
-Moment = tuple[int, int, int, int]  # region, operation, loop, equation
-
 
 class Writes:
     """When each vector is written, in one pass."""
 
     def __init__(self, part: Pass) -> None:
-        self._moments: dict[Vector, list[Moment]] = {}
+        self._moments = {v: list(found) for v, found in lifetimes(part).writes.items()}
         self._loops: dict[tuple[int, int, int], Loop] = {}
         self._products: list[frozenset[Vector]] = []
         self._fused: set[Vector] = set()
-        for region, ops in enumerate(getattr(part, name) for name in (BEFORE, STEP, AFTER)):
-            for k, op in enumerate(ops):
+        for region, name in enumerate(REGIONS):
+            for k, op in enumerate(getattr(part, name)):
                 self._visit(region, k, op)
         self._equations = {id(loop): loop.equations for loop in self._loops.values()}
 
@@ -47,13 +43,8 @@ class Writes:
         if isinstance(op, Fused):
             for n, loop in enumerate(op.loops):
                 self._loops[region, k, n] = loop
-                for m, e in enumerate(loop.equations):
-                    self._moments.setdefault(e.lhs, []).append((region, k, n, m))
             self._fused.update(op.writes)
-            return
         self._products += [frozenset(blocks) for blocks in sides(op)]
-        for v in op.writes:
-            self._moments.setdefault(v, []).append((region, k, 0, 0))
 
     def equations(self, loop: Loop) -> tuple[Eq, ...]:
         """What a loop computes, in the order in which it is written."""
@@ -66,7 +57,7 @@ class Writes:
             ordered = _ordered(loop.equations, pairs)
             self._equations[id(loop)] = ordered
             for m, e in enumerate(ordered):
-                self._moments[e.lhs] = [(*place, m)] + [
+                self._moments[e.lhs] = [Moment(*place, m)] + [
                     x for x in self._moments[e.lhs] if x[:3] != place
                 ]
 

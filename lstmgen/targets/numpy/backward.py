@@ -26,7 +26,6 @@ from .lower import (
     strings,
 )
 from .operands import DY, MASKS, START, Operands, Window, X
-from .places import Places
 from .scratch import BLOCK, COUNT
 from .tree import (
     DTYPE,
@@ -96,15 +95,14 @@ class _Operands(Operands):
         state = next(s for s in self.cell.states if s.name == v.name)
         if self.plan.is_shifted(v):
             return Local((state, "arriving"), identifier(carry(state)))
-        if self.places.is_carried_in_place(state):
-            v = carry(state)
+        v = self.places.of(v)
         return Local((v, "step"), identifier(v))
 
 
-def backward(plan: Plan, places: Places, order: Order) -> Function:
+def backward(plan: Plan, order: Order) -> Function:
     """The function ``backward`` of the module."""
     cell = plan.cell
-    operands = _Operands(plan, places)
+    operands = _Operands(plan)
     regions = Lowering(operands, order).regions(plan.backward)
 
     carried = [(s, operands.carried(carry(s)), operands.carried(carry(s, -1))) for s in cell.states]

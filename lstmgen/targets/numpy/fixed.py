@@ -14,7 +14,6 @@ from ...printing.orders import Order
 from ..naming import identifier
 from .lower import Lowering
 from .operands import Operands
-from .places import Places
 from .tree import (
     DTYPE,
     PACKED,
@@ -45,8 +44,8 @@ _GATHERED = Argument("gathered")
 class _Operands(Operands):
     """One row of each value. ``made`` are those that the function itself computes."""
 
-    def __init__(self, plan: Plan, places: Places, made: set[Vector]) -> None:
-        super().__init__(plan, places)
+    def __init__(self, plan: Plan, made: set[Vector]) -> None:
+        super().__init__(plan)
         self.made = made
 
     def of(self, v: Vector, inside: bool) -> Node:
@@ -62,15 +61,15 @@ class _Operands(Operands):
         return False
 
 
-def fixed(plan: Plan, places: Places, order: Order) -> Function:
+def fixed(plan: Plan, order: Order) -> Function:
     """The function that makes them, a dict from name to array."""
     made: list[tuple[Vector | Matrix, Vector]] = [
         (e.lhs, e.lhs) for op in plan.fixed for e in op.equations
     ]
-    return _function("_fixed", plan, places, order, made, plan.fixed)
+    return _function("_fixed", plan, order, made, plan.fixed)
 
 
-def fixed_gradients(plan: Plan, places: Places, order: Order) -> Function:
+def fixed_gradients(plan: Plan, order: Order) -> Function:
     """The function that says what the gradients of parameters gain from theirs."""
     found: list[tuple[Vector | Matrix, Vector]] = []
     written = {v for op in plan.fixed_adjoints for v in op.writes}
@@ -78,7 +77,7 @@ def fixed_gradients(plan: Plan, places: Places, order: Order) -> Function:
         v = adjoint(quantity(plan, p))
         if v in written:
             found.append((p, v))
-    return _function("_fixed_gradients", plan, places, order, found, plan.fixed_adjoints)
+    return _function("_fixed_gradients", plan, order, found, plan.fixed_adjoints)
 
 
 def quantity(plan: Plan, p: Vector | Matrix) -> Vector:
@@ -89,12 +88,12 @@ def quantity(plan: Plan, p: Vector | Matrix) -> Vector:
 
 
 def _function(
-    name: str, plan: Plan, places: Places, order: Order,
+    name: str, plan: Plan, order: Order,
     results: list[tuple[Vector | Matrix, Vector]], operations: tuple[Fused, ...],
 ) -> Function:  # fmt: skip
     cell = plan.cell
     made = {v for op in operations for v in op.writes}
-    operands = _Operands(plan, places, made)
+    operands = _Operands(plan, made)
     body = Lowering(operands, order).equations(operations, True)
     shown = Dict(
         tuple(

@@ -23,7 +23,6 @@ from .lower import (
     strings,
 )
 from .operands import MASKS, START, Operands, Window, X
-from .places import Places
 from .scratch import BLOCK, COUNT
 from .tree import (
     DTYPE,
@@ -90,10 +89,10 @@ class _Operands(Operands):
         return Local((v.name, "output"), f"y_{v.name}" if several else "y")
 
 
-def forward(plan: Plan, places: Places, order: Order) -> Function:
+def forward(plan: Plan, order: Order) -> Function:
     """The function ``forward`` of the module."""
     cell = plan.cell
-    operands = _Operands(plan, places)
+    operands = _Operands(plan)
     regions = Lowering(operands, order).regions(plan.forward)
     states = {s: operands.stored(s) for s in cell.states}
 

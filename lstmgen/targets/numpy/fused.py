@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from sympy import Eq, Expr, Function
 
-from ...derivation.reverse import adjoint, carry
+from ...derivation.reverse import carry
 from ...language.symbols import Vector
-from ...planning.lanes import Group, groups
+from ...planning.lanes import Group
 from ...planning.operations import Fused, needs_axes
 from ...printing.orders import Order
 from ...printing.text import text
@@ -31,13 +31,8 @@ class Equations:
 
     def lower(self, op: Fused, inside: bool) -> list[Equation]:
         """Equations in an order in which those that can be computed together are."""
-        ends = {*self.cell.outputs, *(adjoint(v) for v in self.cell.inputs)}
-        together = {
-            e: run
-            for group in groups(op.equations, self.cell, ends)
-            for run in self.places.runs(group, group.tuples)
-            for e in run.equations
-        }
+        lanes = self.operands.plan.lanes.get(op, ())
+        together = {e: run for run in lanes for e in run.equations}
         waiting = list(op.equations)
         readers: dict[Vector, set[Eq]] = {}
         for e in waiting:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from sympy import Eq, Expr
+from sympy import Expr
 
 from ...language.matrices import Matrix
 from ...language.shapes import units as units_of
 from ...language.symbols import Vector
-from ...planning.lanes import groups
 from ...planning.operations import ZERO, Outers, Sums
+from ...planning.together import beside
 from ...printing.orders import Order
 from ...printing.text import text
 from .elementwise import Lanes
@@ -121,13 +121,13 @@ class Gradients:
 
     def sums(self, op: Sums) -> list[Equation]:
         """Sums of expressions, those of terms that lie side by side as one."""
-        pairs: Pairs = list(zip(op.parameters, op.terms, strict=True))
+        pairs: Pairs = op.pairs
         lowered: list[Equation] = []
-        for together, lanes in self._in_lanes(pairs):
+        for together, lanes in self._in_lanes(op):
             lowered.append(self._sum_of_lanes(together, lanes))
             pairs = [pair for pair in pairs if pair not in together]
         while pairs:
-            together = self._beside(pairs, pairs[0])
+            together = beside(pairs, pairs[0], self.places)
             lowered.append(self._sum(together))
             pairs = [pair for pair in pairs if pair not in together]
         return lowered
@@ -171,39 +171,11 @@ class Gradients:
         what = " ".join(text(t, self.order) for t in terms)
         return Equation(self._about(parameters, what), tuple(lanes.of.values()), (equation, added))
 
-    def _in_lanes(self, pairs: Pairs) -> list[tuple[Pairs, Lanes]]:
+    def _in_lanes(self, op: Sums) -> list[tuple[Pairs, Lanes]]:
         """Parameters whose sums say the same of values side by side, and these."""
-        size = self.cell.size
-        named = {
-            Vector(p.name, "coefficient", p.axes): (p, term)
-            for p, term in pairs
-            if size(p) == self.cell.shapes.of(term) and len(self._beside(pairs, (p, term))) == 1
-        }
-        alike = [Eq(v, term, evaluate=False) for v, (_, term) in named.items()]
+        named = {p.name: (p, term) for p, term in op.pairs}
         found: list[tuple[Pairs, Lanes]] = []
-        for group in groups(alike, self.cell):
-            for run in self.places.runs(group, group.tuples[1:]):
-                of = {v: self.operands.lane(t, False) for v, t in run.varied.items()}
-                found.append(([named[v] for v in run.lhs], Lanes(len(run.lhs), of)))
+        for run in self.operands.plan.lanes.get(op, ()):
+            of = {v: self.operands.lane(t, False) for v, t in run.varied.items()}
+            found.append(([named[v.name] for v in run.lhs], Lanes(len(run.lhs), of)))
         return found
-
-    def _beside(self, pairs: Pairs, pair: tuple[Vector, Expr]) -> Pairs:
-        """``pair``, and those whose terms lie beside its term in rows."""
-        first = pair[1]
-        buffer = self.places.home(first) if isinstance(first, Vector) else None
-        if buffer is None or len(buffer.blocks) == 1 or self.places.is_stack(buffer):
-            return [pair]
-        found: dict[int, tuple[Vector, Expr]] = {}
-        for p, term in pairs:
-            inside = isinstance(term, Vector) and self.places.home(term) == buffer
-            if inside and self.cell.size(p) == self.cell.size(term):
-                found.setdefault(self.places.index(term), (p, term))
-        here = self.places.index(first)
-        lower = upper = here
-        while lower - 1 in found:
-            lower -= 1
-        while upper + 1 in found:
-            upper += 1
-        if found.get(here) != pair:
-            return [pair]
-        return [found[k] for k in range(lower, upper + 1)]

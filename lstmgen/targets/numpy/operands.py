@@ -18,7 +18,6 @@ from ...planning.operations import Buffer
 from ...planning.plans import Plan
 from ..naming import identifier
 from .parameters import Parameters
-from .places import Places
 from .scratch import BLOCK, COUNT, ROWS
 from .tree import (
     ALL,
@@ -59,8 +58,8 @@ class Operands:
 
     window: Window  # of passes over a sequence
 
-    def __init__(self, plan: Plan, places: Places) -> None:
-        self.plan, self.cell, self.places = plan, plan.cell, places
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.cell, self.places = plan, plan.cell, plan.assignment
         self.parameters = Parameters(plan)
         self._units: dict[Vector, Amount] = {}
         self._bases: dict[Buffer, Local] = {}
@@ -213,7 +212,7 @@ class Operands:
     def _together(self, buffer: Buffer) -> tuple[str, tuple[Node, ...]]:
         """The name and the shape of one step of all blocks of ``buffer``."""
         shape: tuple[Node, ...] = (size("B"), amount(self.plan.width(buffer)))
-        if self.places.is_stack(buffer):
+        if buffer.apart:
             units = self.units(buffer.blocks[0])
             shape = (number(len(buffer.blocks)), size("B"), units)
         return self._name(buffer.blocks), shape
@@ -238,7 +237,7 @@ class Operands:
         """The index of neighbouring blocks in their buffer, ``whole`` if that has steps."""
         buffer = self.places.home(blocks[0])
         assert buffer is not None
-        if not self.places.is_stack(buffer):
+        if not buffer.apart:
             return (ELLIPSIS if whole else ALL, self.span(blocks))
         start = self.places.index(blocks[0])
         stop = start + len(blocks)
@@ -292,7 +291,7 @@ class Operands:
         blocks = [self.places.of(v) for v in blocks]
         buffer = self.plan.home.get(blocks[0])
         apart = buffer is None or len(buffer.blocks) == 1 or blocks[0].category == "state"
-        if buffer is None or apart or self.places.is_stack(buffer):
+        if buffer is None or apart or buffer.apart:
             assert len(blocks) == 1
             return Reshaped(self.whole(blocks[0]), (ROWS, self.units(blocks[0])))
         matrix = Reshaped(self.base(buffer), (ROWS, amount(self.plan.width(buffer))))

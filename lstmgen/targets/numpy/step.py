@@ -10,7 +10,6 @@ from ...planning.plans import Plan
 from ...printing.orders import Order
 from .lower import Lowering, check_parameters, flat, shaped, strings
 from .operands import MASKS, Operands
-from .places import Places
 from .products import Products
 from .scratch import for_product
 from .tree import (
@@ -103,10 +102,10 @@ class _Products(Products):
         return Local(("blocks", flat), "{}_blocks", Kind.VIEW, turned, beside=flat)
 
 
-def step(plan: Plan, places: Places, order: Order) -> Function:
+def step(plan: Plan, order: Order) -> Function:
     """The function ``step`` of the module."""
     cell = plan.cell
-    operands = _Operands(plan, places)
+    operands = _Operands(plan)
     lowering = Lowering(operands, order, _Products(operands, order))
     body = lowering.equations(plan.forward.operations, True)
     more = [v for v in cell.outputs if v.category != "state"]

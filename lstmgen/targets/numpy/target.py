@@ -5,7 +5,7 @@ calls that write with ``out=`` into arrays made before the loop.
 
     plan ─▶ lower ─▶ tree ─▶ analysis ─▶ printer ─▶ template
 
-``places`` decides where values live; ``operands``, ``parameters`` and ``scratch`` are what calls
+``operands``, ``parameters`` and ``scratch`` are what calls
 read and write there. ``products``, ``fused`` over ``elementwise``, and ``gradients`` lower the
 operations of a plan; ``forward``, ``backward`` and ``step`` put functions together. ``analysis``
 finds what a function uses, from the tree, and names it; then the tree is printed.
@@ -34,12 +34,17 @@ from .analysis import Usage, stack_names
 from .backward import backward
 from .fixed import fixed, fixed_gradients
 from .forward import forward
-from .places import Places
 from .printer import lines
 from .step import step
 
 # A call has a price of its own: the fewer, the better.
-PLAN: dict[str, bool] = {"hoist": True, "split": True, "lanes": True, "recompute": False}
+PLAN: dict[str, bool] = {
+    "hoist": True,
+    "split": True,
+    "lanes": True,
+    "recompute": False,
+    "arrays": True,
+}
 OPTIONS: frozenset[str] = frozenset()
 TAKES_SIZES = False
 
@@ -65,11 +70,11 @@ def files(cell: Cell, *, source: str = "") -> dict[str, str]:
                 "  hint: choose another letter, such as N"
             )
     plan = make_plan(cell, dtype="float64", **PLAN)
-    places, order = Places(plan), Order(cell, plan.derivation.forward)
+    order = Order(cell, plan.derivation.forward)
     made = [forward, backward, step]
     made += [fixed] if plan.fixed else []
     made += [fixed_gradients] if plan.fixed_adjoints else []
-    functions = {f.__name__: Usage(f(plan, places, order)) for f in made}
+    functions = {f.__name__: Usage(f(plan, order)) for f in made}
     names = stack_names(functions.values(), (p.name for p in cell.parameters))
     stacks = {n: [p.name for p in s.parameters] for s, n in names.items() if len(s.parameters) > 1}
     transposed = {names[stack] for usage in functions.values() for stack in usage.transposed}
