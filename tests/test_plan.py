@@ -151,10 +151,13 @@ def test_bytes_follow_the_dtype(cell):
         lstmgen.plan(cell, dtype="float16")
 
 
-@pytest.mark.parametrize("choices", list(product((False, True), repeat=4)))
+_CHOICES = ("hoist", "split", "lanes", "recompute", "arrays")
+
+
+@pytest.mark.parametrize("choices", list(product((False, True), repeat=5)))
 def test_options_can_be_had_in_any_combination(cell, choices):
     """Each plan is looked over when it is made: what it reads is there, with a place."""
-    options = dict(zip(("hoist", "split", "lanes", "recompute"), choices, strict=True))
+    options = dict(zip(_CHOICES, choices, strict=True))
     plan = lstmgen.plan(cell, **options)
     products = [op for op in plan.backward.operations if isinstance(op, Multiply)]
     assert products and plan.flops != 0

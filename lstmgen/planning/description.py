@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
 
 import sympy
-from sympy import Expr
+from sympy import Eq, Expr
 
 from ..language.matrices import Matrix
 from ..language.sizes import Size
 from ..language.symbols import Reduction, Vector
 from ..printing.orders import Order
 from ..printing.text import text
-from .operations import ZERO, Buffer, Fill, Fused, Multiply, Operation, Outers, Pass, Sums, area
+from .assignment import Assignment
+from .operations import ZERO, Fill, Fused, Multiply, Operation, Outers, Pass, Sums, area
 
 _WIDTHS = (56, 60)  # of what is done, and of the note beside it
 
@@ -22,7 +23,7 @@ _WIDTHS = (56, 60)  # of what is done, and of the note beside it
 def describe(
     passes: Sequence[tuple[Pass, Sequence[Fused]]],
     order: Order,
-    home: Mapping[Vector, Buffer],
+    memory: Assignment,
     totals: Sequence[tuple[str, str]],
 ) -> str:
     """What runs where, what is kept, and what it costs. ``passes`` are forward and backward, each
@@ -30,10 +31,10 @@ def describe(
     """
     (forward, made), (backward, gained) = passes
     rows = [
-        *_once("once, at first", made, order, home),
-        *_pass(forward, "each step", order, home),
-        *_pass(backward, "backward step", order, home),
-        *_once("once, at last", gained, order, home),
+        *_once("once, at first", made, order, memory),
+        *_pass(forward, "each step", order, memory),
+        *_pass(backward, "backward step", order, memory),
+        *_once("once, at last", gained, order, memory),
     ]
     left = max(len(r[0]) for r in rows) + 3
     middle = min(max(len(r[1]) for r in rows), _WIDTHS[0]) + 3
@@ -49,26 +50,24 @@ def describe(
     return "\n".join(lines)
 
 
-def _pass(
-    part: Pass, step: str, order: Order, home: Mapping[Vector, Buffer]
-) -> list[tuple[str, str, str]]:
+def _pass(part: Pass, step: str, order: Order, memory: Assignment) -> list[tuple[str, str, str]]:
     rows: list[tuple[str, str, str]] = []
     titles = (("before the loop", part.before), (step, part.step), ("after the loop", part.after))
     for title, operations in titles:
         for n, op in enumerate(operations):
-            rows.append((title if n == 0 else "", *_operation(op, order, home)))
+            rows.append((title if n == 0 else "", *_operation(op, order, memory)))
     return rows
 
 
 def _once(
-    title: str, operations: Sequence[Fused], order: Order, home: Mapping[Vector, Buffer]
+    title: str, operations: Sequence[Fused], order: Order, memory: Assignment
 ) -> list[tuple[str, str, str]]:
     """What is made of parameters, and its adjoints."""
-    shown = [_fused(op, order, home) for op in operations]
+    shown = [_fused(op, order, memory) for op in operations]
     return [(title, what, f"of parameters alone, {note}") for what, note in shown]
 
 
-def _operation(op: Operation, order: Order, home: Mapping[Vector, Buffer]) -> tuple[str, str]:
+def _operation(op: Operation, order: Order, memory: Assignment) -> tuple[str, str]:
     """What an operation does, and what is worth knowing about it."""
     if isinstance(op, Multiply):
         outs = " ".join(text(o, order) for o in op.outs)
@@ -85,7 +84,7 @@ def _operation(op: Operation, order: Order, home: Mapping[Vector, Buffer]) -> tu
     if isinstance(op, Fill):
         return " ".join(text(o, order) for o in op.outs) + " = bias", "products are added later"
     if isinstance(op, Fused):
-        return _fused(op, order, home)
+        return _fused(op, order, memory)
     if isinstance(op, Outers):
         gradients = " ".join(f"∂{p.name}" for p in op.parameters)
         cost = _cost(op, order)
@@ -101,24 +100,32 @@ def _cost(op: Multiply | Outers, order: Order) -> str:
     return polynomial(sum((2 * area(order.cell, m) for m in op.matrices), ZERO))
 
 
-def _fused(op: Fused, order: Order, home: Mapping[Vector, Buffer]) -> tuple[str, str]:
+def _fused(op: Fused, order: Order, memory: Assignment) -> tuple[str, str]:
     values = " ".join(text(e.lhs, order) for e in op.equations)
     loops = op.loops
     reductions = sum(isinstance(e.rhs, Reduction) for e in op.equations)
     note = "one fused stage" if len(loops) == 1 else f"fused, {len(loops)} loops over units"
     if reductions:
         note += f", {reductions} reduction{'s' if reductions > 1 else ''}"
-    kept = [e.lhs for e in op.equations if _scope(home, e.lhs) in ("tape", "state")]
+    kept = [e.lhs for e in op.equations if _scope(memory, e.lhs) in ("tape", "state")]
     if kept:
         note += f"; tape: {' '.join(v.name for v in kept)}"
+    over = [e.lhs for e in op.equations if _is_over_operand(memory, e)]
+    if over:
+        note += f"; in place: {' '.join(text(v, order) for v in over)}"
     again = [e.lhs for e in op.equations if e.lhs.category == "shared"]
     if again:
         note += f"; recomputed: {' '.join(text(v, order) for v in again)}"
     return values, note
 
 
-def _scope(home: Mapping[Vector, Buffer], v: Vector) -> str:
-    return home[v].scope if v in home else ""
+def _scope(memory: Assignment, v: Vector) -> str:
+    return memory.homes[v].scope if v in memory.homes else ""
+
+
+def _is_over_operand(memory: Assignment, e: Eq) -> bool:
+    """Whether an equation writes over what it reads."""
+    return any(memory.of(v) == memory.of(e.lhs) for v in e.rhs.atoms(Vector))
 
 
 def _stack(matrices: tuple[Matrix, ...]) -> str:

@@ -188,7 +188,7 @@ class Plan:
     def __str__(self) -> str:
         order = Order(self.cell, self.derivation.forward)
         passes = [(part, self._once(part)) for part in (self.forward, self.backward)]
-        return description.describe(passes, order, self.home, self.totals())
+        return description.describe(passes, order, self.assignment, self.totals())
 
     def totals(self) -> list[tuple[str, str]]:
         """The costs in words: what they are of, and how much."""

@@ -88,8 +88,8 @@ def plan(cell: Cell | Derivation, *, dtype: str = "float64", **options: bool) ->
     dtype : str
         "float32" or "float64", for the count of bytes.
     **options : bool
-        ``hoist``, ``split``, ``lanes``, ``recompute``: see ``Options``. Without any, it is the plan
-        of the C target.
+        ``hoist``, ``split``, ``lanes``, ``recompute``, ``arrays``: see ``Options``. Without any, it
+        is the plan of the C target.
 
     Returns
     -------
