@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .evaluation import Array, Entity
+from .arithmetic import Array
+from .evaluation import Entity
 from .report import Finding, broken
 from .tolerances import Tolerance
 from .witnesses import Witness

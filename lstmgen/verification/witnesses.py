@@ -2,7 +2,7 @@
 
 The complex step knows of calculus no more than the slope of each function, and the central
 difference knows nothing. At a kink or a tie the complex step judges alone, by the slopes that
-``evaluation`` promises.
+``arithmetic`` promises.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import numpy as np
 
 from ..language.cell import Cell
 from ..language.dtypes import DType
+from .arithmetic import Array, Dual, Number
 from .cases import Case
-from .evaluation import Array, Dual, Entity, Evaluator, Number, Shake, Trace, Walk
+from .evaluation import Entity, Evaluator, Shake, Trace, Walk
 from .rounding import Rounding, decisions, is_settled
 
 _COPIES = 384  # perturbed copies evaluated at once: enough to amortise Python, and small in memory
@@ -222,7 +223,7 @@ class Witness:
         """∂L/∂entity through the outputs, and through the final states.
 
         Nothing is subtracted, so it is exact to rounding. At a kink or a tie it is the slope that
-        ``evaluation`` promises.
+        ``arithmetic`` promises.
         """
         if entity not in self._exact:
             value = self.case.values[entity]
