@@ -106,12 +106,32 @@ class Witness:
     def has_derivative(self) -> bool:
         """Whether the derivative in a random direction is finite."""
         limit = 1e-6 * self.dtype.largest
-        return all((np.abs(_slope(a)) < limit).all() for a in results_of(self._along(None)))
+        return all((np.abs(_slope(a)) < limit).all() for a in results_of(self.along))
+
+    @cached_property
+    def direction(self) -> dict[Entity, Array]:
+        """A random change v of all arguments, in the evaluator's layout."""
+        rng = np.random.default_rng(0)
+        return {e: rng.normal(size=v.shape) for e, v in self.start.items()}
+
+    @cached_property
+    def along(self) -> Trace:
+        """The evaluation with derivatives in ``direction``."""
+        return self._along(None)
 
     def _along(self, shake: Shake | None) -> Trace:
-        rng = np.random.default_rng(0)
-        return self._run(
-            {e: Dual(v, rng.normal(size=v.shape)) for e, v in self.start.items()}, shake
+        return self._run({e: Dual(v, self.direction[e]) for e, v in self.start.items()}, shake)
+
+    @cached_property
+    def tangents(self) -> tuple[Array, dict[str, Array]]:
+        """Jv, the derivatives of the outputs (T, B, *shape) and of the final states
+        (B, *shape).
+        """
+        trace, case = self.along, self.case
+        pairs = zip(trace.outputs, case.dy, strict=True)
+        return (
+            np.stack([_of_one(_slope(a), dy) for a, dy in pairs]),
+            {n: _of_one(_slope(a), case.dstate[n]) for n, a in trace.states[-1].items()},
         )
 
     def troubled(self) -> str:
@@ -164,7 +184,8 @@ class Witness:
     def amplified(self) -> float:
         """How much more than one the relative error of results and derivatives is."""
         amount = 32 * self.dtype.eps
-        one, other = (results_of(self._along(s)) for s in (None, Rounding(amount, self.dtype)))
+        moved = self._along(Rounding(amount, self.dtype))
+        one, other = results_of(self.along), results_of(moved)
         slopes = max(float(np.max(np.abs(_slope(a)))) for a in one)
         with np.errstate(all="ignore"):
             distance = max(
@@ -303,6 +324,11 @@ def _lift(entity: Entity, copies: Array) -> Array:
 def _of_each_copy(a: Array) -> Array:
     """The sum over rows and units, (K,)."""
     return np.asarray(a.sum(axis=tuple(range(1, a.ndim))))
+
+
+def _of_one(a: Array, like: Array) -> Array:
+    """The one copy of a quantity, for all rows and units that ``like`` has."""
+    return np.broadcast_to(a[0], like.shape)
 
 
 def results_of(trace: Trace) -> list[Any]:
