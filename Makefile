@@ -57,7 +57,7 @@ test: $(VENV)/.dev ## lint, check types, and run all tests (ARGS='-k lstm' for s
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict lstmgen
-	$(BIN)/pytest -n auto $(ARGS)
+	$(BIN)/pytest -n auto --dist worksteal $(ARGS)
 
 .PHONY: fuzz
 fuzz: $(VENV)/.dev ## make up cells, compile and judge them, for hours (ARGS='--target c --minutes 60')

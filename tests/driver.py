@@ -173,7 +173,7 @@ class Case:
         self.x = {v.name: numbers(*lead, *cell.shape(v)) for v in cell.inputs}
         self.masks = {v.name: numbers(*lead, *cell.shape(v)) for v in cell.masks}
         self.state = {s.name: numbers("B", *cell.shape(s)) for s in cell.states}
-        self.dy = numbers(*lead, *cell.shape(cell.output))
+        self.dy = {v.name: numbers(*lead, *cell.shape(v)) for v in cell.outputs}
         self.dstate = {s.name: numbers("B", *cell.shape(s)) for s in cell.states}
 
     def number(self, size: object) -> int:
@@ -181,7 +181,8 @@ class Case:
 
     def bytes_in(self) -> bytes:
         arrays = [*self.params.values(), *self.constants.values(), *self.x.values()]
-        arrays += [*self.masks.values(), *self.state.values(), self.dy, *self.dstate.values()]
+        arrays += [*self.masks.values(), *self.state.values()]
+        arrays += [*self.dy.values(), *self.dstate.values()]
         return b"".join(np.asarray(a, self.dtype).tobytes() for a in arrays)
 
     # ------------------------------------------------------------------ what should come out
@@ -197,10 +198,13 @@ class Case:
         x = xs if len(xs) > 1 else next(iter(xs.values()))
         masks = {"masks": filled} if filled else {}
         params = {**_double(self.params), **self.constants}
-        dy, initial, dstate = self.dy.astype(float), _double(self.state), _double(self.dstate)
+        dys, initial, dstate = _double(self.dy), _double(self.state), _double(self.dstate)
+        dy = dys if len(dys) > 1 else next(iter(dys.values()))
         y, state, tape = module.forward(params, x, initial or None, **masks)
         grads, dx, dinitial = module.backward(params, tape, dy, dstate or None)
-        yield "y", y
+        ys = self.by_output(y)
+        for name, array in ys.items():
+            yield f"y {name}", array
         for kind, arrays in (("state", state), ("grads", grads), ("dx", _dict(dx)),
                              ("dinitial", dinitial)):  # fmt: skip
             for name in self._names(kind):
@@ -208,17 +212,29 @@ class Case:
         sized = all(map(self._told, self.cell.states))
         zeros = {k: np.zeros_like(s) for k, s in initial.items()} or None
         y0, _, tape = module.forward(params, x, None if sized else zeros, **masks)
-        yield "y from zeros, no tape", y0
+        for name, array in self.by_output(y0).items():
+            yield f"y {name} from zeros, no tape", array
         grads, dx, _ = module.backward(params, tape, dy, None)
         for kind, arrays in (("grads", grads), ("dx", _dict(dx))):
             for name in self._names(kind):
                 yield f"{kind} {name}, from zeros", arrays[name]
         for name in self._names("grads"):
             yield f"grads {name}, added", 2 * grads[name]
+        for left_out in dys if len(dys) > 1 else ():
+            others = {k: a for k, a in dys.items() if k != left_out}
+            grads, dx, _ = module.backward(params, tape, others, None)
+            for kind, arrays in (("grads", grads), ("dx", _dict(dx))):
+                for name in self._names(kind):
+                    yield f"{kind} {name}, without dy {left_out}", arrays[name]
         for what in ("in place", "streamed"):
             for name in self._names("state"):
                 yield f"state {name}, {what}", state[name]
-        yield "last y, streamed", y[-1]
+        for name, array in ys.items():
+            yield f"last y {name}, streamed", array[-1]
+
+    def by_output(self, y: Any) -> dict[str, Any]:
+        """What a module returned as y, by the names of outputs."""
+        return y if len(self.dy) > 1 else {self.cell.output.name: y}
 
     def _told(self, s: Vector) -> bool:
         """Whether others than the state tell its sizes."""
@@ -263,9 +279,10 @@ class Case:
         shape = {p.name: cell.shape(p) for p in cell.parameters}
         rows = {s.name: ("B", *cell.shape(s)) for s in cell.states}
         wide = {v.name: ("T", "B", *cell.shape(v)) for v in (*cell.inputs, *cell.masks)}
+        out = {v.name: ("T", "B", *cell.shape(v)) for v in cell.outputs}
+        several_outputs = len(out) > 1
         sized = {k: count(*v) for k, v in {**shape, **rows, **wide}.items()}
         inputs, masks = [v.name for v in cell.inputs], [v.name for v in cell.masks]
-        out = ("T", "B", *cell.shape(cell.output))
 
         values = {k: array("given(in, ", *s) for k, s in shape.items()}
         values |= {c.name: f"*{array('given(in, ', 1)}" for c in cell.constants}
@@ -277,7 +294,10 @@ class Case:
         m = struct("masks", "m", {k: array("given(in, ", *wide[k]) for k in masks})
         given = ["&n", p, x_arg, *([m] if masks else [])]
         initial = struct("state", "initial", {k: array("given(in, ", *s) for k, s in rows.items()})
-        lines.append(f"const {real} *dy = {array('given(in, ', *out)};")
+        dy = {k: array("given(in, ", *s) for k, s in out.items()}
+        dy_arg = struct("output_grads", "dy", dy) if several_outputs else "dy"
+        if not several_outputs:
+            lines.append(f"const {real} *dy = {next(iter(dy.values()))};")
         dfinal = struct("state", "dfinal", {k: array("given(in, ", *s) for k, s in rows.items()})
         fresh = {k: array("fresh(", *s) for k, s in rows.items()}
         final, dinitial = struct("new_state", "final", fresh), struct("new_state", "d0", fresh)
@@ -287,7 +307,10 @@ class Case:
         dx_arg = struct("input_grads", "dx", dx) if several else "dx"
         if not several:
             lines.append(f"{real} *dx = {dx[inputs[0]]};")
-        lines.append(f"{real} *y = {array('fresh(', *out)};")
+        y = {k: array("fresh(", *s) for k, s in out.items()}
+        y_arg = struct("outputs", "y", y) if several_outputs else "y"
+        if not several_outputs:
+            lines.append(f"{real} *y = {next(iter(y.values()))};")
         for buffer in ("tape", "forward_work", "backward_work", "step_work", "packed"):
             lines.append(
                 f"{real} *{buffer} = ({real} *)fresh({n}_{buffer}_size(&n) * sizeof({real}));"
@@ -296,6 +319,12 @@ class Case:
         def call(what: str, *arguments: str) -> None:
             lines.append(f"expect({n}_{what}({', '.join([*given, *arguments])}));")
 
+        def put_outputs() -> None:
+            if several_outputs:
+                put("y", {k: count(*s) for k, s in out.items()})
+            else:
+                lines.extend(f"put(out, y, {count(*s)});" for s in out.values())
+
         def put_gradients() -> None:
             put("g", {k: sized[k] for k in shape})
             if several:
@@ -303,26 +332,32 @@ class Case:
             else:
                 lines.append(f"put(out, dx, {sized[inputs[0]]});")
 
-        call("forward", initial, "y", final, "tape", "forward_work")
-        call("backward", "tape", "dy", dfinal, g, dx_arg, dinitial, "backward_work")
-        lines.append(f"put(out, y, {count(*out)});")
+        call("forward", initial, y_arg, final, "tape", "forward_work")
+        call("backward", "tape", dy_arg, dfinal, g, dx_arg, dinitial, "backward_work")
+        put_outputs()
         put("final", {k: sized[k] for k in rows})
         put_gradients()
         put("d0", {k: sized[k] for k in rows})
 
-        call("forward", "NULL", "y", "NULL", "NULL", "forward_work")
-        lines.append(f"put(out, y, {count(*out)});")
+        call("forward", "NULL", y_arg, "NULL", "NULL", "forward_work")
+        put_outputs()
         # in slices of the batch, as for several threads
         lines.append("n.threads = 3;")
         for buffer in ("forward_work", "backward_work"):
             lines.append(f"{buffer} = ({real} *)fresh({n}_{buffer}_size(&n) * sizeof({real}));")
-        call("forward", "NULL", "y", "NULL", "tape", "forward_work")
-        call("backward", "tape", "dy", "NULL", g, dx_arg, "NULL", "backward_work")
+        call("forward", "NULL", y_arg, "NULL", "tape", "forward_work")
+        call("backward", "tape", dy_arg, "NULL", g, dx_arg, "NULL", "backward_work")
         put_gradients()
         if shape:  # once more, to what is there
             lines.append("g.accumulate = 1;")
-            call("backward", "tape", "dy", "NULL", g, dx_arg, "NULL", "backward_work")
+            call("backward", "tape", dy_arg, "NULL", g, dx_arg, "NULL", "backward_work")
             put("g", {k: sized[k] for k in shape})
+            lines.append("g.accumulate = 0;")
+        for name in out if several_outputs else ():  # NULL stands for zeros
+            lines.append(f"{{ const {real} *const kept = dy.{name}; dy.{name} = NULL;")
+            call("backward", "tape", dy_arg, "NULL", g, dx_arg, "NULL", "backward_work")
+            put_gradients()
+            lines.append(f"dy.{name} = kept; }}")
         lines.append("n.threads = 0;")
 
         lines.append(f"expect({n}_pack(&n, {p}, packed));")
@@ -335,7 +370,7 @@ class Case:
             following = struct("new_state", f"{way}_next", copies)
             current = struct("state", way, {k: f"{way}_next.{k}" for k in rows})
             if way == "place":
-                call("forward", current, "y", following, "NULL", "forward_work")
+                call("forward", current, y_arg, following, "NULL", "forward_work")
                 put("place", {k: sized[k] for k in rows})
         lines.append(f"for (size_t t = 0; t < {self.sizes['T']}; ++t) {{")
         here = []
@@ -348,17 +383,22 @@ class Case:
                     if v.name in names:
                         lines.append(f"{name}_t.{v.name} = {name}.{v.name} + t * {self._row(v)};")
                 here.append(f"&{name}_t")
-        y = "t % 2 == 0 ? y : NULL" if cell.output.category == "state" else "y"
+        states = [v.name for v in cell.outputs if v.category == "state"]
+        if several_outputs:  # what is in the new state as well may be NULL
+            lines.append(f"{n}_outputs y_t = y;")
+            lines.extend(f"if (t % 2) y_t.{k} = NULL;" for k in states)
+        one = "&y_t" if several_outputs else "y"
+        one = f"t % 4 < 3 ? {one} : NULL" if len(states) == len(out) else one
         lines.append(
-            f"expect({n}_step({', '.join(['&n', p, *here, current, y, following])}, step_work));"
+            f"expect({n}_step({', '.join(['&n', p, *here, current, one, following])}, step_work));"
         )
         lines.append("}")
         put("stream", {k: sized[k] for k in rows})
-        last = count("B", *cell.shape(cell.output))
-        if cell.output.category == "state":
-            lines.append(f"put(out, stream.{cell.output.name}, {last});")
-        else:
-            lines.append(f"put(out, y, {last});")
+        for v in cell.outputs:
+            last = count("B", *cell.shape(v))
+            at = f"y.{v.name}" if several_outputs else "y"
+            at = f"stream.{v.name}" if v.category == "state" else at
+            lines.append(f"put(out, {at}, {last});")
         body = "\n    ".join(lines)
         return f"\nstatic void run_{number}(FILE *in, FILE *out)\n{{\n    {body}\n}}\n"
 
@@ -506,6 +546,7 @@ class _Calls:
             "state": {k: v.shape for k, v in case.state.items()},
             "params": {k: v.shape for k, v in case.params.items()},
             "inputs": {k: v.shape for k, v in case.x.items()},
+            "outputs": {k: v.shape for k, v in case.dy.items()},
         }
 
     # ------------------------------------------------------------------ arguments
@@ -556,6 +597,10 @@ class _Calls:
         return [self.struct("inputs", x) if several else self.at(only),
                 *([self.struct("masks", masks)] if masks else [])]  # fmt: skip
 
+    def outputs(self, kind: str, arrays: Mapping[str, Any]) -> Any:
+        """y or dy: the array of the only output, a struct of several."""
+        return self.struct(kind, arrays) if len(arrays) > 1 else self.at(*arrays.values())
+
     def call(self, what: str, *arguments: Any) -> None:
         function = getattr(self.library.lib, f"{self.cell.name}_{what}")
         status = function(self.sizes, *arguments)
@@ -569,7 +614,7 @@ class _Calls:
         self.masks = {k: self.copy(v) for k, v in case.masks.items()}
         initial = {k: self.copy(v) for k, v in case.state.items()}
         dfinal = {k: self.copy(v) for k, v in case.dstate.items()}
-        dy = self.at(self.copy(case.dy))
+        dys = {k: self.copy(v) for k, v in case.dy.items()}
         plain = self.struct("params", self.params, **case.constants)
         packed, memory = plain, self.fresh(library.size("packed", self.sizes))
         self.call("pack", plain, self.at(memory))
@@ -578,9 +623,9 @@ class _Calls:
         found: dict[str, Any] = {}
 
         def forward(p: Any, start: Any, final: Any, tape: Any) -> Any:
-            y = self.fresh(*case.dy.shape)
+            y = self.many("outputs")
             work = self.fresh(library.size("forward_work", self.sizes))
-            self.call("forward", p, *self.given(), start, self.at(y),
+            self.call("forward", p, *self.given(), start, self.outputs("outputs", y),
                       self.struct("new_state", final), self.at(tape), self.at(work))  # fmt: skip
             return y
 
@@ -595,6 +640,7 @@ class _Calls:
                 held = (
                     self.struct("grads", grads, accumulate=accumulate) if grads else self.at(None)
                 )
+                dy = self.outputs("output_grads", dys)
                 self.call("backward", p, *self.given(), self.at(tape), dy, end, held,
                           self.struct("input_grads", dx) if several else only,
                           self.struct("new_state", None if more else first),
@@ -611,11 +657,18 @@ class _Calls:
         end = self.struct("state", dfinal)
         for p, more in ((packed, ", packed"), (plain, "")):
             tape, state = self.fresh(library.size("tape", self.sizes)), self.many("state")
-            found[f"y{more}"] = forward(p, start, state, tape)
+            y = forward(p, start, state, tape)
+            found.update({f"y {k}{more}": v for k, v in y.items()})
             found.update({f"state {k}{more}": v for k, v in state.items()})
         backward(tape, end, "")
-        found["y from zeros, no tape"] = forward(packed, self.ffi.NULL, None, None)
-        found["y from zeros"] = forward(plain, self.ffi.NULL, None, tape)
+        for p, kept, more in ((packed, None, ", no tape"), (plain, tape, "")):
+            y = forward(p, self.ffi.NULL, None, kept)
+            found.update({f"y {k} from zeros{more}": v for k, v in y.items()})
+        whole = dys
+        for left_out in whole if len(whole) > 1 else ():
+            dys = {k: None if k == left_out else v for k, v in whole.items()}
+            backward(tape, self.ffi.NULL, f", without dy {left_out}")
+        dys = whole
         backward(tape, self.ffi.NULL, ", from zeros", packed)
 
         state = {k: self.copy(v) for k, v in case.state.items()}
@@ -623,12 +676,14 @@ class _Calls:
         found.update({f"state {k}, in place": v for k, v in state.items()})
 
         state = {k: self.copy(v) for k, v in case.state.items()}
-        y = self.fresh(*case.dy.shape)
+        ys = self.many("outputs")
         work = self.fresh(library.size("step_work", self.sizes))
         for t in range(case.sizes["T"]):
-            self.call("step", packed, *self.given(t), self.struct("state", state), self.at(y[t]),
+            y_t = self.outputs("outputs", {k: y[t] for k, y in ys.items()})
+            self.call("step", packed, *self.given(t), self.struct("state", state), y_t,
                       self.struct("new_state", state), self.at(work))  # fmt: skip
-        found["y, streamed"], found["last y, streamed"] = y, y[-1]
+        found.update({f"y {k}, streamed": y for k, y in ys.items()})
+        found.update({f"last y {k}, streamed": y[-1] for k, y in ys.items()})
         found.update({f"state {k}, streamed": v for k, v in state.items()})
         self.check_guards()
         return found

@@ -18,7 +18,7 @@ class Problem:
         self.params = {p.name: scale * rng.normal(size=self.shape(p)) for p in cell.parameters}
         self.x = {v.name: rng.normal(size=(steps, batch, *self.shape(v))) for v in cell.inputs}
         self.state = {s.name: rng.normal(size=(batch, *self.shape(s))) for s in cell.states}
-        self.dy = rng.normal(size=(steps, batch, *self.shape(cell.output)))
+        self.dy = {v.name: rng.normal(size=(steps, batch, *self.shape(v))) for v in cell.outputs}
         self.dstate = {s.name: rng.normal(size=(batch, *self.shape(s))) for s in cell.states}
         self.constants = {c.name: np.array([cell.initial(c)]) for c in cell.constants}
 
@@ -27,11 +27,15 @@ class Problem:
 
     @property
     def all_params(self):
-        return self.params | self.constants
+        return self.params | {n: float(a[0]) for n, a in self.constants.items()}
 
     @property
     def whole_x(self):
-        return self.x if len(self.x) > 1 else next(iter(self.x.values()))
+        return _joined(self.x)
+
+    @property
+    def whole_dy(self):
+        return _joined(self.dy)
 
     # ------------------------------------------------------------------ evaluation
 
@@ -61,12 +65,15 @@ class Problem:
         return a[:, None] if kind == "parameter" else a
 
     def outputs(self):
+        """The steps of each output."""
         trace = self.run()
-        shape = self.dy.shape[1:]
-        return np.stack([np.broadcast_to(value_of(y)[0], shape) for y in trace.outputs])
+        return {
+            n: np.stack([np.broadcast_to(value_of(y[n])[0], dy.shape[1:]) for y in trace.outputs])
+            for n, dy in self.dy.items()
+        }
 
     def slopes(self, changes):
-        """(of each output, of each last state) in the directions ``changes``."""
+        """(of each output at each step, of each last state) in the directions ``changes``."""
         trace = self.run(changes)
         count = next(iter(changes.values())).shape[0]
 
@@ -74,7 +81,10 @@ class Problem:
             found = a.slope if isinstance(a, Dual) else np.zeros((1, 1, *like.shape[1:]))
             return np.broadcast_to(found, (count, *like.shape))
 
-        outputs = [slope(y, dy) for y, dy in zip(trace.outputs, self.dy, strict=True)]
+        outputs = {
+            n: [slope(y[n], dy_t) for y, dy_t in zip(trace.outputs, dy, strict=True)]
+            for n, dy in self.dy.items()
+        }
         return outputs, {n: slope(trace.states[-1][n], a) for n, a in self.dstate.items()}
 
     def gradient(self, entity):
@@ -82,7 +92,7 @@ class Problem:
         a = self.entities()[entity]
         outputs, last = self.slopes({entity: np.eye(a.size).reshape(a.size, *a.shape)})
         pairs = [
-            *zip(outputs, self.dy, strict=True),
+            *(pair for n, dy in self.dy.items() for pair in zip(outputs[n], dy, strict=True)),
             *((last[n], d) for n, d in self.dstate.items()),
         ]
         total = sum((s * d).reshape(a.size, -1).sum(axis=1) for s, d in pairs)
@@ -93,16 +103,25 @@ class Problem:
     def errors(self, module):
         """The largest relative error of a module's outputs, and of each gradient."""
         y, _, tape = module.forward(self.all_params, self.whole_x, self.state)
-        grads, dx, dstate = module.backward(self.all_params, tape, self.dy, self.dstate)
+        grads, dx, dstate = module.backward(self.all_params, tape, self.whole_dy, self.dstate)
         found = {
             "parameter": grads,
             "input": dx if isinstance(dx, dict) else {next(iter(self.x)): dx},
             "state": dstate,
         }
-        errors = {"y": _distance(y, self.outputs())}
+        ys = y if isinstance(y, dict) else {self.cell.output.name: y}
+        errors = {f"y {n}": _distance(ys[n], a) for n, a in self.outputs().items()}
+        unlearned = {p.name for p in self.cell.parameters if not p.learned}
+        assert not unlearned & grads.keys()
         for kind, name in self.entities():
+            if kind == "parameter" and name in unlearned:
+                continue
             errors[f"{kind} {name}"] = _distance(found[kind][name], self.gradient((kind, name)))
         return errors
+
+
+def _joined(by_name):
+    return by_name if len(by_name) > 1 else next(iter(by_name.values()))
 
 
 def _distance(a, b):

@@ -73,15 +73,14 @@ class Point:
     batch: int
     values: dict[tuple[str, str], Any]
     given: dict[str, Any]
-    dy: Any
+    dy: dict[str, Any]
     dstate: dict[str, Any]
     directions: dict[tuple[str, str], Any]
     dtype: str
 
     def __post_init__(self) -> None:
-        for arrays in (self.values, self.given, self.dstate):  # what the module will see
+        for arrays in (self.values, self.given, self.dy, self.dstate):  # what the module will see
             arrays.update({k: np.asarray(v, self.dtype).astype(float) for k, v in arrays.items()})
-        self.dy = self.dy.astype(self.dtype).astype(float)
         self.y, self.final, self.slopes = self._evaluate()
 
     def _evaluate(self, shake: Rounding | None = None) -> tuple[Any, Any, dict[Any, float]]:
@@ -98,11 +97,13 @@ class Point:
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trace = Evaluator(self.cell).run(values, given, self.sizes, shake=shake)
-            pairs = list(zip(self.dy, trace.outputs, strict=True))
+            pairs = [
+                (dy[t], y[n]) for t, y in enumerate(trace.outputs) for n, dy in self.dy.items()
+            ]
             pairs += [(d, trace.states[-1][n]) for n, d in self.dstate.items()]
             terms = [(d * a.slope).sum(axis=(-2, -1)) for d, a in pairs if isinstance(a, Dual)]
         slopes = np.broadcast_to(sum(terms, np.zeros(1)), (len(keys),))
-        y = np.stack([self._rows(a) for a in trace.outputs])
+        y = {n: np.stack([self._rows(a[n]) for a in trace.outputs]) for n in self.dy}
         final = {n: self._rows(a) for n, a in trace.states[-1].items()}
         return y, final, dict(zip(keys, map(float, slopes), strict=True))
 
@@ -112,7 +113,7 @@ class Point:
 
     @property
     def is_finite(self) -> bool:
-        numbers = [self.y, *self.final.values(), np.array(list(self.slopes.values()))]
+        numbers = [*self.y.values(), *self.final.values(), np.array(list(self.slopes.values()))]
         return all(np.isfinite(a).all() and np.abs(a).max(initial=0) < 1e6 for a in numbers)
 
     def amplifies(self) -> tuple[float, dict[Any, float]]:
@@ -124,7 +125,8 @@ class Point:
         values, slopes = 0.0, dict.fromkeys(self.slopes, 0.0)
         for seed in range(6):
             y, final, found = self._evaluate(Rounding(amount, dtypes.dtype(self.dtype), seed=seed))
-            distances = [np.abs(y - self.y), *(np.abs(final[n] - self.final[n]) for n in final)]
+            distances = [np.abs(y[n] - self.y[n]) for n in y]
+            distances += [np.abs(final[n] - self.final[n]) for n in final]
             values = max(values, *(_finite(d.max(initial=0)) for d in distances))
             for e, slope in found.items():
                 slopes[e] = max(slopes[e], _finite(abs(slope - self.slopes[e])))
@@ -184,7 +186,7 @@ def _point(cell: Cell, sizes: dict[str, int], rng: Any, kinked: bool, dtype: str
         given[c.name] = rng.uniform(0.3, 0.9) if start is None else start
     return Point(
         cell, sizes, steps, batch, values, given,
-        rng.normal(size=(steps, batch, *shape(cell.output))),
+        {v.name: rng.normal(size=(steps, batch, *shape(v))) for v in cell.outputs},
         {s.name: rng.normal(size=(batch, *shape(s))) for s in cell.states},
         {e: rng.normal(size=v.shape) for e, v in values.items()}, dtype,
     )  # fmt: skip
@@ -211,8 +213,8 @@ def run(module: Any, point: Point) -> tuple[Any, Any, dict[tuple[str, str], Any]
     masks = {m.name: point.given[m.name].astype(dtype) for m in cell.masks}
     extra = {"masks": masks} if masks else {}
     y, final, tape = module.forward(params, joined(of["input"]), of["state"], **extra)
-    dy, dstate = point.dy.astype(dtype), {n: d.astype(dtype) for n, d in point.dstate.items()}
-    grads, dx, first = module.backward(params, tape, dy, dstate)
+    dy, dstate = ({n: d.astype(dtype) for n, d in a.items()} for a in (point.dy, point.dstate))
+    grads, dx, first = module.backward(params, tape, joined(dy), dstate)
     gradients = {("parameter", n): g for n, g in grads.items()}
     by_input = dx if len(of["input"]) > 1 else {next(iter(of["input"])): dx}
     gradients |= {("input", n): g for n, g in by_input.items()}
@@ -223,6 +225,7 @@ def run(module: Any, point: Point) -> tuple[Any, Any, dict[tuple[str, str], Any]
         state = module.step(
             params, joined({n: a[t] for n, a in of["input"].items()}), state, **extra
         )
+    y = y if len(dy) > 1 else {cell.output.name: y}
     return y, {"final": final, "streamed": {n: state[n] for n in final}}, gradients
 
 
@@ -240,7 +243,7 @@ def _problems(
     values: float, slopes: Mapping[Any, float],
 ) -> Iterator[str]:  # fmt: skip
     tolerance = TOLERANCE[point.dtype]
-    wanted = {"y": (point.y, y)}
+    wanted = {f"y {n}": (a, y[n]) for n, a in point.y.items()}
     for way, final in finals.items():
         wanted.update({f"{way} {n}": (point.final[n], final[n]) for n in final})
     for name, (want, got) in wanted.items():
@@ -250,7 +253,10 @@ def _problems(
         error = float(np.abs(got - want).max(initial=0))
         if not error <= tolerance / 10 * (1 + float(np.abs(want).max(initial=0))) + 20 * values:
             yield f"{name} is off by {error:.1e}"
-    largest = max([abs(s) for s in point.slopes.values()] + [float(np.abs(point.dy).max())])
+    largest = max(
+        [abs(s) for s in point.slopes.values()]
+        + [float(np.abs(dy).max()) for dy in point.dy.values()]
+    )
     for e, slope in point.slopes.items():
         parts = gradients[e].astype(float) * point.directions[e]
         if not np.isfinite(parts).all():

@@ -14,7 +14,7 @@ import numpy as np
 from sympy import Eq
 
 from lstmgen import Cell, derive
-from lstmgen.derivation.reverse import Derivation, carry, cotangent, gathered
+from lstmgen.derivation.reverse import Derivation, carry, cotangent, gathered, reverse
 from lstmgen.language.matrices import Matrix
 from lstmgen.language.symbols import Outer, Total, Vector
 from lstmgen.verification.arithmetic import widened
@@ -37,28 +37,32 @@ class Interpreter:
         state = state or {
             s.name: np.zeros((batch, *self._shape(s, sizes)), self.dtype) for s in self.cell.states
         }
-        outputs, tape = [], []
+        outputs, tape = {v.name: [] for v in self.cell.outputs}, []
         for t in range(steps):
             x_t = {n: a[t] for n, a in x.items()}
             masks_t = {n: a[t] for n, a in (masks or {}).items()}
             memo = self._step(params, x_t, state, masks_t, sizes)
             state = {s.name: self._rows(memo[s.at(0)], batch) for s in self.cell.states}
-            outputs.append(self._rows(memo[self.cell.output], batch))
+            for v in self.cell.outputs:
+                outputs[v.name].append(self._rows(memo[v], batch))
             tape.append(memo)
-        return np.stack(outputs), state, (tape, sizes)
+        y = self._joined({n: np.stack(a) for n, a in outputs.items()})
+        return y, state, (tape, sizes)
 
     def step(self, params, x_t, state, masks=None):
         x_t = self._by_name(x_t)
         memo = self._step(params, x_t, state, masks or {}, self._sizes(params, x_t, state))
         batch = len(next(iter(x_t.values())))
         new = {s.name: self._rows(memo[s.at(0)], batch) for s in self.cell.states}
-        output = self.cell.output
-        return new | {output.name: self._rows(memo[output], batch)}
+        return new | {v.name: self._rows(memo[v], batch) for v in self.cell.outputs}
 
     def backward(self, params, tape, dy, dstate=None):
         steps, sizes = tape
-        batch = dy.shape[1]
         cell = self.cell
+        given = dy if isinstance(dy, dict) else {cell.output.name: dy}
+        batch = next(iter(given.values())).shape[1]
+        zeros = {v: np.zeros((len(steps), batch, *self._shape(v, sizes))) for v in cell.outputs}
+        dys = {v: given.get(v.name, zeros[v]) for v in cell.outputs}
         later = {
             carry(s): np.zeros((1, batch, *self._shape(s, sizes)), self.dtype)
             if dstate is None
@@ -70,8 +74,8 @@ class Interpreter:
             for e in self.derivation.totals
         }
         dx = {v.name: [] for v in cell.inputs}
-        for t, (memo, dy_t) in reversed(list(enumerate(zip(steps, dy, strict=True)))):
-            memo = {**memo, **later, cotangent(cell.output): dy_t[None]}
+        for t, memo in reversed(list(enumerate(steps))):
+            memo = {**memo, **later, **{cotangent(v): a[t][None] for v, a in dys.items()}}
             walk = self._walk(memo, sizes)
             for e in self.derivation.adjoints:
                 self._assign(walk, e, sizes)
@@ -113,7 +117,6 @@ class Interpreter:
     def _step(self, params, x_t, state, masks, sizes):
         cell = self.cell
         memo = self._fixed(params, sizes)
-        memo |= {c: np.full((1, 1, 1), params[c.name], self.dtype) for c in cell.constants}
         memo |= {v: x_t[v.name][None] for v in cell.inputs}
         memo |= {m: masks[m.name][None] for m in cell.masks}
         memo |= {s: state[s.name][None] for s in cell.states}
@@ -129,6 +132,7 @@ class Interpreter:
         for p in cell.parameters:
             memo[p] = params[p.name][None, None]
             memo[Vector(p.name, "parameter", cell.shapes.declared(p))] = memo[p]
+        memo |= {c: np.full((1, 1, 1), params[c.name], self.dtype) for c in cell.constants}
         walk = self._walk(memo, sizes)
         for e in self.derivation.fixed:
             self._assign(walk, e, sizes)
@@ -191,9 +195,9 @@ def _under(left, right):
     return right.reshape(*right.shape[:2], *(1,) * heads, *right.shape[2:])
 
 
-def interpret(cell: Cell, dtype: str = "float64") -> Interpreter:
-    """The derivation of ``cell``, ready to run."""
-    return Interpreter(derive(cell), dtype)
+def interpret(cell: Cell, dtype: str = "float64", *, once: bool = False) -> Interpreter:
+    """The derivation of ``cell``, ready to run; ``once``, as plans are made of it."""
+    return Interpreter(reverse(cell, once=True) if once else derive(cell), dtype)
 
 
 class Replayed:

@@ -1,6 +1,6 @@
 """Cells whose quantities have several axes: what published cells ask for, and what they do not."""
 
-from sympy import Abs, Eq, Max, exp, sqrt
+from sympy import Abs, Eq, Max, cos, exp, sin, sqrt
 
 from lstmgen import (
     Cell,
@@ -8,6 +8,7 @@ from lstmgen import (
     biases,
     chunk,
     concat,
+    constants,
     cumsum,
     expand,
     flatten,
@@ -24,6 +25,7 @@ from lstmgen import (
     states,
     sum_,
     tanh,
+    vector,
     vectors,
     weights,
 )
@@ -163,6 +165,25 @@ def matrix_times_matrix() -> Cell:
     )
 
 
+def several_outputs() -> Cell:
+    """A state of two axes, what it is written by, what is read from it, and a state."""
+    S, (q, k) = states("S", shape=("H", "K")), vectors("q k", "K")
+    v, gate, y = vectors("v"), vectors("z", "K"), vectors("y", "P")
+    return Cell(
+        "several_outputs",
+        [
+            Eq(q, W.q @ x),
+            Eq(k, softmax(W.k @ x + U.k @ h)),
+            Eq(v, tanh(W.v @ x + b.v)),
+            Eq(gate, sigmoid(W.z @ x)),
+            Eq(S.next, (1 - expand(gate * k, S)) * S + outer(v, k)),
+            Eq(h.next, tanh(S.next @ q)),
+            Eq(y, W.y @ h.next + b.y),
+        ],
+        (y, S, k, h),
+    )
+
+
 def made_of_parameters() -> dict[str, Cell]:
     """Cells with matrices that hold for a whole sequence."""
     A, V, S, N, M = (matrix(n, "H", "H") for n in ("A", "V", "S", "N_", "M"))
@@ -179,14 +200,67 @@ def made_of_parameters() -> dict[str, Cell]:
         "antisymmetric": antisymmetric, "exponential": exponential, "normalised": normalised,
         "low_rank": low_rank, "masked": masked,
     }  # fmt: skip
-    return {name: Cell(name, equations, h) for name, equations in found.items()}
+    return {name: Cell(f"{name}_once", equations, h) for name, equations in found.items()}
 
 
-FIXED = made_of_parameters()
+def once_for_a_sequence() -> dict[str, Cell]:
+    """Cells in whose steps there are expressions of parameters and constants alone."""
+    re, im, g, v, y = states("re"), states("im"), vectors("g"), vectors("v"), vectors("y")
+    nu, theta, gamma, zeta = vector("nu"), vector("theta"), vector("gamma"), vector("zeta", 1)
+    V, z, dt = matrix("V", "H", "H"), vectors("z", "D+H"), constants("dt", 0.3)
+    diagonal = [
+        Eq(re.next, exp(-exp(nu)) * (cos(exp(theta)) * re - sin(exp(theta)) * im)
+           + exp(gamma) * (W.r @ x)),
+        Eq(im.next, exp(-exp(nu)) * (sin(exp(theta)) * re + cos(exp(theta)) * im)
+           + exp(gamma) * (W.i @ x)),
+        Eq(h.next, tanh(re) * dt + im * h),
+    ]  # fmt: skip
+    residual = [
+        Eq(g, sigmoid(W.h @ x + U.h @ h + b.g)),
+        Eq(v, tanh(W.h @ x + U.h @ h + b.h)),
+        Eq(h.next, (sigmoid(zeta) * (1 - g) + sigmoid(nu)) * v + g * h * exp(-dt)),
+    ]
+    static = [
+        Eq(g, exp(-nu) / (1 + exp(-nu))),
+        Eq(v, g * sigmoid(b.v) + V @ b.k),
+        Eq(h.next, tanh(v * h + W.h @ x + v + softmax(b.s))),
+    ]
+    kept = [
+        Eq(v, exp(nu)),
+        Eq(h.next, tanh(h * v + W.h @ x)),
+        Eq(y, exp(nu) * sigmoid(gamma)),
+    ]
+    beside = [
+        Eq(g, sigmoid(W.g @ concat(x, h) + b.g)),
+        Eq(v, tanh(W.v @ concat(x, g * h) + b.v)),
+        Eq(h.next, g * h + (1 - g) * v),
+    ]
+    named = [
+        Eq(z, concat(x, h)),
+        Eq(g, sigmoid(W.g @ z + b.g)),
+        Eq(v, tanh(W.v @ z)),
+        Eq(h.next, g * h + (1 - g) * v),
+    ]
+    leaky = [Eq(h.next, tanh(W.h @ x) * exp(-dt) + h * (1 - exp(-dt)))]
+    stacked = [
+        Eq(g, sigmoid(W.g @ x + U.g @ h + exp(nu))),
+        Eq(v, tanh(W.v @ x + U.v @ h + b.v)),
+        Eq(y, tanh(W.y @ x + sigmoid(gamma) - exp(nu))),
+        Eq(h.next, g * h + (1 - g) * v + y),
+    ]
+    found = {
+        "stacked": (stacked, h), "diagonal": (diagonal, h), "residual": (residual, h),
+        "of_parameters": (static, h), "kept": (kept, y), "beside": (beside, h),
+        "named_beside": (named, h), "leaky": (leaky, h),
+    }  # fmt: skip
+    return {name: Cell(f"{name}_once", equations, out) for name, (equations, out) in found.items()}
+
+
+FIXED = made_of_parameters() | once_for_a_sequence()
 CELLS = {
     f.__name__: f()
     for f in (
         matrix_memory, delta_rule, transposed, heads, shared_by_heads, views, scans,
-        matrix_times_matrix,
+        matrix_times_matrix, several_outputs,
     )
 }  # fmt: skip

@@ -478,9 +478,9 @@ class _Builder:
 
     def finish(self, output: Vector) -> Cell:
         """Without what nothing reads, and with something that reads the input."""
-        equations = self.equations
+        equations, outputs = self.equations, self.with_others(output)
         while True:
-            read = {v for e in equations for v in e.rhs.atoms(Vector)} | {output}
+            read = {v for e in equations for v in e.rhs.atoms(Vector)} | set(outputs)
             kept = [e for e in equations if {e.lhs, _incoming(e.lhs)} & read]
             if len(kept) == len(equations):
                 break
@@ -492,12 +492,21 @@ class _Builder:
                 extra = mean(tanh(matrix("W_x", rows="H") @ inputs("x")))
             where = equations.index(last)
             equations[where] = Eq(output, last.rhs + extra)
-        self.size_from_parameters(equations)
-        return Cell(self.name, equations, output)
+        self.size_from_parameters(equations, outputs)
+        return Cell(self.name, equations, outputs)
 
-    def size_from_parameters(self, equations: list[Eq]) -> None:
+    def with_others(self, output: Vector) -> tuple[Vector, ...]:
+        """The outputs: now and then, what else is computed is one, too."""
+        outputs, others = [output], [e.lhs for e in self.equations if e.lhs != output]
+        while others and len(outputs) < 3 and self.flip(4):
+            other = self.pick(*others)
+            others.remove(other)
+            outputs.insert(self.choose(len(outputs) + 1), other)
+        return tuple(outputs)
+
+    def size_from_parameters(self, equations: list[Eq], outputs: tuple[Vector, ...]) -> None:
         """A module reads its sizes from its arguments: some parameter or input has to have each."""
-        cell = Cell(self.name, equations, equations[-1].lhs)
+        cell = Cell(self.name, equations, outputs)
         known = {str(n) for s in (*cell.parameters, *cell.inputs) for n in cell.shape(s)}
         for k, e in enumerate(equations):
             size = cell.size(e.lhs)

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import sympy
 from conftest import need
+from delays import CELLS as DELAYS
 from driver import (
     POISONED,
     Case,
@@ -34,6 +35,7 @@ from driver import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import sampled_from
 from several_axes import CELLS as SEVERAL_AXES
+from several_axes import FIXED
 from strategies import cells as made_up_cells
 from sympy import Abs, Eq, Max, Min, Ne, Piecewise, Rational
 
@@ -434,7 +436,7 @@ def several_axes() -> list[Case]:
     made = []
     for T, B, sizes in ((3, 4, {"D": 5, "H": 4, "K": 9, "N": 2, "P": 3}),
                         (2, 1, {"D": 6, "H": 5, "K": 2, "N": 3, "P": 13})):  # fmt: skip
-        for cell in SEVERAL_AXES.values():
+        for cell in (SEVERAL_AXES | FIXED).values():
             made.append(case(cell, T, B, **{str(n): sizes[str(n)] for n in cell.sizes}))
     return made
 
@@ -619,12 +621,14 @@ def test_every_build_computes_the_same(tmp_path, build):
         for one in some:
             found = library.results(one)
             check(one, found, rounding(one))
-            check(one, {**found, "y": found["y, streamed"]}, rounding(one))
+            streamed = {f"y {n}": found[f"y {n}, streamed"] for n in one.dy}
+            check(one, {**found, **streamed}, rounding(one))
             # packed once or at every call: the very same numbers
-            for what in ("y", *(f"state {s.name}" for s in one.cell.states)):
+            for what in (*streamed, *(f"state {s.name}" for s in one.cell.states)):
                 assert same(found[what], found[f"{what}, packed"]), (name, one.sizes, what)
             # kept on a tape or not
-            assert same(found["y from zeros"], found["y from zeros, no tape"])
+            for what in streamed:
+                assert same(found[f"{what} from zeros"], found[f"{what} from zeros, no tape"])
 
 
 def same(a: Any, b: Any) -> bool:
@@ -936,7 +940,7 @@ def exact(cell: Cell) -> Callable[[dict[str, int]], dict[str, int]]:
             )
         elif name.lower() not in functions:  # the room of several blocks
             functions[name.lower()] = eval(f"lambda {arguments}: {text}", functions)
-    rows = [("T", "B", *cell.shape(v)) for v in (*cell.inputs, *cell.masks, cell.output)]
+    rows = [("T", "B", *cell.shape(v)) for v in (*cell.inputs, *cell.masks, *cell.outputs)]
     learned = [cell.shape(p) for p in cell.parameters]
     matrices = [(str(shape[0]), str(shape[1])) for shape in learned if len(shape) == 2]
 
@@ -1013,6 +1017,7 @@ def test_macros_are_the_functions(tmp_path):
     checks = []
     names = ("no_state", "nothing_at_all", "two_inputs", "scalars", "low_rank", "no_matrix")
     picked = [*REFERENCE, *(odd_cells()[name] for name in names), *SEVERAL_AXES.values()]
+    picked += [DELAYS["window"], DELAYS["convolution"]]
     for cell in picked:
         fixed = {"H": 7} if "H" in map(str, cell.sizes) and cell.name != "lstm" else {}
         for name, text in lstmgen.generate(cell, "c", **fixed).items():

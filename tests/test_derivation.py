@@ -20,6 +20,7 @@ from lstmgen import (
     biases,
     cells,
     check,
+    chunk,
     cumsum,
     derive,
     inputs,
@@ -486,9 +487,10 @@ def test_broadcasts_are_differentiated(what: str) -> None:
 
 
 def test_what_has_no_derivative_is_refused() -> None:
-    x, h = inputs("x"), states("h")
-    W, b = weights("W"), biases("b", size="H")
-    cell = Cell("product_of_parameters", [Eq(h.next, h + W.x @ x + W.h @ b.h)], output=h)
+    """One matrix for the learned vectors of several heads is not a product of two matrices."""
+    x, s = inputs("x"), states("s", shape=("N", "P"))
+    W, b = weights("W"), biases("b", shape=("N", "K"))
+    cell = Cell("heads", [Eq(s.next, s + W.s @ b.s + chunk(W.x @ x, "N", "P"))], output=s)
     with pytest.raises(CellError, match="multiplies two parameters"):
         derive(cell)
 
@@ -498,7 +500,7 @@ def test_what_has_no_derivative_is_refused() -> None:
 def test_every_made_up_cell_has_a_derivation(cell: Cell) -> None:
     derivation = derive(cell)
     known = {e.lhs for e in derivation.forward}
-    given_ = {cotangent(cell.output), *(carry(s) for s in cell.states)}
+    given_ = {*map(cotangent, cell.outputs), *(carry(s) for s in cell.states)}
     for line in derivation.adjoints:
         for v in line.rhs.atoms(Vector):
             if v.category in ("adjoint", "carry", "cotangent"):

@@ -45,7 +45,7 @@ class Run:
         """(tangents of the outputs, of the last states), and the values of each step."""
         problem, cell = self.problem, self.problem.cell
         lines = [line for line in self.tangents.lines if _is_of_step(line[0])]
-        carried, steps, outputs = None, [], []
+        carried, steps, outputs = None, [], {v.name: [] for v in cell.outputs}
         for t in range(problem.steps):
             memo = dict(self.static)
             for v in cell.inputs:
@@ -58,7 +58,8 @@ class Run:
             walk = Walk(memo, 0, None, {}, None, problem.sizes)
             self._run(walk, lines)
             carried = {s: (memo[s.at(0)], memo[tangent(s.at(0))]) for s in cell.states}
-            outputs.append(memo[tangent(cell.output)][0])
+            for v in cell.outputs:
+                outputs[v.name].append(memo[tangent(v)][0])
             steps.append(memo)
         return outputs, {s.name: carried[s][1][0] for s in cell.states}, steps
 
@@ -76,8 +77,10 @@ class Run:
         found = {("parameter", p.name): 0.0 for p in cell.parameters}
         dx = []
         for t in reversed(range(problem.steps)):
-            memo = {**steps[t], **later, cotangent(cell.output): problem.dy[t][None]}
-            memo[tangent(cotangent(cell.output))] = np.zeros_like(problem.dy[t][None])
+            memo = {**steps[t], **later}
+            for v in cell.outputs:
+                memo[cotangent(v)] = problem.dy[v.name][t][None]
+                memo[tangent(cotangent(v))] = np.zeros_like(memo[cotangent(v)])
             walk = Walk(memo, 0, None, {}, None, problem.sizes)
             self._run(walk, rows)
             later = {}
@@ -139,12 +142,13 @@ def test_tangents_are_those_of_dual_numbers_and_of_the_adjoints(name):
     direction = directions(problem, 1)
     outputs, last, _ = Run(problem, derive(ALL[name], mode="forward"), direction).forward()
     wanted, wanted_last = problem.slopes({e: a[None] for e, a in direction.items()})
-    for got, want in zip(outputs, wanted, strict=True):
-        assert np.abs(got - want[0]).max() < ROUNDING * (1 + np.abs(want).max())
+    for name, found in outputs.items():
+        for got, want in zip(found, wanted[name], strict=True):
+            assert np.abs(got - want[0]).max() < ROUNDING * (1 + np.abs(want).max())
     for n, got in last.items():
         assert np.abs(got - wanted_last[n][0]).max() < ROUNDING * (1 + np.abs(got).max())
     # ⟨Jv, w⟩ = ⟨v, Jᵀw⟩
-    forward = sum((y * dy).sum() for y, dy in zip(outputs, problem.dy, strict=True))
+    forward = sum((np.stack(outputs[n]) * dy).sum() for n, dy in problem.dy.items())
     forward += sum((last[n] * d).sum() for n, d in problem.dstate.items())
     back = sum((problem.gradient(e) * v).sum() for e, v in direction.items())
     assert forward == pytest.approx(back, rel=ROUNDING, abs=ROUNDING)

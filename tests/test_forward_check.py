@@ -38,25 +38,28 @@ NAMES = cells.names()
 
 
 def of_all_kinds() -> Cell:
-    """Several inputs, masks of both widths, constants, a matrix made of parameters, states that
-    start from other numbers than 0, kinks, a cut, and an output that is not a state.
+    """Several inputs and outputs, masks of both widths, constants, parameters that are not learned,
+    a matrix made of parameters, states that start from other numbers than 0, kinks, a cut, and an
+    output that is the same at all steps.
     """
     x, z = inputs("x"), inputs("z", size="E")
     h, c = states("h", init=0.5), states("c", init=1)
     keep, drop = masks("keep"), masks("drop", size=1)
     dt = constants("dt", 0.1)
-    g, y = vectors("g y")
+    g, y, same = vectors("g y same")
     W, U, b, S = weights("W"), weights("U"), biases("b"), matrix("S", "H", "H")
+    F = matrix("F", "H", "E", learned=False)
     return Cell(
         "of_all_kinds",
         [
             Eq(S, U.h - U.h.T),
-            Eq(g, sigmoid(W.g @ x + W.z @ z + S @ h + b.g) * keep),
+            Eq(g, sigmoid(W.g @ x + F @ z + S @ h + b.g) * keep),
             Eq(c.next, drop * c + dt * Max(g, h) * stop_gradient(g)),
             Eq(h.next, h + dt * tanh(S @ c.next + g)),
             Eq(y, h.next * g + c.next),
+            Eq(same, tanh(b.g) * dt),
         ],
-        y,
+        [y, c, same],
     )
 
 

@@ -12,6 +12,7 @@ from conftest import need
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from jinja2 import UndefinedError
+from several_axes import FIXED
 from strategies import cells as made_up_cells
 from sympy import Eq, Max, Min, Piecewise, exp, sqrt
 
@@ -277,7 +278,7 @@ def test_all_that_is_read_is_defined(cell):
     forward, (parts, letters) = page._forward[0], page._parts
     given_names = {v.name for v in (*cell.inputs, *cell.masks, *cell.parameters, *cell.constants)}
     defined = given_names | {s.name for s in cell.states}
-    defined |= {e.lhs.name for e in (*forward, *expand(parts, letters))}
+    defined |= {e.lhs.name for e in (*page._once, *forward, *expand(parts, letters))}
     defined |= {b.args[1].name for e in forward for b in page._braces(e)}
     adjoints = [*expand(*page._adjoints), *expand(*page._totals), *page._ends]
     known = {e.lhs for e in expand(page._backward, [])}
@@ -288,6 +289,23 @@ def test_all_that_is_read_is_defined(cell):
             elif v.category != "cotangent":
                 assert v.name in defined | {k.name for k in known if k.category == "vector"}, (v, e)
             assert v.category != "carry"
+
+
+def test_what_is_made_of_parameters_stands_before_the_steps():
+    page = latex._Page(FIXED["of_parameters"], "")
+    text = "".join(lstmgen.generate(FIXED["of_parameters"], "latex").values())
+    once, _, steps = text.partition("For $t = 1")
+    assert "Once for a sequence:" in once and r"\mathbf{v} &= V \mathbf{b}_k" in once
+    assert r"\mathbf{v}_t" not in steps and len(page.ends) == 2
+
+
+def test_matrices_are_multiplied_as_it_is_meant():
+    masked, low_rank = ("".join(lstmgen.generate(FIXED[n], "latex").values())
+                        for n in ("masked", "low_rank"))  # fmt: skip
+    assert r"M_h &= U_h \odot V" in masked
+    assert r"\partial U_h} &= V \odot \frac{\partial L}{\partial M_h}" in masked
+    assert r"\partial L} &= \frac{\partial L}{\partial M} R^{\top}" in low_rank
+    assert r"\partial R} &= L^{\top} \frac{\partial L}{\partial M}" in low_rank
 
 
 def test_boundary_conditions_are_stated():

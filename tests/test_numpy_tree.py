@@ -132,7 +132,7 @@ def test_stacks_have_names_that_no_parameter_has():
     x, h, W = inputs("x"), states("h"), weights("W")
     other = lstmgen.matrix("W_", columns="D")
     cell = Cell("c", [Eq(h.next, tanh(W.a @ x + W.b @ x + other @ x + W.c @ h))], output=h)
-    stack = Parameters(cell).stack([W.a, W.b])
+    stack = Parameters(lstmgen.plan(cell)).stack([W.a, W.b])
     assert stack.wish == "W_ab"
     usage = Usage(Function("f", (Return((stack,)),)))
     assert stack_names([usage], ["W_ab"]) == {stack: "W_ab_"}

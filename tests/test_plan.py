@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import sympy
 from conftest import need
+from several_axes import FIXED
 from sympy import Eq
 
 import lstmgen
@@ -229,3 +230,73 @@ def test_sizes_left_open_are_inferred_all_the_way(target):
     W, U = matrix("W", rows="H", columns="D"), matrix("U")
     cell = Cell("open_sizes", [Eq(h.next, tanh(W @ x + U @ h))], output=h)
     assert lstmgen.check(cell, target).passed
+
+
+def gated(pre_activation) -> Cell:
+    """A cell whose gate has a pre-activation of its own kind."""
+    x, h = inputs("x"), states("h")
+    f, n = vectors("f n")
+    W, U, b = weights("W"), weights("U"), biases("b")
+    gate = sigmoid(pre_activation(W.f @ x, U.f @ h, b.f))
+    candidate = tanh(W.n @ x + U.n @ h + b.n)
+    return Cell("gated", [Eq(f, gate), Eq(n, candidate), Eq(h.next, f * h + (1 - f) * n)], output=h)
+
+
+@pytest.mark.parametrize("target", ["numpy", "c"])
+@pytest.mark.parametrize("pre_activation", [
+    lambda Wx, Uh, b: -(Wx + Uh + b),
+    lambda Wx, Uh, b: 0.5 * (Wx + Uh + b),
+    lambda Wx, Uh, b: 2 * (Wx + Uh) + b,
+    lambda Wx, Uh, b: 1 - (Wx + Uh + b) / 3,
+])  # fmt: skip
+def test_products_with_a_number_before_their_sum_are_stacked(pre_activation, target):
+    """SymPy has distributed the number; it is applied to the sum, and back to its adjoint, once."""
+    cell = gated(pre_activation)
+    plan = lstmgen.plan(cell, **plan_options(target))
+    for part in (plan.forward, plan.backward):
+        assert [len(op.matrices) for op in multiplies(part.operations)] == [2, 2]
+    scaled = [e.lhs.name for e in plan.derivation.adjoints if e.lhs.name.startswith(("W", "U"))]
+    assert not scaled, "a factor before each product"
+    assert lstmgen.check(cell, target=target).passed
+
+
+def test_numbers_that_differ_stay_with_their_products():
+    cell = gated(lambda Wx, Uh, b: 2 * Wx - Uh + b)
+    plan = lstmgen.plan(cell)
+    assert [len(op.matrices) for op in multiplies(plan.forward.operations)] == [2, 2]
+    assert lstmgen.check(cell).passed
+
+
+@pytest.mark.parametrize("target", ["numpy", "c"])
+def test_what_is_needed_after_the_loop_is_stacked_with_what_the_loop_needs(target):
+    """The simple recurrent unit: only its output needs r, and r needs the cell state."""
+    x, c = inputs("x", size="H"), states("c")
+    z, f, r, h = vectors("z f r h")
+    W, v, b = weights("W"), biases("v"), biases("b")
+    cell = Cell(
+        "sru",
+        [
+            Eq(z, W.z @ x),
+            Eq(f, sigmoid(W.f @ x + v.f * c + b.f)),
+            Eq(r, sigmoid(W.r @ x + v.r * c + b.r)),
+            Eq(c.next, f * c + (1 - f) * z),
+            Eq(h, r * c.next + (1 - r) * x),
+        ],
+        output=h,
+    )
+    plan = lstmgen.plan(cell, **plan_options(target))
+    for part in (plan.forward, plan.backward):
+        assert [len(op.matrices) for op in multiplies(part.operations)] == [3]
+    assert lstmgen.check(cell, target=target).passed
+
+
+def test_what_is_done_once_for_a_sequence_is_counted_once() -> None:
+    plan = lstmgen.plan(FIXED["antisymmetric"])
+    once = [sympy.expand(plan.flops_of(p)).subs({T: 0}) for p in (plan.forward, plan.backward)]
+    assert once == [H**2, H**2]  # U - Uᵀ, and δS less its transpose
+    read = plan.bytes_of(plan.forward).subs({T: 0, B: 0})
+    # U, its transpose and S: one read and two written; and matrices and biases of all steps
+    assert sympy.expand(read - 8 * 3 * H**2).coeff(H, 2) == 0
+    text = str(plan).splitlines()
+    assert text[0].startswith("once, at first    u_S S")
+    assert any(line.startswith("once, at last     δS") for line in text)

@@ -1,6 +1,7 @@
 """The folder list is the architecture: a room imports rooms to its left only, none in a circle."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,18 @@ def test_no_import_goes_in_a_circle():
 
     for name in sorted(GRAPH):
         visit(name, ())
+
+
+TEMPLATES = sorted((HOME.parent / "templates").rglob("*.j2"))
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_templates_hold_layout_only(path):
+    """No conditional within another one, none within a line, and nothing is computed."""
+    depth = 0
+    text = path.read_text("utf-8")
+    for statement in re.findall(r"(?:{%|\\BLOCK{)-? *(\w+)", text):
+        depth += {"if": 1, "endif": -1}.get(statement, 0)
+        assert depth < 2
+    for value in re.findall(r"(?:{{|\\VAR{)(.*?)}", text):
+        assert not re.search(r" (if|else|[-+*/%]|//) ", value), value

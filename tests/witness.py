@@ -230,7 +230,7 @@ def transcribe(cell: Cell) -> str:
 class Gradients:
     """What PyTorch says of one sequence, as NumPy arrays in the layout of a module's interface."""
 
-    y: np.ndarray
+    y: Any  # an array, or a dict of several
     final: dict[str, np.ndarray]
     params: dict[str, np.ndarray]
     inputs: dict[str, np.ndarray]
@@ -251,10 +251,13 @@ def differentiate(
     x: Mapping[str, np.ndarray],
     state: Mapping[str, np.ndarray],
     masks: Mapping[str, np.ndarray],
-    dy: np.ndarray,
+    dy: Mapping[str, np.ndarray],
     dstate: Mapping[str, np.ndarray],
 ) -> Gradients:
-    """Run and differentiate L = <dy, y> + <dstate, final states> in float64."""
+    """Run and differentiate L = <dy, y> + <dstate, final states> in float64.
+
+    Outputs that ``dy`` does not have are not in L.
+    """
 
     def leaf(a: Any) -> torch.Tensor:
         return torch.tensor(np.asarray(a, dtype=float), requires_grad=True)
@@ -276,15 +279,16 @@ def differentiate(
         "product": product, "number": number, "rows": rows, "sizes": sizes,
     }  # fmt: skip
     exec(transcribe(cell), scope)  # the printer's own text
-    s, outputs = initial, []
+    s, outputs = initial, {y.name: [] for y in cell.outputs}
     for t in range(steps):
         v = fixed | {n: a[t] for n, a in xs.items()}
         v |= {m.name: torch.tensor(masks[m.name][t]) for m in cell.masks}
         scope["step"](learned, s, v)
         s = {n: v[n] for n in initial}
-        outputs.append(v[cell.output.name])
-    y = torch.stack(outputs)
-    loss = (torch.tensor(dy) * y).sum()
+        for name, found in outputs.items():
+            found.append(v[name])
+    ys = {name: torch.stack(found) for name, found in outputs.items()}
+    loss = sum((torch.tensor(a) * ys[n]).sum() for n, a in dy.items())
     loss = loss + sum((torch.tensor(dstate[n]) * s[n]).sum() for n in initial)
     leaves = [*learned.values(), *xs.values(), *initial.values()]
     loss = loss + 0 * sum(a.sum() for a in leaves)  # so that what nothing reads has a gradient: 0
@@ -293,8 +297,9 @@ def differentiate(
     def arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
         return {n: a.grad.numpy() for n, a in tensors.items()}
 
+    y = {n: a.detach().numpy() for n, a in ys.items()}
     return Gradients(
-        y.detach().numpy(),
+        y if len(y) > 1 else y[cell.output.name],
         {n: a.detach().numpy() for n, a in s.items()},
         arrays(learned),
         arrays(xs),

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -121,13 +121,7 @@ class Generated(Contender):
             first = {name: a[0] for name, a in p.inputs.items()}
             x = first if several else next(iter(first.values()))
             masks = {"masks": {name: a[0] for name, a in p.masks.items()}} if masks else {}
-            output = p.cell.output.name
-            return Prepared(
-                lambda: module.step(params, x, p.state, **masks),
-                lambda new: p.results(
-                    np.asarray(new[output])[None], {s.name: new[s.name] for s in p.cell.states}
-                ),
-            )
+            return Prepared(lambda: module.step(params, x, p.state, **masks), partial(_of_step, p))
         if p.work == INFERENCE:
             keyword = inspect.signature(module.forward).parameters
             nothing_kept = {"tape": False} if "tape" in keyword else {}
@@ -146,6 +140,13 @@ class Generated(Contender):
             return p.results(y, final, gradients, dx, initial)
 
         return Prepared(train, values)
+
+
+def _of_step(p: Problem, new: Mapping[str, Any]) -> Values:
+    """The results of a step, of the dict that it returns."""
+    ys = {v.name: np.asarray(new[v.name])[None] for v in p.cell.outputs}
+    y = ys if len(ys) > 1 else ys[p.cell.output.name]
+    return p.results(y, {s.name: new[s.name] for s in p.cell.states})
 
 
 # --------------------------------------------------------------------------- PyTorch
@@ -295,7 +296,7 @@ def reference_of(cell: Cell, names: Sequence[str]) -> str | None:
     """Which of the reference cells has the very equations of ``cell``."""
     for name in names:
         known = cells.get(name)
-        if cell.equations == known.equations and cell.output == known.output:
+        if cell.equations == known.equations and cell.outputs == known.outputs:
             return name
     return None
 

@@ -114,7 +114,7 @@ class Problem:
             # above 0, as a state that others are divided by has to be
             "state": {s.name: half * np.abs(normal(lead[1], *self._shape(*cell.shape(s))))
                       for s in cell.states},
-            "dy": {"y": normal(*lead, *self._shape(*cell.shape(cell.output)))},
+            "dy": {v.name: normal(*lead, *self._shape(*cell.shape(v))) for v in cell.outputs},
         }  # fmt: skip
 
     @property
@@ -137,10 +137,12 @@ class Problem:
         return self._arrays["state"]
 
     @property
-    def dy(self) -> Array:
-        """The derivative of the loss by the output of every step."""
-        array: Array = self._arrays["dy"]["y"]
-        return array
+    def dy(self) -> Any:
+        """The derivative of the loss by the output of every step; of several, a dict."""
+        return self._joined(self._arrays["dy"])
+
+    def _joined(self, dy: Mapping[str, Array]) -> Any:
+        return dy if len(dy) > 1 else dy[self.cell.output.name]
 
     def values(self) -> dict[str, Any]:
         """All that goes in, by name."""
@@ -158,8 +160,10 @@ class Problem:
     ) -> Values:
         """Results by the names that messages use. What the work does not ask for is left out."""
         found = {f"final {name}": a for name, a in final.items()}
-        if self.work != STEP or self.cell.output.name not in final:
-            found["y"] = y
+        several = len(self.cell.outputs) > 1
+        for v in self.cell.outputs:
+            if self.work != STEP or v.name not in final:
+                found[f"y[{v.name}]" if several else "y"] = y[v.name] if several else y
         if self.work == TRAINING:
             found |= {f"∂L/∂{name}": a for name, a in (gradients or {}).items()}
             found |= {f"∂L/∂{name}": a for name, a in (inputs or {}).items()}
@@ -182,7 +186,8 @@ class Problem:
         y, final, tape = module.forward(params, given, wide(self.state), **masks)
         if self.work != TRAINING:
             return self.results(y, final)
-        gradients, dx, initial = module.backward(params, tape, np.asarray(self.dy, dtype=float))
+        dy = self._joined(wide(self._arrays["dy"]))
+        gradients, dx, initial = module.backward(params, tape, dy)
         dx = dx if several else {next(iter(x)): dx}
         return self.results(y, final, gradients, dx, initial)
 

@@ -88,8 +88,14 @@ class Transcript:
 def transcribe(cell: Cell, sizes: Mapping[str, int], dialect: Dialect) -> Transcript:
     """Write ``cell`` for given sizes (T and B among them) in a library's language.
 
-    Raises LstmgenError if a quantity of the cell has several axes.
+    Raises LstmgenError if a quantity of the cell has several axes, or the cell several outputs.
     """
+    if len(cell.outputs) > 1:
+        raise LstmgenError(
+            f"{cell.name} cannot be written for {dialect.name} yet: it has the outputs "
+            f"{', '.join(v.name for v in cell.outputs)}\n"
+            "  hint: only cells with one output can be timed --against a library"
+        )
     several = [v for v in (*cell.vectors, *cell.parameters) if len(cell.shape(v)) > _axes(v)]
     if several:
         raise LstmgenError(

@@ -3,6 +3,7 @@
 An equation in normal form is one of
 
 - affine:         a = W_i @ x + U_i @ h + p_i * c + b_i, products of named vectors, and elementwise;
+                  a product has no factor: 2 * (W @ x + U @ h) is 2 * a;
 - a reduction:    m = mean(e), with e elementwise (the operand of a scan or a maximum is named);
 - a contraction:  y = C @ q, of named vectors that both move;
 - a view:         q = Part(u, 0, …) of a named vector, or several of them side by side;
@@ -17,17 +18,18 @@ textbook would: ``a_i`` is the pre-activation of ``i``, ``Uh_n`` is U_n h, ``rh`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import sympy
-from sympy import Eq, Expr, Function, Symbol
+from sympy import Eq, Expr, Function, Integer, Symbol
 
 from ..language.cell import Cell
 from ..language.functions import sigmoid, softplus
 from ..language.matrices import Matrix
-from ..language.shapes import Shapes
+from ..language.shapes import SCALAR, Shapes
 from ..language.symbols import (
+    STATIC,
     Concat,
     Contract,
     Expand,
@@ -72,22 +74,35 @@ def namer_for(cell: Cell, equations: Iterable[Eq]) -> Namer:
 class Normal(NamedTuple):
     """Equations in normal form, in an order in which they can be run.
 
-    ``fixed`` are those of what does not move, matrices that are made of parameters: they hold once
-    for a whole sequence. ``step`` are those of each step.
+    ``fixed`` are those of what does not move, since it is made of parameters and constants alone:
+    they hold once for a whole sequence. ``step`` are those of each step.
     """
 
     fixed: tuple[Eq, ...]
     step: tuple[Eq, ...]
 
 
-def normalise(equations: Sequence[Eq], shapes: Shapes, namer: Namer) -> Normal:
-    """``equations`` in normal form."""
-    return _Normaliser(equations, shapes, namer).run()
+def normalise(
+    equations: Sequence[Eq], shapes: Shapes, namer: Namer, kept: Collection[Vector] = (),
+    *, once: bool = False,
+) -> Normal:  # fmt: skip
+    """``equations`` in normal form. What is ``kept`` stays a part of the step, whatever it is.
+
+    ``once``, what would be computed again at each step, though it is made of parameters alone, is
+    taken out of the step: σ(ζ), exp(-exp(ν)), the columns of W in W @ concat(x, h). A reader wants
+    these where they are.
+    """
+    return _Normaliser(equations, shapes, namer, kept, once).run()
 
 
 class _Normaliser:
-    def __init__(self, equations: Sequence[Eq], shapes: Shapes, namer: Namer) -> None:
+    def __init__(
+        self, equations: Sequence[Eq], shapes: Shapes, namer: Namer, kept: Collection[Vector],
+        once: bool,
+    ) -> None:  # fmt: skip
         self.equations, self.shapes, self.namer = equations, shapes, namer
+        self.kept, self.once = kept, once
+        self.static: dict[Vector, Vector] = {}  # vectors that turn out to be the same at all steps
         self.fixed: list[Eq] = []
         self.step: list[Eq] = []
         self.category = "vector"  # of what gets a name
@@ -102,19 +117,73 @@ class _Normaliser:
 
     def run(self) -> Normal:
         for equation in self.equations:
-            self.category = "derived" if isinstance(equation.lhs, Matrix) else "vector"
-            self.target, lhs = equation.lhs.name, self._quantities(equation.lhs)
-            rhs = self._right(_without_mod(plain_conditions(self._quantities(equation.rhs))))
+            given = equation.rhs.xreplace(self.static)
+            self.category = "derived" if self._is_fixed(equation.lhs, given) else "vector"
+            self.target, lhs = equation.lhs.name, self._left(equation.lhs)
+            rhs = self._right(_without_mod(plain_conditions(self._quantities(given))))
             alike = self.shapes.axes(rhs) == self.shapes.axes(lhs)
             if not alike and rhs.has(*MIXING):
                 rhs = self._name(rhs, f"{lhs.name}_one")
             self.out.append(Eq(lhs, rhs, evaluate=False))
             if alike and not (rhs.is_Atom or rhs.has(Product)):
                 self.known.setdefault(rhs, lhs)
-        return Normal(tuple(self.fixed), tuple(self.step))
+        read = {v for e in self.step for v in e.rhs.atoms(Vector)} | set(self.kept)
+        step = (e for e in self.step if e.lhs in read or not isinstance(e.rhs, Concat))
+        return Normal(tuple(self.fixed), tuple(step))
 
     def _size(self, e: Expr) -> Expr:
         return self.shapes.of(e)
+
+    # ------------------------------------------------------------------ what does not move
+
+    def _is_fixed(self, lhs: Vector | Matrix, rhs: Expr) -> bool:
+        """Whether an equation holds once for a whole sequence."""
+        if isinstance(lhs, Matrix):
+            return True
+        return lhs.category == "vector" and lhs not in self.kept and self._is_static(rhs)
+
+    def _left(self, lhs: Vector | Matrix) -> Any:
+        """A left-hand side as a quantity, fixed or of each step."""
+        if self.category == "derived" and isinstance(lhs, Vector):
+            self.static[lhs] = Vector(lhs.name, "derived", lhs.axes)
+            return self.static[lhs]
+        return self._quantities(lhs)
+
+    def _is_static(self, e: Expr) -> bool:
+        """Whether ``e`` is made of parameters and constants, so that it is the same at all steps.
+
+        One matrix for the vectors of several heads is no product of two matrices.
+        """
+        found = e.atoms(Vector, Matrix)
+        return (
+            bool(found)
+            and all(isinstance(v, Matrix) or v.category in STATIC for v in found)
+            and all(
+                len(self.shapes.axes(p.operand)) == len(self.shapes.axes(p.matrix)) - 1
+                for p in e.atoms(Product)
+            )
+        )
+
+    def _named_once(self, e: Expr) -> Vector:
+        """What is made of parameters, under a name, computed once for a whole sequence."""
+        before, self.category = self.category, "derived"
+        inner = e.args[0] if isinstance(e, named) else e
+        name = f"p_{self.target}"
+        if isinstance(inner, Function) and len(inner.args) == 1 and inner.args[0].is_Symbol:
+            name = f"{inner.func.__name__.rstrip('_')}_{inner.args[0].name}"
+        made = self._name(self._right(self._quantities(inner)), name)
+        self.category = before
+        return made
+
+    def _static_apart(self, e: Expr) -> Expr:
+        """A sum or product in which what is made of parameters alone is one term or factor, if it
+        is worth a name.
+        """
+        fixed = [a for a in e.args if self._is_static(a) and not isinstance(a, Matrix)]
+        if len(fixed) < 2 or len(fixed) == len(e.args) or not any(map(_has_price, fixed)):
+            return e
+        others = [a for a in e.args if a not in fixed]
+        return e.func(self._named_once(e.func(*fixed)), *others)
 
     def _right(self, rhs: Expr) -> Expr:
         if isinstance(rhs, named):
@@ -129,10 +198,18 @@ class _Normaliser:
         """``e`` with all that mixes units named, but for products that are terms of a sum."""
         if e.is_Atom:
             return e
+        if self.category != "derived":
+            price = _has_price(e) if self.once else e.has(Product, Contract)
+            if price and not isinstance(e, Expand) and self._is_static(e):
+                return self._named_once(e)
+            if self.once and isinstance(e, (sympy.Add, sympy.Mul)):
+                e = self._static_apart(e)
         if isinstance(e, named):
             return self._named(e)
         if isinstance(e, Product):
             matrix = e.matrix if isinstance(e.matrix, Matrix) else self._matrix(e.matrix)
+            if self.once and (parts := self._parts(matrix, e.operand)):
+                return self._by_columns(matrix, parts)
             return Product(self._merged(matrix, e.operand), self._operand(e.operand))
         if isinstance(e, Expand):
             inner = self._whole(e.operand, "u")
@@ -145,7 +222,7 @@ class _Normaliser:
         if isinstance(e, Reduction):
             return self._part(self._reduction(e), _SHORT[e.func.__name__])
         if isinstance(e, sympy.Add):
-            return e.func(*(self._term(arg, self._size(e)) for arg in e.args))
+            return self._sum(e, hint)
         if isinstance(e, (sympy.Max, sympy.Min)) and len(e.args) > 2:
             return e.func(*(self._symbol(arg) for arg in e.args))
         if isinstance(e, Function) and len(e.args) == 1:
@@ -164,13 +241,42 @@ class _Normaliser:
         """An equation of matrices, or a side of it, in which each is a quantity of two axes."""
         if self.category != "derived":
             return e
+        e = e.replace(
+            lambda n: isinstance(n, Product),
+            lambda n: self.shapes.explicit(Contract(n.args[0], n.args[1], "@")),
+        )
         defined = {x.lhs for x in self.equations}
         swap: dict[Expr, Expr] = {}
         for m in e.atoms(Matrix):
             category = "derived" if m.base in defined else "parameter"
-            v = Vector(m.name, category, self.shapes.declared(m.base))
+            v = Vector(m.name, category, self.shapes.declared(m.base), learned=m.learned)
             swap[m] = Transpose(v) if m.transposed else v
         return e.xreplace(swap)
+
+    def _parts(self, matrix: Matrix, operand: Expr) -> tuple[Expr, ...]:
+        """The vectors that stand side by side in the operand of a plain matrix; () of any other."""
+        meaning = self._meaning(operand)
+        if not isinstance(meaning, Concat) or len(self.shapes.axes(matrix)) != 2:
+            return ()
+        shapes = [self.shapes.axes(part) for part in meaning.args]
+        plain = all(len(shape) == 1 and shape != SCALAR for shape in shapes)
+        return meaning.args if plain else ()
+
+    def _by_columns(self, matrix: Matrix, parts: Sequence[Expr]) -> Expr:
+        """W @ concat(x, h) as W_x @ x + W_h @ h, so that what does not depend on the recurrence
+        can be multiplied for all steps at once; the columns of W are cut once for a sequence.
+        """
+        operands = [self._operand(part) for part in parts]
+        sizes = sympy.Tuple(*map(self._size, operands))
+        before, self.category = self.category, "derived"
+        whole = self._operand(self._quantities(matrix))
+        pieces = [
+            self._name(Part(whole, Integer(k), sizes), f"{matrix.name}_{v.name}")
+            for k, v in enumerate(operands)
+        ]
+        self.category = before
+        made = [Matrix(piece.name, piece.axes[0], piece.axes[1]) for piece in pieces]
+        return sympy.Add(*map(Product, made, operands))
 
     def _merged(self, matrix: Matrix, operand: Expr) -> Matrix:
         """A matrix a head makes one tall matrix where one vector is for all heads."""
@@ -190,11 +296,27 @@ class _Normaliser:
         count = {Contract: 2, Concat: len(e.args)}.get(type(e), 1)
         return e.func(*map(self._operand, e.args[:count]), *e.args[count:])
 
+    def _sum(self, e: sympy.Add, hint: str) -> Expr:
+        """A sum, with a number before several of its products factored out again.
+
+        SymPy distributes the sign of -(W x + U h + b), and only products without a factor are
+        added up in place.
+        """
+        size, left, terms = self._size(e), list(e.args), []
+        for factor, scaled in _common_factors(e).items():
+            inner = sympy.Add(*(self._term(t.as_coeff_Mul()[1], size) for t in scaled))
+            left = [t for t in left if t not in scaled]
+            whole = all(t.is_number for t in left)
+            terms.append(factor * self._name(inner, f"{hint if whole else 's'}_{self.target}"))
+        return sympy.Add(*(self._term(t, size) for t in left), *terms)
+
     def _term(self, e: Expr, size: Expr) -> Expr:
         """A term of a sum of that size, a product if it is as wide."""
         term = self._flat(e, "q")
-        narrow = isinstance(term, Product) and self._size(term) != size
-        return self._name(term, _product_name(term)) if narrow else term
+        if not products(term) or self._size(term) == size:
+            return term
+        named_so = isinstance(term, Product)
+        return self._name(term, _product_name(term) if named_so else f"q_{self.target}")
 
     def _symbol(self, e: Expr) -> Expr:
         """``e`` under a name, so that its value is the same to the last bit wherever it is read:
@@ -265,8 +387,20 @@ class _Normaliser:
 
 def _moving(e: Expr) -> list[Vector]:
     """The vectors in ``e`` that change from step to step."""
-    found = [v for v in e.atoms(Vector) if v.category not in ("parameter", "constant")]
+    found = [v for v in e.atoms(Vector) if v.category not in STATIC]
     return sorted(found, key=lambda v: (v.is_single, v.name, v.time))
+
+
+def _has_price(e: Expr) -> bool:
+    """Whether ``e`` takes more than a few additions and products of what it is made of."""
+    return any(
+        (
+            isinstance(n, (Function, sympy.Piecewise, sympy.Max, sympy.Min))
+            and not isinstance(n, (named, Expand))
+        )
+        or (isinstance(n, sympy.Pow) and not (n.exp.is_Integer and 0 < n.exp <= 3))
+        for n in sympy.preorder_traversal(e)
+    )
 
 
 def _joined(e: Expr) -> str:
@@ -295,6 +429,31 @@ def _contraction_name(e: Expr) -> str:
 def _without_mod(e: Expr) -> Expr:
     """Mod(a, b) as a - b floor(a / b), which can be differentiated in both arguments."""
     return e.replace(sympy.Mod, lambda a, b: a - b * sympy.floor(a / b))
+
+
+def _common_factors(e: sympy.Add) -> dict[Expr, list[Expr]]:
+    """By factor, the terms of a sum that are better summed up first: products with one number
+    before them, and learned vectors with the same; all terms, if all have that number.
+    """
+    terms: dict[Expr, list[Expr]] = {}
+    for t in e.args:
+        if not t.is_number:
+            terms.setdefault(t.as_coeff_Mul()[0], []).append(t)
+    found = {}
+    for factor, scaled in terms.items():
+        if factor == 1 or not any(isinstance(t.as_coeff_Mul()[1], Product) for t in scaled):
+            continue
+        joined = scaled if len(terms) == 1 else [t for t in scaled if _is_summed_up(t)]
+        if len(joined) > 1:
+            found[factor] = joined
+    return found
+
+
+def _is_summed_up(term: Expr) -> bool:
+    """Whether a product of the plan can take ``term`` in: as one of its products, or its bias."""
+    inner = term.as_coeff_Mul()[1]
+    learned = isinstance(inner, Vector) and inner.category == "parameter"
+    return learned or isinstance(inner, Product)
 
 
 def products(e: Expr) -> list[Product]:

@@ -24,6 +24,7 @@ from ..language.cell import Cell
 from ..language.matrices import Matrix
 from ..language.shapes import SCALAR, units
 from ..language.symbols import (
+    STATIC,
     Concat,
     Contract,
     Expand,
@@ -134,11 +135,14 @@ class Derivation:
         return next((e.rhs for e in self.adjoints if e.lhs == symbol), ZERO)
 
 
-def reverse(cell: Cell) -> Derivation:
-    """Derive backpropagation through time for ``cell``; ``derive`` is the way in."""
+def reverse(cell: Cell, *, once: bool = False) -> Derivation:
+    """Derive backpropagation through time for ``cell``; ``derive`` is the way in.
+
+    ``once`` is for code: expressions of parameters alone are taken out of the step.
+    """
     require_cell(cell)
     namer = namer_for(cell, cell.equations)
-    fixed, step = normalise(cell.equations, cell.shapes, namer)
+    fixed, step = normalise(cell.equations, cell.shapes, namer, set(cell.outputs), once=once)
     made = _Sweep(cell, step, (*fixed, *step)).run()
     if not fixed:
         return made
@@ -163,7 +167,7 @@ def carry(state: Vector, time: int = 0) -> Vector:
 
 
 def cotangent(output: Vector) -> Vector:
-    """∂L/∂y[t] as the caller gives it: what the loss itself does to the output."""
+    """∂L/∂y[t] as the caller gives it: what the loss itself does to an output."""
     return Vector(output.name, "cotangent", output.axes)
 
 
@@ -181,6 +185,10 @@ class _Sweep:
     def __init__(self, cell: Cell, forward: tuple[Eq, ...], known: Sequence[Eq]) -> None:
         self.cell, self.forward, self.shapes = cell, forward, cell.shapes
         self.fixed = [e.lhs for e in known if e.lhs.category == "derived"]
+        self.learned: set[str] = set()  # of these, what a parameter is part of
+        for e in known:
+            if e.lhs in self.fixed and any(map(self._is_learned, e.rhs.atoms(Vector))):
+                self.learned.add(e.lhs.name)
         self.matrices = {m.base for e in forward for p in e.rhs.atoms(Product) for m in [p.matrix]}
         self.is_fixed = any(e.lhs in self.fixed for e in forward)
         self.names = {
@@ -197,7 +205,8 @@ class _Sweep:
 
     def run(self) -> Derivation:
         cell = self.cell
-        self.plain[cell.output] = [cotangent(cell.output)]
+        for v in cell.outputs:
+            self.plain[v] = [cotangent(v)]
         for state in cell.states:
             self.plain.setdefault(state.at(0), []).append(carry(state))
         for equation in reversed(self.forward):
@@ -211,7 +220,7 @@ class _Sweep:
                 self.out.append(Eq(carry(state, -1), ZERO, evaluate=False))
         totals = tuple(
             Eq(Gradient(p), sum(self.totals.get(p, []), ZERO), evaluate=False)
-            for p in (*cell.parameters, *self._made_of_parameters())
+            for p in (*cell.learned, *self._made_of_parameters())
         )
         adjoints, totals = _inline(tuple(self.out), totals, self.cell)
         return Derivation(cell, self.forward, _live(adjoints, totals, cell), totals)
@@ -219,8 +228,14 @@ class _Sweep:
     def _made_of_parameters(self) -> list[Expr]:
         """What products and steps use of what is made of parameters, as a matrix or as it is."""
         names = {v.name: v for v in self.fixed}
+        names = {n: v for n, v in names.items() if n in self.learned}
         used = {m for m in self.matrices if m.name in names}
-        plain = {v for e in self.forward for v in e.rhs.atoms(Vector) if v.category == "derived"}
+        plain = {
+            v
+            for e in self.forward
+            for v in e.rhs.atoms(Vector)
+            if v.name in names and v.category == "derived"
+        }
         return sorted({*used, *plain}, key=lambda s: list(names).index(s.name))
 
     def of_fixed(self, used: set[str]) -> tuple[Eq, ...]:
@@ -232,7 +247,7 @@ class _Sweep:
             delta = self._close(equation.lhs, adjoint(equation.lhs))
             if delta is not None:
                 self._spread(equation, delta)
-        for p in self.cell.parameters:
+        for p in self.cell.learned:
             v = Vector(p.name, "parameter", self.shapes.declared(p)) if isinstance(p, Matrix) else p
             self._close(v, adjoint(v))
         return tuple(self.out)
@@ -296,13 +311,19 @@ class _Sweep:
         return bool(self.shapes.axes(v) == SCALAR != self.shapes.axes(term))
 
     def _gain(self, v: Vector, delta: Expr, coefficient: Expr) -> None:
-        if not self.is_fixed and v.category == "parameter":
+        if not self.is_fixed and v.category in STATIC:
             term = delta * coefficient
             wide = self._broadcast(v, term)
             self._total(v, Total(summed(term, self.shapes.axes(term), ()) if wide else term))
             return
         terms = self.linear.setdefault(v, {})
         terms[delta] = terms.get(delta, ZERO) + coefficient
+
+    def _is_learned(self, symbol: Vector | Matrix) -> bool:
+        """Whether it is a parameter, or made of some; with constants alone nothing is learned."""
+        if symbol.name in {v.name for v in self.fixed}:
+            return symbol.name in self.learned
+        return symbol.learned and (isinstance(symbol, Matrix) or symbol.category == "parameter")
 
     def _total(self, parameter: Expr, term: Expr) -> None:
         self.totals.setdefault(parameter, []).append(term)
@@ -321,8 +342,9 @@ class _Sweep:
         self.out += derivative.extra
         for symbol, chain in operands:
             if isinstance(symbol, Matrix):
-                self._total(symbol, chain.transpose(delta))
-            elif symbol.category not in ("mask", "constant"):
+                if self._is_learned(symbol):
+                    self._total(symbol, chain.transpose(delta))
+            elif symbol.category not in STATIC | {"mask"} or self._is_learned(symbol):
                 self._back(symbol, chain, delta, equation)
 
     def _back(self, v: Vector, chain: Chain, delta: Vector, equation: Eq) -> None:
@@ -340,7 +362,7 @@ class _Sweep:
             coefficient *= units(number.shape)  # all units alike: as often as there are
         if not isinstance(e, NAMED) and not isinstance(e, Product):
             self._gain(v, e, coefficient)
-        elif self.is_fixed or v.category != "parameter":
+        elif self.is_fixed or v.category not in STATIC:
             self.plain.setdefault(v, []).append(e)
         elif isinstance(e, Product):
             raise CellError(

@@ -19,7 +19,7 @@ from .checks import (
     check_everything_is_read,
     check_name,
     check_names,
-    check_output,
+    check_outputs,
 )
 from .declarations import Family
 from .functions import FUNCTIONS, functions_with
@@ -46,8 +46,9 @@ class Cell:
         An identifier: files and C functions are named after it.
     equations : sequence of sympy.Eq
         In order: what an equation reads is defined above it. Every state needs its ``.next``.
-    output : Vector
-        What each step puts out: a state (its new value), or a vector that the step computes.
+    output : Vector, or sequence of Vector
+        What each step puts out: a state (its new value), or a vector that the step computes; or
+        several of them, in order. ``outputs`` is the tuple of them, ``output`` the first.
     title, source, notes : str
         What the cell is in a few words; the paper, as "Gers et al. 2000"; anything worth knowing.
     init : mapping from symbols
@@ -66,7 +67,7 @@ class Cell:
         self,
         name: str,
         equations: Sequence[Eq],
-        output: Vector,
+        output: Vector | Sequence[Vector],
         *,
         title: str = "",
         source: str = "",
@@ -79,8 +80,8 @@ class Cell:
         self.name, self.title, self.source, self.notes = name, title, source, notes
         self.equations: tuple[Eq, ...] = _equations(equations, f"cell {name}")
         check_equations(self.equations)
-        self.output = check_output(output, self.equations)
-        check_everything_is_read(self.equations, self.output)
+        self.outputs: tuple[Vector, ...] = check_outputs(output, self.equations)
+        check_everything_is_read(self.equations, self.outputs)
         self.shapes = Shapes(self.equations)
         self.equations = tuple(
             Eq(e.lhs, self.shapes.explicit(e.rhs), evaluate=False) for e in self.equations
@@ -90,7 +91,9 @@ class Cell:
         self.roles = _roles(roles or {}, self.equations)
 
     def __repr__(self) -> str:
-        return f"Cell({self.name!r}: {len(self.equations)} equations, output {self.output})"
+        outputs = " ".join(map(str, self.outputs))
+        what = "outputs" if len(self.outputs) > 1 else "output"
+        return f"Cell({self.name!r}: {len(self.equations)} equations, {what} {outputs})"
 
     # ------------------------------------------------------------------ what the equations hold
 
@@ -99,11 +102,17 @@ class Cell:
         """Matrices that equations make of parameters, once for a whole sequence."""
         return tuple(e.lhs for e in self.equations if isinstance(e.lhs, Matrix))
 
+    @property
+    def output(self) -> Vector:
+        """What each step puts out; the first of several ``outputs``."""
+        return self.outputs[0]
+
     @cached_property
     def states(self) -> tuple[Vector, ...]:
-        """The states as they come into a step; the output first if it is one."""
+        """The states as they come into a step; first those that are outputs."""
         found = [e.lhs.at(-1) for e in self._moving if e.lhs.category == "state"]
-        return tuple(sorted(found, key=lambda s: s.name != self.output.name))
+        place = {v.name: k for k, v in enumerate(self.outputs)}
+        return tuple(sorted(found, key=lambda s: place.get(s.name, len(place))))
 
     @cached_property
     def inputs(self) -> tuple[Vector, ...]:
@@ -122,7 +131,9 @@ class Cell:
 
     @cached_property
     def parameters(self) -> tuple[Matrix | Vector, ...]:
-        """All that is learned: a family after the other, the input's matrices first."""
+        """The arrays that are the same at all steps, learned or not: a family after the other, the
+        input's matrices first.
+        """
         first: dict[Matrix | Vector, tuple[int, int]] = {}
         for number, equation in enumerate(self.equations):
             reads_input = {
@@ -146,6 +157,11 @@ class Cell:
         return tuple(
             sorted(first, key=lambda p: (leader[family[p]], family[p], first[p][1], p.name))
         )
+
+    @cached_property
+    def learned(self) -> tuple[Matrix | Vector, ...]:
+        """The parameters that have a gradient: all but those declared with ``learned=False``."""
+        return tuple(p for p in self.parameters if p.learned)
 
     def _given(self, kind: str) -> tuple[Vector, ...]:
         seen: dict[Vector, int] = {}

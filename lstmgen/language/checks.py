@@ -305,8 +305,21 @@ def _check_defined(
     )  # fmt: skip
 
 
-def check_output(output: object, equations: tuple[Eq, ...]) -> Vector:
-    """The output, of this step; it has to be defined by an equation."""
+def check_outputs(output: object, equations: tuple[Eq, ...]) -> tuple[Vector, ...]:
+    """The outputs, of this step, in the order in which they are given: one, or several."""
+    if not isinstance(output, (list, tuple)):
+        return (_check_output(output, equations),)
+    if not output:
+        raise CellError("a cell needs at least one output", hint=_output_hint(None))
+    outputs = tuple(_check_output(v, equations) for v in output)
+    for k, v in enumerate(outputs):
+        if v in outputs[:k]:
+            raise CellError(f"the output {v} is given twice", hint="give each output once")
+    return outputs
+
+
+def _check_output(output: object, equations: tuple[Eq, ...]) -> Vector:
+    """One output, of this step; it has to be defined by an equation."""
     if not isinstance(output, Vector):
         raise CellError(
             f"the output is {short(repr(output))}, not a vector", hint=_output_hint(output)
@@ -324,16 +337,16 @@ def check_output(output: object, equations: tuple[Eq, ...]) -> Vector:
 def _output_hint(output: object) -> str:
     if isinstance(output, str):
         return f"give the symbol itself, output={output}"
-    if isinstance(output, (list, tuple, dict, set)):
-        return "a cell has one output, such as output=h; the other states are returned, too"
+    if isinstance(output, (list, tuple, dict, set, frozenset)):
+        return "give several outputs in order, as a tuple: output=(h, y)"
     if isinstance(output, Expr):
         return 'define it by an equation of its own, Eq(y, …) with y = vectors("y"), output=y'
-    return "give a state or a vector, such as output=h"
+    return "give a state or a vector, such as output=h, or several: output=(h, y)"
 
 
-def check_everything_is_read(equations: tuple[Eq, ...], output: Vector) -> None:
+def check_everything_is_read(equations: tuple[Eq, ...], outputs: tuple[Vector, ...]) -> None:
     """What nothing reads is a slip."""
-    read = {v for e in equations for v in e.rhs.atoms(Vector)} | {output}
+    read = {v for e in equations for v in e.rhs.atoms(Vector)} | set(outputs)
     read |= {m.base for e in equations for m in e.rhs.atoms(Matrix)}
     for number, equation in enumerate(equations, 1):
         lhs = equation.lhs

@@ -121,10 +121,12 @@ def _shape(size: object, shape: object, default: str = "") -> str | tuple[str, .
     return tuple(declared(n) for n in shape)
 
 
-def _sides(rows: object, columns: object, shape: object, value: Start | None) -> tuple[Any, ...]:
+def _sides(
+    rows: object, columns: object, shape: object, value: Start | None, learned: bool
+) -> tuple[Any, ...]:
     """What Matrix takes after its name."""
     if shape is None:
-        return declared(rows), declared(columns), False, (), False, value
+        return declared(rows), declared(columns), False, (), False, value, learned
     if rows or columns:
         raise ValueError("give shape=, or rows= and columns=, not both")
     axes = _shape("", shape)
@@ -132,11 +134,17 @@ def _sides(rows: object, columns: object, shape: object, value: Start | None) ->
         raise ValueError(
             f'the shape of a matrix has two axes or more, such as ("H", "D"), not {shape!r}'
         )
-    return (*axes[-2:], False, axes[:-2], False, value)
+    return (*axes[-2:], False, axes[:-2], False, value, learned)
 
 
 def _start(value: Any, what: str, *, of_matrix: bool = False) -> Start | None:
     return None if value is None else start(value, f"init of {what}", of_matrix=of_matrix)
+
+
+def _flag(learned: object) -> bool:
+    if not isinstance(learned, bool):
+        raise ValueError(f"learned is True or False, not {short(repr(learned))}")
+    return learned
 
 
 @_declares
@@ -183,37 +191,48 @@ def constants(names: str, value: float | None = None) -> Any:
 
 @_declares
 def weights(
-    names: str, rows: str | int = "", columns: str | int = "", shape: Any = None, init: Any = None
-) -> Any:
+    names: str, rows: str | int = "", columns: str | int = "", shape: Any = None, init: Any = None,
+    learned: bool = True,
+) -> Any:  # fmt: skip
     """A family of matrices: ``W.i`` is W_i. Shapes are inferred unless they are given.
 
     ``shape=("N", "P", "P")`` is a matrix for each of N heads. ``init`` says how they start: a
     number, a name such as "orthogonal", or both, ("normal", 0.1); else Glorot's distribution.
+    ``learned=False`` is for fixed matrices, as of a reservoir: they have no gradient.
     """
-    sides = _sides(rows, columns, shape, _start(init, names, of_matrix=True))
+    sides = _sides(rows, columns, shape, _start(init, names, of_matrix=True), _flag(learned))
     return _declare(names, lambda name: Family(name, lambda member: Matrix(member, *sides)))
 
 
 @_declares
-def biases(names: str, size: str | int = "", init: Any = 0.0, shape: Any = None) -> Any:
-    """A family of learned vectors: biases, peepholes, gains. They start at ``init``."""
-    about = _shape(size, shape), 0, _start(init, names)
+def biases(
+    names: str, size: str | int = "", init: Any = 0.0, shape: Any = None, learned: bool = True
+) -> Any:
+    """A family of learned vectors: biases, peepholes, gains. They start at ``init``, and have no
+    gradient with ``learned=False``.
+    """
+    about = _shape(size, shape), 0, _start(init, names), _flag(learned)
     return _declare(names, lambda n: Family(n, lambda m: Vector(m, "parameter", *about)))
 
 
 @_declares
 def matrix(
-    names: str, rows: str | int = "", columns: str | int = "", shape: Any = None, init: Any = None
-) -> Any:
-    """One learned matrix, used as ``V @ h``; ``init`` as in ``weights``."""
-    sides = _sides(rows, columns, shape, _start(init, names, of_matrix=True))
+    names: str, rows: str | int = "", columns: str | int = "", shape: Any = None, init: Any = None,
+    learned: bool = True,
+) -> Any:  # fmt: skip
+    """One matrix, used as ``V @ h``; ``init`` and ``learned`` as in ``weights``."""
+    sides = _sides(rows, columns, shape, _start(init, names, of_matrix=True), _flag(learned))
     return _declare(names, lambda n: Matrix(n, *sides))
 
 
 @_declares
-def vector(names: str, size: str | int = "", init: Any = 0.0, shape: Any = None) -> Any:
-    """One learned vector; ``size=1`` is a learned scalar. It starts at ``init``."""
-    about = _shape(size, shape), 0, _start(init, names)
+def vector(
+    names: str, size: str | int = "", init: Any = 0.0, shape: Any = None, learned: bool = True
+) -> Any:
+    """One learned vector; ``size=1`` is a learned scalar. It starts at ``init``, and has no
+    gradient with ``learned=False``.
+    """
+    about = _shape(size, shape), 0, _start(init, names), _flag(learned)
     return _declare(names, lambda n: Vector(n, "parameter", *about))
 
 

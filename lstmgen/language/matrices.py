@@ -127,15 +127,17 @@ class Operator(Linear):
 
 
 class Matrix(Operator, Symbol):
-    """A learned matrix of shape (rows, columns), used as ``W @ x``; ``W.T`` is its transpose.
+    """A matrix of shape (rows, columns), used as ``W @ x``; ``W.T`` is its transpose.
 
-    Axes before these are heads, with a matrix each: of shape ("N", "P", "Q") it takes (N, Q) to
-    (N, P), and one vector (Q,) for all heads to (N, P), too.
+    It is learned, unless it was declared otherwise. Axes before these are heads, with a matrix
+    each: of shape ("N", "P", "Q") it takes (N, Q) to (N, P), and one vector (Q,) for all heads to
+    (N, P), too.
     """
 
     axes: tuple[str, ...]
     transposed: bool
     value: Start | None  # how it starts; None is Glorot's distribution
+    learned: bool  # whether it has a gradient
     merged: bool  # the normal form's: heads and rows as one axis, for a vector without heads
 
     def __new__(
@@ -147,23 +149,26 @@ class Matrix(Operator, Symbol):
         heads: tuple[str, ...] = (),
         merged: bool = False,
         value: Start | None = None,
+        learned: bool = True,
     ) -> Matrix:
         obj: Matrix = Symbol.__xnew__(cls, name, real=True)
         obj.axes, obj.transposed, obj.merged = (*heads, rows, columns), transposed, merged
-        obj.value = value
+        obj.value, obj.learned = value, learned
         return obj
 
     def _hashable_content(self) -> tuple[Any, ...]:
         content: tuple[Any, ...] = super()._hashable_content()
-        return (*content, self.axes, int(self.transposed), int(self.merged), repr(self.value))
+        how = int(self.transposed), int(self.merged), repr(self.value), int(self.learned)
+        return (*content, self.axes, *how)
 
     def __getnewargs_ex__(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        about = (self.transposed, self.axes[:-2], self.merged, self.value)
+        about = (self.transposed, self.axes[:-2], self.merged, self.value, self.learned)
         return (self.name, *self.axes[-2:], *about), {}
 
     def _viewed(self, transposed: bool, merged: bool) -> Matrix:
         *heads, rows, columns = self.axes
-        return Matrix(self.name, rows, columns, transposed, tuple(heads), merged, self.value)
+        about = transposed, tuple(heads), merged, self.value, self.learned
+        return Matrix(self.name, rows, columns, *about)
 
     @property
     def T(self) -> Matrix:

@@ -32,6 +32,7 @@ _S = TypeVar("_S")
 # Categories of Vector. The first six are written by users; derivation and schedule add the others.
 # The same at every step: time does not touch them. What is derived is made of the others.
 STATIC = frozenset({"parameter", "constant", "derived"})
+LEARNED = STATIC - {"constant"}  # and what is made of it
 GIVEN = frozenset(
     {"input", "mask", "parameter", "constant", "derived"}
 )  # never defined by an equation
@@ -73,12 +74,15 @@ class Vector(Quantity, Symbol):
         Steps away from t: a state that comes in is at -1. Parameters and constants have no time.
     value : float or Initial, optional
         How a parameter starts, a state if none is given; a constant's default.
+    learned : bool
+        Whether a parameter has a gradient.
     """
 
     category: str
     axes: tuple[str, ...]
     time: int
     value: Start | None
+    learned: bool
 
     def __new__(
         cls,
@@ -87,18 +91,21 @@ class Vector(Quantity, Symbol):
         shape: str | tuple[str, ...] = "",
         time: int = 0,
         value: Start | None = None,
+        learned: bool = True,
     ) -> Vector:
         obj: Vector = Symbol.__xnew__(cls, name, real=True)
         obj.axes = (shape,) if isinstance(shape, str) else tuple(shape)
-        obj.category, obj.time, obj.value = category, time, value
+        obj.category, obj.time, obj.value, obj.learned = category, time, value, learned
         return obj
 
     def _hashable_content(self) -> tuple[Any, ...]:
         content: tuple[Any, ...] = super()._hashable_content()
-        return (*content, self.category, self.axes, self.time, repr(self.value))
+        about = self.category, self.axes, self.time, repr(self.value), int(self.learned)
+        return (*content, *about)
 
     def __getnewargs_ex__(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return (self.name, self.category, self.axes, self.time, self.value), {}
+        about = self.category, self.axes, self.time, self.value, self.learned
+        return (self.name, *about), {}
 
     @property
     def is_single(self) -> bool:

@@ -20,16 +20,20 @@ _WIDTHS = (56, 60)  # of what is done, and of the note beside it
 
 
 def describe(
-    forward: Pass,
-    backward: Pass,
+    passes: Sequence[tuple[Pass, Sequence[Fused]]],
     order: Order,
     home: Mapping[Vector, Buffer],
     totals: Sequence[tuple[str, str]],
 ) -> str:
-    """What runs where, what is kept, and what it costs."""
+    """What runs where, what is kept, and what it costs. ``passes`` are forward and backward, each
+    with what it does once for a sequence.
+    """
+    (forward, made), (backward, gained) = passes
     rows = [
+        *_once("once, at first", made, order, home),
         *_pass(forward, "each step", order, home),
         *_pass(backward, "backward step", order, home),
+        *_once("once, at last", gained, order, home),
     ]
     left = max(len(r[0]) for r in rows) + 3
     middle = min(max(len(r[1]) for r in rows), _WIDTHS[0]) + 3
@@ -54,6 +58,14 @@ def _pass(
         for n, op in enumerate(operations):
             rows.append((title if n == 0 else "", *_operation(op, order, home)))
     return rows
+
+
+def _once(
+    title: str, operations: Sequence[Fused], order: Order, home: Mapping[Vector, Buffer]
+) -> list[tuple[str, str, str]]:
+    """What is made of parameters, and its adjoints."""
+    shown = [_fused(op, order, home) for op in operations]
+    return [(title, what, f"of parameters alone, {note}") for what, note in shown]
 
 
 def _operation(op: Operation, order: Order, home: Mapping[Vector, Buffer]) -> tuple[str, str]:

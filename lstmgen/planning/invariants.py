@@ -30,7 +30,10 @@ def require_sound(plan: Plan) -> None:
         That is a fault of lstmgen, not of the cell: the message asks to report it.
     """
     for name, part in (("forward", plan.forward), ("backward", plan.backward)):
-        for problem in (*_sizes(part, plan.cell), *_places(part, plan), *_rows(part, plan)):
+        problems = (
+            *_sizes(part, plan.cell), *_places(part, plan), *_rows(part, plan), *_shifts(part, plan)
+        )  # fmt: skip
+        for problem in problems:
             raise LstmgenError(
                 f"the plan of {plan.cell.name} is not sound: {name}, {problem}\n"
                 "  hint: this is a fault of lstmgen; please report it, with the cell"
@@ -133,3 +136,22 @@ def _rows(part: Pass, plan: Plan) -> Iterator[str]:
         for v in op.writes:
             if v in plan.home and plan.home[v].scope == "step":
                 yield f"{v} is written for many steps where there is room for one"
+
+
+def _shifts(part: Pass, plan: Plan) -> Iterator[str]:
+    """What is read of the step before where not all steps have been computed, or by the stage that
+    computes them.
+    """
+    moment = {v: n for n, op in enumerate(part.operations) for v in op.writes}
+    loop = range(len(part.before), len(part.before) + len(part.step))
+    for n, op in enumerate(part.operations):
+        for v in op.reads:
+            out = v.at(-1) if v.category == "carry" else v.at(0)
+            if v == out or v.category not in ("state", "carry") or out not in moment:
+                continue  # of this step, not handed on, or the tape's
+            if n in loop and moment[out] in loop:
+                continue
+            if moment[out] >= n:
+                yield f"{v} is read before {out} is there for all steps"
+            elif v.category == "carry" and not plan.is_shifted(v):
+                yield f"{v} is read outside the loop, and lasts for one step"

@@ -150,7 +150,8 @@ class Buffer:
     """Blocks that lie side by side in memory, one row after the other.
 
     scope: "tape" (every step, kept for the backward pass), "tile" (the steps that are worked on
-    together), "step" (one step), "state", "carry", or "given" (the caller's own array).
+    together), "step" (one step), "state", "carry" (what a step hands on to the next one), "carries"
+    (that of all steps of a tile, and what comes into it), or "given" (the caller's own array).
     """
 
     name: str

@@ -5,7 +5,7 @@ Plain functions from one list of equations to the next; none changes a value.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import sympy
 from sympy import Eq, Expr, Function
@@ -15,6 +15,8 @@ from ..language.cell import Cell
 from ..language.functions import equal, functions_with
 from ..language.symbols import (
     ADJOINT,
+    LEARNED,
+    STATIC,
     Concat,
     Contract,
     Outer,
@@ -102,7 +104,7 @@ def split_coefficients(equations: Sequence[Eq], namer: Namer, cell: Cell) -> tup
         factors = sympy.Mul.make_args(term)
         flowing = [f for f in factors if any(v.category in moving for v in f.atoms(Vector))]
         rest = sympy.Mul(*(f for f in factors if f not in flowing))
-        changes = any(v.category not in ("parameter", "constant") for v in rest.atoms(Vector))
+        changes = any(v.category not in STATIC for v in rest.atoms(Vector))
         if len(flowing) != 1 or rest.is_Atom or not changes or rest.has(Reduction, Product):
             return term
         if cell.shapes.axes(rest) in matrices:
@@ -125,11 +127,13 @@ def split_coefficients(equations: Sequence[Eq], namer: Namer, cell: Cell) -> tup
 
 
 def recompute(
-    forward: Sequence[Eq], adjoints: Sequence[Eq], totals: Sequence[Eq], *, outers_only: bool
-) -> tuple[Eq, ...]:
+    forward: Sequence[Eq], adjoints: Sequence[Eq], totals: Sequence[Eq],
+    outputs: Collection[Vector], *, outers_only: bool,
+) -> tuple[Eq, ...]:  # fmt: skip
     """Forward equations that are cheaper to run again than to keep: a few additions and products
     of what is on the tape anyway, such as f = 1 - i, and the outer product of two vectors, which
-    has many more units than they have.
+    has many more units than they have. But not ``outputs``: their place is the caller's, which the
+    backward pass does not have.
     """
     wanted = {v for e in (*adjoints, *totals) for v in e.rhs.atoms(Vector)}
     # what products read, or sums over all steps, would have to be kept for all steps anyway
@@ -141,7 +145,7 @@ def recompute(
     again: list[Eq] = []
     for e in reversed(forward):
         lhs, rhs = e.lhs, e.rhs
-        if lhs not in wanted or lhs in whole or lhs.category != "vector":
+        if lhs not in wanted or lhs in whole or lhs in outputs or lhs.category != "vector":
             continue
         if not (isinstance(rhs, Contract) and rhs.is_outer) and (
             outers_only
@@ -149,6 +153,7 @@ def recompute(
             or count_arithmetic(rhs) > 3
         ):
             continue
-        if all(v in wanted or v.category in ("input", "parameter") for v in rhs.atoms(Vector)):
+        known = ("input", *LEARNED)
+        if all(v in wanted or v.category in known for v in rhs.atoms(Vector)):
             again.insert(0, Eq(lhs, rhs, evaluate=False))
     return tuple(again)

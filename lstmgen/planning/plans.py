@@ -13,7 +13,7 @@ from ..language.cell import Cell
 from ..language.dtypes import DType
 from ..language.matrices import Matrix
 from ..language.shapes import units
-from ..language.symbols import Vector
+from ..language.symbols import LEARNED, Vector
 from ..printing.orders import Order
 from . import description
 from .operations import (
@@ -62,6 +62,13 @@ class Plan:
         """The buffer of every value that has one; what has none lives in a register."""
         return {v: buffer for buffer in self.buffers for v in buffer.blocks}
 
+    def is_shifted(self, v: Vector) -> bool:
+        """Whether ``v`` is a carry of which all steps are there, made outside the loop: δs⁺ is then
+        δs⁺[t-1], read one step later.
+        """
+        left = v.at(-1) if v.category == "carry" else v
+        return left in self.home and self.home[left].scope == "carries"
+
     def offset(self, v: Vector) -> Expr:
         """Where ``v`` begins in a row of its buffer."""
         blocks = self.home[v].blocks
@@ -95,14 +102,15 @@ class Plan:
     @cached_property
     def workspace(self) -> Expr:
         """Numbers of scratch space, for tiles of some steps (all T if they are done at once)."""
-        rows = {"tile": K * B, "step": B, "carry": 2 * B}
+        rows = {"tile": K * B, "step": B, "carry": 2 * B, "carries": (K + 1) * B}
         kept = [b for b in self.buffers if b.scope in rows]
         return sympy.expand(sum((rows[b.scope] * self.width(b) for b in kept), ZERO))
 
     def flops_of(self, part: Pass) -> Expr:
         """The arithmetic of one pass over T steps of B rows."""
         total = sum((self._flops(op) for op in part.operations), ZERO)
-        return sympy.expand(T * B * total)
+        once = sum((self._flops(op) for op in self._once(part)), ZERO)
+        return sympy.expand(T * B * total + once)
 
     def bytes_of(self, part: Pass) -> Expr:
         """The traffic of one pass over T steps of B rows."""
@@ -111,7 +119,13 @@ class Plan:
             total += T * B * self._traffic(op) + self._weights(op) * self.dtype.bytes
         for op in part.step:
             total += T * (B * self._traffic(op) + self._weights(op) * self.dtype.bytes)
+        for fused in self._once(part):
+            total += sum(map(self.size, (*fused.reads, *fused.writes)), ZERO) * self.dtype.bytes
         return sympy.expand(total)
+
+    def _once(self, part: Pass) -> tuple[Fused, ...]:
+        """What a pass does for a whole sequence, whatever the numbers of steps and rows."""
+        return self.fixed if part is self.forward else self.fixed_adjoints
 
     def _flops(self, op: Operation) -> Expr:
         """Per row."""
@@ -151,14 +165,15 @@ class Plan:
         """Numbers of parameters read, or of gradients written, whatever the number of rows."""
         if isinstance(op, (Multiply, Outers)):
             return sum((area(self.cell, m) for m in op.matrices), ZERO)
-        read = [v for v in op.reads if v.category == "parameter"]
+        read = [v for v in op.reads if v.category in LEARNED]
         if isinstance(op, Sums):
             read += op.parameters
         return sum((self.size(v) for v in read), ZERO)
 
     def __str__(self) -> str:
         order = Order(self.cell, self.derivation.forward)
-        return description.describe(self.forward, self.backward, order, self.home, self.totals())
+        passes = [(part, self._once(part)) for part in (self.forward, self.backward)]
+        return description.describe(passes, order, self.home, self.totals())
 
     def totals(self) -> list[tuple[str, str]]:
         """The costs in words: what they are of, and how much."""

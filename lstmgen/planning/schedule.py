@@ -4,7 +4,7 @@ A plan is made from equations alone, in five short steps, each a function from e
 operations to operations:
 
 1. repeated function values get a name (``tanh_c``), cheap forward values are computed again;
-2. each equation goes before the loop, into it or after it, by what it depends on and what needs it;
+2. each equation goes before the loop, into it or after it (``regions``);
 3. products that share an operand (or, in the backward pass, a sum) become one stacked product;
 4. elementwise work between two products is fused: loops over units, with reductions between them;
 5. every value gets a home: on the tape, for a tile of time, for one step, or in a register.
@@ -14,7 +14,7 @@ Nothing here knows a language; a target prints the operations in order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 
 import sympy
@@ -27,21 +27,20 @@ from ..language import dtypes
 from ..language.cell import Cell
 from ..language.dtypes import DType
 from ..language.functions import sigmoid
-from ..language.matrices import Matrix
 from ..language.shapes import Shape
 from ..language.symbols import (
+    LEARNED,
     Concat,
     Contract,
     Gradient,
-    Outer,
     Product,
     Reduction,
     Scan,
-    Total,
     Transpose,
     Vector,
     rcumsum,
 )
+from .gradients import gradient_operations, split_gradients
 from .invariants import require_sound
 from .lanes import Lanes, lane_order
 from .lanes import groups as alike
@@ -49,7 +48,6 @@ from .operations import (
     AFTER,
     BEFORE,
     STEP,
-    ZERO,
     Fill,
     Fused,
     Loop,
@@ -57,7 +55,6 @@ from .operations import (
     Operation,
     Outers,
     Pass,
-    Sums,
     atoms,
     heads,
     iteration,
@@ -68,6 +65,7 @@ from .operations import (
 from .options import Options
 from .passes import recompute, share, split_coefficients, unscaled
 from .plans import Plan
+from .regions import regions
 from .storage import (
     Housing,
     activation_sets,
@@ -75,7 +73,6 @@ from .storage import (
     heirs,
     layout,
     pre_activation,
-    runs,
     succession,
 )
 
@@ -99,7 +96,7 @@ def plan(cell: Cell | Derivation, *, dtype: str = "float64", **options: bool) ->
         cell's sizes.
     """
     number_type = dtypes.dtype(dtype)
-    derivation = cell if isinstance(cell, Derivation) else reverse(cell)
+    derivation = cell if isinstance(cell, Derivation) else reverse(cell, once=True)
     made = _Planner(derivation, _options(options), number_type).run()
     require_sound(made)
     return made
@@ -130,7 +127,9 @@ class _Planner:
         adjoints = tuple(e for e in lines if not isinstance(e.lhs, Gradient))
         totals = tuple(e for e in lines if isinstance(e.lhs, Gradient))
 
-        again = recompute(forward, adjoints, totals, outers_only=not self.options.recompute)
+        again = recompute(
+            forward, adjoints, totals, cell.outputs, outers_only=not self.options.recompute
+        )
         if self.options.split:
             adjoints = split_coefficients(adjoints, self.namer, cell)
         adjoints = again + adjoints
@@ -140,13 +139,13 @@ class _Planner:
             for v in atoms((*adjoints, *totals))
             if v.category in ("vector", "state") and v not in defined
         }
-        kept = tape | {cell.output}  # a stacked sum is not a place for what must stay
+        kept = tape | set(cell.outputs)  # a stacked sum is not a place for what must stay
         hoist = self.options.hoist
         ahead = _Direction(forward, cell, {s: s.at(0) for s in cell.states}, hoist, kept)
         ends = {adjoint(v) for v in cell.inputs}
         carried = {carry(s): carry(s, -1) for s in cell.states}
         back = _Direction(adjoints, cell, carried, hoist, ends)
-        gradients = _gradient_operations(totals, cell)
+        gradients = gradient_operations(totals, cell)
         stacks = (
             ahead.stacks
             + back.stacks
@@ -155,15 +154,15 @@ class _Planner:
         rank = {v.name: k for k, v in enumerate(e.lhs for e in forward)}
         grouped: set[Vector] = set()
         if self.options.lanes:
-            layouts = _in_lanes(ahead, back, stacks, tape - {cell.output}, rank, forward)
+            layouts = _in_lanes(ahead, back, stacks, tape - set(cell.outputs), rank, forward)
             grouped = {v for order in layouts for v in order}
         else:
-            gates = activation_sets(forward, ahead.stacks, tape - {cell.output})
+            gates = activation_sets(forward, ahead.stacks, tape - set(cell.outputs))
             layouts = layout([*stacks, *gates], rank, forward)
         # who lives where decides which blocks really are neighbours, and that how products split
         for _ in range(2):
             forward_pass = ahead.finish(layouts)
-            backward_pass = back.finish(layouts, _split_gradients(gradients, layouts))
+            backward_pass = back.finish(layouts, split_gradients(gradients, layouts))
             buffers = Housing(
                 self.cell, forward_pass, backward_pass, tape, layouts, grouped
             ).buffers(self.dtype)
@@ -205,11 +204,10 @@ class _Direction:
         kept: set[Vector],
     ) -> None:  # fmt: skip
         self.cell, self.hoist, self.carried = cell, hoist, carried
-        self.equations = tuple(equations)
         self.kept = kept | set(carried.values())
-        self.defined = {e.lhs: e for e in self.equations}
-        self.matrices = matrix_shapes(self.equations, cell)
-        self.region = self._regions()
+        self.matrices = matrix_shapes(equations, cell)
+        self.regions = regions(equations, carried, self._movable)
+        self.equations, self.region = self.regions.equations, self.regions.of
         self.origin: dict[Vector, Eq] = {}
         self.bias: dict[Vector, Vector | None] = {}
         self.terms: list[_Term] = []
@@ -217,63 +215,20 @@ class _Direction:
         self._lower()
         self.logical = {r: self._operations(r) for r in (BEFORE, STEP, AFTER)}
 
-    # -- regions
-
-    def _regions(self) -> dict[Vector, str]:
-        depends = set(self.carried)
-        for e in self.equations:
-            if any(v in depends for v in e.rhs.atoms(Vector)):
-                depends.add(e.lhs)
-        # the loop has to compute what it carries on, and what reads a carry, which is gone after
-        # its step
-        feeds = set(self.carried.values())
-        feeds |= {e.lhs for e in self.equations if _reads_carry(e)}
-        for e in reversed(self.equations):
-            if e.lhs in feeds:
-                feeds |= {v for v in e.rhs.atoms(Vector) if v in self.defined}
-        region: dict[Vector, str] = {}
-        for e in self.equations:
-            late = any(region.get(v) == AFTER for v in e.rhs.atoms(Vector))
-            if e.lhs in feeds and e.lhs in depends:
-                region[e.lhs] = STEP
-            elif e.lhs in depends:
-                region[e.lhs] = AFTER if late or self._movable(e) else STEP
-            elif e.lhs.category == "carry":
-                region[e.lhs] = STEP
-            else:
-                region[e.lhs] = BEFORE if self._movable(e) else "lazy"
-        self._place_lazy(region)
-        return region
-
     def _movable(self, e: Eq) -> bool:
         """Whether ``e`` is better done for all steps at once: products are, and what has a price
         of its own; but of a matrix, all steps are too many to be kept, unless it is a state.
         """
         if e.rhs.has(Product):
             return True
-        read = {v for v in e.rhs.atoms(Vector) if v.category not in ("state", "parameter")}
+        read = {v for v in e.rhs.atoms(Vector) if v.category not in ("state", *LEARNED)}
         return self.hoist and not any(self.cell.shape(v) in self.matrices for v in {e.lhs, *read})
-
-    def _place_lazy(self, region: dict[Vector, str]) -> None:
-        """Elementwise work that no recurrence needs goes to whoever needs it, the step first."""
-        for e in reversed(self.equations):
-            if region[e.lhs] != "lazy":
-                continue
-            users = set()
-            for u in self.equations:
-                if not u.rhs.has(e.lhs):
-                    continue
-                as_operand = any(p.operand == e.lhs for p in u.rhs.atoms(Product))
-                users.add(BEFORE if as_operand and region[u.lhs] == STEP else region[u.lhs])
-            if e.lhs in self.carried.values():
-                users.add(STEP)  # the next step reads it
-            region[e.lhs] = next((r for r in (BEFORE, STEP, AFTER) if r in users), STEP)
 
     # -- sums of products
 
     def _lower(self) -> None:
         """Affine equations become products that add to a sum, and what is left beside them."""
-        stacked = self._stacked()
+        stacked, beforehand = self._stacked(), self._multiplied_before()
         for e in self.equations:
             where = self.region[e.lhs]
             terms = products(e.rhs)
@@ -281,10 +236,10 @@ class _Direction:
                 self.elementwise[where].append(e)
                 continue
             bias, rest = self._split_bias(e)
-            early = [where == STEP and not self._depends(p.operand) for p in terms]
-            # what must stay needs a place of its own, and a carry lasts for one step only
+            early = [self._is_early(p, where, beforehand) for p in terms]
+            # what must stay needs a place of its own, and a carry of the loop lasts for one step
             apart = e.lhs in self.kept and e.lhs in stacked
-            apart |= e.lhs.category == "carry" and any(early)
+            apart |= e.lhs.category == "carry" and where == STEP and any(early)
             out = e.lhs if rest == 0 and not apart else _partial(e.lhs)
             self.bias[out], self.origin[e.lhs] = bias, e
             for p, is_early in zip(terms, early, strict=True):
@@ -301,14 +256,32 @@ class _Direction:
                     by_operand.setdefault(p.operand, set()).add(e.lhs)
         return {v for group in by_operand.values() if len(group) > 1 for v in group}
 
+    def _multiplied_before(self) -> set[Vector]:
+        """Operands of products before the loop."""
+        return {
+            p.operand
+            for e in self.equations
+            for p in products(e.rhs)
+            if self.region[e.lhs] == BEFORE or self._is_early(p, self.region[e.lhs], set())
+        }
+
+    def _is_early(self, p: Product, where: str, beforehand: set[Vector]) -> bool:
+        """Whether a product comes before the loop though its sum does not: all that a step needs
+        can, and what is needed after the loop does if it is stacked with such products.
+        """
+        if where == BEFORE or self._depends(p.operand):
+            return False
+        return where == STEP or (p.operand in beforehand and not p.matrix.transposed)
+
     def _depends(self, v: Vector) -> bool:
+        v = self.regions.shifted.get(v, v)
         return v in self.carried or self.region.get(v) in (STEP, AFTER)
 
     def _split_bias(self, e: Eq) -> tuple[Vector | None, Expr]:
         rest = remainder(e.rhs)
         shape = self.cell.shape(e.lhs)
         for t in sorted(sympy.Add.make_args(rest), key=str):
-            if isinstance(t, Vector) and t.category == "parameter" and self.cell.shape(t) == shape:
+            if isinstance(t, Vector) and t.category in LEARNED and self.cell.shape(t) == shape:
                 return t, rest - t
         return None, rest
 
@@ -320,32 +293,45 @@ class _Direction:
         pending = {e.lhs for e in lines} | {t.out for t in terms}
         ops: list[Operation] = []
         while lines or terms:
-            ready = self._take_equations(lines, terms, pending)
+            ready = self._take_equations(lines, region, pending)
             if ready:
                 ops.append(Fused(_loops(ready, self.cell)))
-            groups = self._take_products(terms, pending)
+            groups = self._take_products(terms, region, pending)
             ops.extend(groups)
             if not ready and not groups:
                 raise AssertionError(f"equations of {self.cell.name} form a cycle in {region}")
         return ops
 
-    def _take_equations(
-        self, lines: list[Eq], terms: list[_Term], pending: set[Vector]
-    ) -> list[Eq]:
+    def _earlier(self, read: Iterable[Vector], region: str) -> set[Vector]:
+        """What has to be there for all steps before ``read`` is, of the steps before: in the loop,
+        that is there already.
+        """
+        shifted = self.regions.shifted
+        return {shifted[v] for v in read if v in shifted} if region != STEP else set()
+
+    def _take_equations(self, lines: list[Eq], region: str, pending: set[Vector]) -> list[Eq]:
         taken: list[Eq] = []
         moved = True
         while moved:
             moved = False
             for e in list(lines):
-                if not any(v in pending for v in e.rhs.atoms(Vector)):
+                read = e.rhs.atoms(Vector)
+                # one stage cannot write a value and read that of the step before
+                earlier = self._earlier(read, region)
+                if not (read | earlier) & pending and not any(x.lhs in earlier for x in taken):
                     taken.append(e)
                     lines.remove(e)
                     pending.discard(e.lhs)
                     moved = True
         return taken
 
-    def _take_products(self, terms: list[_Term], pending: set[Vector]) -> list[Multiply]:
-        ready = [t for t in terms if t.product.operand not in pending]
+    def _take_products(
+        self, terms: list[_Term], region: str, pending: set[Vector]
+    ) -> list[Multiply]:
+        def needs(v: Vector) -> set[Vector]:
+            return {v, *self._earlier([v], region)}
+
+        ready = [t for t in terms if not needs(t.product.operand) & pending]
         waiting = {t.out for t in terms if t not in ready}
         groups: dict[tuple[str, Vector, int], list[_Term]] = {}
         for t in ready:
@@ -426,7 +412,7 @@ def _in_lanes(
 ) -> list[tuple[Vector, ...]]:  # fmt: skip
     """Orders of blocks for which equations that say the same can be computed together."""
     cell = ahead.cell
-    ends = {cell.output, *(adjoint(v) for v in cell.inputs)}
+    ends = {*cell.outputs, *(adjoint(v) for v in cell.inputs)}
     found = [
         group
         for direction in (ahead, back)
@@ -482,10 +468,6 @@ def _join(
     groups.setdefault((kind, shared, number), []).append(term)
 
 
-def _reads_carry(e: Eq) -> bool:
-    return any(v.category == "carry" for v in e.rhs.atoms(Vector))
-
-
 def _partial(v: Vector) -> Vector:
     """The sum of products that ``v`` begins with, where more is to come."""
     flowing = f"partial {v.category}" if v.category in ("adjoint", "carry") else "partial"
@@ -522,62 +504,3 @@ def _loops(equations: Sequence[Eq], cell: Cell) -> tuple[Loop, ...]:
         made[e.lhs] = k
         ready[e.lhs] = k + 1 if summed or alone or shape != cell.shape(e.lhs) else k
     return tuple(Loop(shape, tuple(lines), back) for shape, back, lines in loops)
-
-
-# --------------------------------------------------------------------------- gradients
-
-
-def _gradient_operations(totals: Sequence[Eq], cell: Cell) -> list[Outers | Sums]:
-    """Products of all rows at once, stacked by their right factor, and plain sums.
-
-    Those with a product for each head are alone.
-    """
-    by_right: dict[tuple[Vector, int], list[tuple[Matrix, Vector]]] = {}
-    sums: list[tuple[Vector, Expr]] = []
-    for e in totals:
-        parameter = e.lhs.args[0]
-        plain: list[Expr] = []
-        for k, total in enumerate(t for t in sympy.Add.make_args(e.rhs) if t != 0):
-            factor, inner = _total_of(total)
-            if isinstance(inner, Outer):
-                left, right = inner.args
-                by_right.setdefault((right, k), []).append((parameter, left))
-            else:
-                plain.append(factor * inner)
-        if plain:
-            sums.append((parameter, sum(plain, ZERO)))
-    ops: list[Outers | Sums] = []
-    for (right, _), pairs in by_right.items():
-        seen: dict[Vector, int] = {}
-        layers: dict[int, list[tuple[Matrix, Vector]]] = {}
-        for matrix, left in pairs:  # the same left twice cannot be stacked with itself
-            number = seen[left] = seen.get(left, -1) + 1
-            if len(cell.shape(right)) > 1:
-                number = len(layers)
-            layers.setdefault(number, []).append((matrix, left))
-        for layer in layers.values():
-            ops.append(Outers(tuple(m for m, _ in layer), tuple(v for _, v in layer), right))
-    if sums:
-        ops.append(Sums(tuple(p for p, _ in sums), tuple(t for _, t in sums)))
-    return ops
-
-
-def _total_of(term: Expr) -> tuple[Expr, Expr]:
-    """(factor, what is summed) of a multiple of a Total."""
-    totals = [f for f in sympy.Mul.make_args(term) if isinstance(f, Total)]
-    assert len(totals) == 1, f"a gradient is a sum over steps, not {term}"
-    return term / totals[0], totals[0].args[0]
-
-
-def _split_gradients(
-    ops: Sequence[Outers | Sums], layouts: Sequence[tuple[Vector, ...]]
-) -> tuple[Operation, ...]:
-    out: list[Operation] = []
-    for op in ops:
-        if isinstance(op, Outers):
-            for run in runs(op.lefts, layouts):
-                chosen = tuple(op.parameters[op.lefts.index(v)] for v in run)
-                out.append(Outers(chosen, run, op.right))
-        else:
-            out.append(op)
-    return tuple(out)

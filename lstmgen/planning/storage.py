@@ -172,7 +172,7 @@ class Housing:
 
     def _visit(self, part: Pass) -> None:
         made: dict[Vector, tuple[str, int, int]] = {}
-        ends = {adjoint(v) for v in self.cell.inputs} | {self.cell.output}
+        ends = {adjoint(v) for v in self.cell.inputs} | set(self.cell.outputs)
         for region in (BEFORE, STEP, AFTER):
             for n, op in enumerate(getattr(part, region)):
                 for loop, reads, writes in _accesses(op):
@@ -185,14 +185,14 @@ class Housing:
                         if region != STEP:
                             self.outside.add(v)
                         if v.category == "carry":
-                            self.scope[v] = "carry"
+                            self.scope[v] = "carry" if region == STEP else "carries"
                         elif v in ends and v.category != "state":
                             self.scope[v] = "given"
                         elif isinstance(op, (Multiply, Fill)) or v in self.grouped:
                             self._raise(v, "step" if region == STEP else "tile")
 
     def _read(self, v: Vector, made: tuple[str, int, int], here: tuple[str, int, int]) -> None:
-        if self.scope.get(v) in ("given", "carry", "state"):
+        if self.scope.get(v) in ("given", "carry", "carries", "state"):
             return
         if made[0] != here[0]:
             self._raise(v, "tile")
@@ -217,7 +217,7 @@ class Housing:
         for v, scope in self.scope.items():
             if v not in placed:
                 out.append(Buffer(v.name, (v,), scope, dtype))
-        rank = {"given": 0, "state": 1, "tape": 2, "tile": 3, "step": 4, "carry": 5}
+        rank = {"given": 0, "state": 1, "tape": 2, "tile": 3, "step": 4, "carry": 5, "carries": 6}
         return tuple(sorted(out, key=lambda b: rank[b.scope]))
 
 

@@ -17,7 +17,7 @@ from ..language.cell import Cell
 from ..language.composed import layer_norm, softmax
 from ..language.functions import rsqrt, sigmoid
 from ..language.matrices import Matrix
-from ..language.shapes import SCALAR
+from ..language.shapes import SCALAR, units
 from ..language.sizes import Size
 from ..language.symbols import (
     ADJOINT,
@@ -212,11 +212,31 @@ class Order:
 
     def scalar(self, e: Expr) -> bool:
         """Whether ``e`` is one number for a whole vector: no ⊙ stands beside it."""
-        if isinstance(e, Vector):
-            return bool(self.cell.size(e) == 1)
+        if isinstance(e, (Vector, Matrix)):
+            return bool(units(self.cell.shape(e)) == 1)
         if isinstance(e, (Reduction, Product, Contract, View, Concat)):
             return bool(self.cell.shapes.axes(e) == SCALAR)
         return not isinstance(e, Outer) and all(self.scalar(a) for a in e.args)
+
+    def is_matrix(self, v: Vector) -> bool:
+        """Whether a quantity is a learned matrix, or made of such, in the equations of those."""
+        if v.category == "derived":
+            return len(v.axes) > 1
+        learned = (p.name for p in self.cell.parameters if isinstance(p, Matrix))
+        return v.category == "parameter" and v.name in learned
+
+    def matrices(self, e: Contract) -> list[tuple[Expr, bool]]:
+        """The operands of a contraction in the order of a matrix product, and whether each is
+        transposed there: "ik,jk->ij" is A Bᵀ.
+        """
+        left, right, out = e.spec
+        heads = set(left) & set(right) & set(out)
+        words = [[x for x in word if x not in heads] for word in (left, right)]
+        first = next((x for x in out if x not in heads), "")
+        pairs = list(zip(words, e.args, strict=False))
+        (one, a), (two, b) = pairs[::-1] if first in words[1] else pairs
+        summed = set(one) & set(two)
+        return [(a, one[-1] not in summed or len(one) == 1), (b, two[0] not in summed)]
 
     def axis(self, e: Reduction) -> Expr | None:
         """The size of the axis that a reduction looks along; None of a vector, which has one."""
@@ -305,14 +325,14 @@ def families(cell: Cell) -> list[list[Matrix | Vector]]:
     """The parameters, those of one family and one shape together: W_i W_f W_g W_o."""
     found: dict[tuple[Any, ...], list[Matrix | Vector]] = {}
     for p in cell.parameters:
-        key = (type(p), p.name.partition("_")[0], cell.shape(p))
+        key = (type(p), p.name.partition("_")[0], cell.shape(p), p.learned)
         found.setdefault(key, []).append(p)
     return list(found.values())
 
 
 def parameter_count(cell: Cell) -> Expr:
     """How many numbers are learned: 4 (H D + H² + H), or 4 H D + 4 H² + 7 H."""
-    total = sympy.expand(sum((sympy.prod(cell.shape(p)) for p in cell.parameters), sympy.S.Zero))
+    total = sympy.expand(sum((sympy.prod(cell.shape(p)) for p in cell.learned), sympy.S.Zero))
     factor, rest = total.primitive()
     alike = rest.is_Add and all(t.as_coeff_Mul()[0] == 1 for t in rest.args)
     return Mul(factor, rest, evaluate=False) if alike and factor != 1 else total

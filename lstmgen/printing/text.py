@@ -208,11 +208,12 @@ class _TextPrinter(Printer):
         return f"{self._bound(left, 'Mul')} {self._bound(right, 'Mul')}ᵀ"
 
     def _print_Contract(self, e: Contract) -> str:
-        left, right, out = e.spec
         if e.is_outer:
             return self._print_Outer(e)
-        raised = "ᵀ" if left[-1] in out and left[-1] not in right else ""
-        return f"{self._bound(e.args[0], 'Mul')}{raised} {self._bound(e.args[1], 'Mul')}"
+        factors = self.person.matrices(e)
+        return " ".join(
+            self._bound(a, "Mul") + ("ᵀ" if transposed else "") for a, transposed in factors
+        )
 
     def _print_Reduction(self, e: Reduction) -> str:
         axis = self.person.axis(e)
@@ -428,13 +429,15 @@ def _symbol_table(cell: Cell, order: Order) -> list[str]:
             found = [v.name for v in group]
             after = f"    {' '.join(n + '′' for n in found)} after the step"
             rows.append((kind, " ".join(found), size + (after if kind == "state" else "")))
-    rows.append(("output", text(cell.output, order, "show"), shape_text(cell, cell.output)))
+    for size, group in groupby(cell.outputs, key=lambda v: shape_text(cell, v)):
+        rows.append(("output", " ".join(text(v, order, "show") for v in group), size))
     for v in cell.constants:
         known = cell.initial(v) is not None
         rows.append(("constant", v.name, _number(cell.starts_at(v)) if known else ""))
     for family in families(cell):
         names = " ".join(p.name for p in family)
-        rows.append(("parameters", names, shape_text(cell, family[0]) + _start(cell, family)))
+        kind = "parameters" if family[0].learned else "not learned"
+        rows.append((kind, names, shape_text(cell, family[0]) + _start(cell, family)))
     margin = max(len(names) for _, names, _ in rows)
     lines, before = [], ""
     for kind, names, rest in rows:

@@ -114,10 +114,11 @@ class _Room(NamedTuple):
 
     struct: Any
     sizes: dict[str, int]
-    output: tuple[int, ...]
+    outputs: _Shapes
+    of_a_step: _Shapes  # the outputs
     inputs: _Shapes
     states: _Shapes
-    parameters: _Shapes
+    learned: _Shapes
     # numbers in the buffers that callers provide
     tape: int
     packed: int
@@ -160,12 +161,14 @@ class NativeModule:
         )
         self.__name__ = self.CELL = f.CELL
         self.OUTPUT, self.PARAMETERS, self.STATES = f.OUTPUT, f.PARAMETERS, f.STATES
+        self._learned = {p.name: f.PARAMETERS[p.name] for p in cell.learned}
         self.INPUTS, self.MASKS, self.CONSTANTS = f.INPUTS, f.MASKS, f.CONSTANTS
         self._maker = {**f.MAKER, "dtype": dtype, **fixed, "threads": threads}
         self._fixed, self._threads = dict(fixed), threads
-        self._output_axes = tuple(str(n) for n in cell.shape(cell.output))
+        self._outputs = {v.name: tuple(str(n) for n in cell.shape(v)) for v in cell.outputs}
         self._whole = getattr(f, "_whole", None)  # of sizes that are made of others
-        self._output_is_state = cell.output.category == "state"
+        # a step returns those under their own names
+        self._no_states = [v.name for v in cell.outputs if v.category != "state"]
         self._sizes = ("T", "B", *(str(n) for n in cell.sizes))
         self._numbers: dict[str, int] = f.NUMBERS
         self._array = self._ffi.typeof(f"{dtypes.dtype(dtype).storage.c}[]")
@@ -219,13 +222,13 @@ class NativeModule:
         inputs, old, room = self._take(bound, x, state, masks, ("T", "B"))
         if not room.tape:  # there are no steps, or no rows: the state stays as it is
             nothing = Tape(None, inputs, room, self) if tape else None
-            return np.empty(room.output, self.dtype), self._kept("state", state, room), nothing
-        y = np.empty(room.output, self.dtype)
+            return self._fresh_y(room.outputs)[0], self._kept("state", state, room), nothing
+        y, to_y = self._fresh_y(room.outputs)
         final, new = self._fresh(room.states)
         kept = self._tape_memory(room.tape) if tape else None
         work = self._workspace(room.forward_work)
         status = self._c_forward(
-            room.struct, bound.struct, *inputs, old, self._at(y), new,
+            room.struct, bound.struct, *inputs, old, to_y, new,
             kept[1] if kept else self._null, work[1],
         )  # fmt: skip
         self._done("forward", status, work)
@@ -248,20 +251,19 @@ class NativeModule:
         tape = self._own(tape, bound)
         # a struct of another module, even of the same code, is of another type to cffi
         room = tape.room if tape.module is self else self._room_of(tape.room.sizes)
-        if not self._is_plain(dy) or dy.shape != room.output:
-            dy = self._fit("dy", dy, ("T", "B", *self._output_axes), dict(room.sizes))
+        from_dy = self._taken_dy(dy, room)
         final = self._null if dstate is None else self._plain_states(dstate, room)
         if final is None:
             final = self._struct(self._states("dstate", dstate, dict(room.sizes)))
         if tape.memory is None:
             return self._nothing(dstate, room)
-        grads, to_grads = self._fresh(room.parameters)
+        grads, to_grads = self._fresh(room.learned)
         dx, to_dx = self._fresh(room.inputs)
         first, to_first = self._fresh(room.states)
         several = len(dx) > 1  # otherwise C takes the array itself, and no struct
         work = self._workspace(room.backward_work)
         status = self._c_backward(
-            room.struct, bound.struct, *tape.inputs, tape.memory[1], self._at(dy), final, to_grads,
+            room.struct, bound.struct, *tape.inputs, tape.memory[1], from_dy, final, to_grads,
             to_dx if several else to_dx[0][0], to_first, work[1],
         )  # fmt: skip
         self._done("backward", status, work)
@@ -276,27 +278,30 @@ class NativeModule:
     ) -> dict[str, Array]:
         """One step, for streaming: x_t is (B, size); returns the new state, a dict.
 
-        If the output is not a state, it is in the dict as well. Use ``pack`` first: with parameters
+        Outputs that are not states are in the dict as well. Use ``pack`` first: with parameters
         that are not packed, that is most of the work of a step.
         """
         bound = self._bind(params)
         inputs, old, room = self._take(bound, x_t, state, masks, ("B",))
         if not room.tape:
-            final = self._kept("state", state, room)
-            none = np.empty(room.output[1:], self.dtype)
-            return final if self._output_is_state else {**final, self.OUTPUT: none}
+            nothing = self._fresh_y(room.of_a_step)[0]
+            return self._kept("state", state, room) | self._more(nothing)
         final, new = self._fresh(room.states)
-        unasked = self._output_is_state and bound.packed
-        y = None if unasked else np.empty(room.output[1:], self.dtype)
+        unasked = not self._no_states and bound.packed
+        y, to_y = (None, self._null) if unasked else self._fresh_y(room.of_a_step)
         work = self._workspace(room.step_work if bound.packed else room.forward_work)
-        given = (room.struct, bound.struct, *inputs, old, self._null if y is None else self._at(y),
-                 new)  # fmt: skip
+        given = (room.struct, bound.struct, *inputs, old, to_y, new)
         if bound.packed:
             status = self._c_step(*given, work[1])
         else:
             status = self._c_forward(*given, self._null, work[1])
         self._done("step", status, work)
-        return final if y is None or self._output_is_state else {**final, self.OUTPUT: y}
+        return final | self._more(y) if self._no_states else final
+
+    def _more(self, y: Any) -> dict[str, Array]:
+        """What a step returns beside the new state."""
+        ys = y if len(self._outputs) > 1 else {self.OUTPUT: y}
+        return {name: ys[name] for name in self._no_states}
 
     def pack(self, params: Mapping[str, Any]) -> Packed:
         """Arrange parameters once for many calls: what comes back can be given for ``params``.
@@ -430,6 +435,22 @@ class NativeModule:
         array: Array = self._interface._array(what, value, symbolic, sizes, self.dtype)
         return np.require(array, self.dtype, ["C", "A"])
 
+    def _taken_dy(self, dy: Any, room: _Room) -> Any:
+        """What C takes for ``dy``: one array, or a struct; NULL in it stands for zeros."""
+        if len(room.outputs) == 1:
+            ((name, shape),) = room.outputs
+            if not self._is_plain(dy) or dy.shape != shape:
+                dy = self._fit("dy", dy, ("T", "B", *self._outputs[name]), dict(room.sizes))
+            return self._at(dy)
+        self._interface._check_dy(dy)
+        arrays = [
+            None if dy.get(name) is None else self._fit(
+                f"dy[{name!r}]", dy[name], ("T", "B", *axes), dict(room.sizes)
+            )
+            for name, axes in self._outputs.items()
+        ]  # fmt: skip
+        return [[self._null if a is None else self._at(a) for a in arrays]]
+
     def _mask(
         self, name: str, given: Any, symbolic: tuple[str, ...], sizes: dict[str, int]
     ) -> Array:
@@ -498,7 +519,7 @@ class NativeModule:
 
     def _nothing(self, dstate: Any, room: _Room) -> tuple[dict[str, Array], Any, dict[str, Array]]:
         """Gradients that are zeros, and that of the state as it came."""
-        grads = {name: np.zeros(shape, self.dtype) for name, shape in room.parameters}
+        grads = {name: np.zeros(shape, self.dtype) for name, shape in room.learned}
         dx = {name: np.zeros(shape, self.dtype) for name, shape in room.inputs}
         first = self._kept("dstate", dstate, room)
         return grads, (dx if len(dx) > 1 else next(iter(dx.values()))), first
@@ -533,10 +554,10 @@ class NativeModule:
                 (k, tuple(known[n] for n in (*lead, *shape))) for k, shape in table.items()
             )
 
-        output = tuple(known[n] for n in ("T", "B", *self._output_axes))
         return _Room(
-            struct, known, output, shapes(("T", "B"), self.INPUTS), shapes(("B",), self.STATES),
-            shapes((), self.PARAMETERS), **counts,
+            struct, known, shapes(("T", "B"), self._outputs), shapes(("B",), self._outputs),
+            shapes(("T", "B"), self.INPUTS), shapes(("B",), self.STATES),
+            shapes((), self._learned), **counts,
         )  # fmt: skip
 
     def _count(self, what: str, struct: Any) -> int:
@@ -551,6 +572,13 @@ class NativeModule:
             arrays[name] = array = empty(shape, dtype)
             pointers.append(at(array))
         return arrays, [pointers] if pointers else self._null
+
+    def _fresh_y(self, shapes: _Shapes) -> tuple[Any, Any]:
+        """The same for the outputs: one is an array, several are a dict."""
+        if len(shapes) > 1:
+            return self._fresh(shapes)
+        y = np.empty(shapes[0][1], self.dtype)
+        return y, self._at(y)
 
     # ------------------------------------------------------------------ C
     # Where C takes a pointer to a struct, cffi takes [values] and makes the struct for the call.

@@ -29,7 +29,7 @@ def _facts(cell: Cell) -> list[str]:
     equations = [f"{_spelled(e.lhs)} = {_spelled(e.rhs)}" for e in cell.equations]
     symbols = (*cell.parameters, *cell.inputs, *cell.masks, *cell.states, *cell.vectors)
     shapes = [f"{s} {cell.shape(s)}" for s in symbols]
-    return [str(cell.output), *equations, *shapes]
+    return [*map(str, cell.outputs), *equations, *shapes]
 
 
 def _spelled(e: sympy.Basic) -> str:

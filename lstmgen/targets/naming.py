@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..language.cell import Cell
 from ..language.symbols import Vector
 
 
@@ -24,9 +25,14 @@ class Names:
         return self.given[key]
 
 
-def identifier(v: Vector) -> str:
-    """What a person would call ``v`` in code: c_prev, da_i, dh_next."""
+def identifier(v: Vector, cell: Cell | None = None) -> str:
+    """What a person would call ``v`` in code: c_prev, da_i, dh_next.
+
+    ``cell`` is needed for cotangents: dy of its only output, dy_h and dy_c of several.
+    """
     name = str(v.name)
+    if v.category == "cotangent" and cell is not None and len(cell.outputs) > 1:
+        return f"dy_{name}"
     if v.category == "state":
         return name if v.time == 0 else f"{name}_prev"
     if v.category == "carry":  # arrives from t+1 ("next"), or leaves for t-1 ("prev")

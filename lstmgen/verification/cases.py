@@ -34,9 +34,9 @@ class Case:
     """A sequence to judge a module by: its arrays in the layout of the module's interface.
 
     ``values`` holds the parameters, inputs and initial states; ``given`` the masks and constants;
-    ``dy`` and ``dstate`` the cotangents. All are float64, and already rounded to the precision of
-    the module, so that rounding its arguments is not part of its error. ``special`` marks cases of
-    ``SPECIAL``.
+    ``dy``, by output, and ``dstate`` the cotangents. All are float64, and already rounded to the
+    precision of the module, so that rounding its arguments is not part of its error. ``special``
+    marks cases of ``SPECIAL``.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Case:
     batch: int
     values: dict[Entity, Array]
     given: dict[str, Any]
-    dy: Array
+    dy: dict[str, Array]
     dstate: dict[str, Array]
     special: bool = False
 
@@ -96,7 +96,10 @@ class Maker:
             default = cell.initial(c)
             known = None if default is None else cell.starts_at(c)
             given[c.name] = self.rng.uniform(0.3, 0.9) if known is None else known
-        dy = self._rounded(self.rng.normal(size=(steps, batch, *shape(cell.output))))
+        dy = {
+            v.name: self._rounded(self.rng.normal(size=(steps, batch, *shape(v))))
+            for v in cell.outputs
+        }
         dstate = {
             s.name: self._rounded(self.rng.normal(size=(batch, *shape(s)))) for s in cell.states
         }

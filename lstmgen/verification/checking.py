@@ -5,6 +5,10 @@ a walk over the SymPy trees, without normal form, plan, templates or generated t
 are compared with two witnesses made of that evaluation alone (``witnesses``). So nothing that leads
 from the equations to the module under test is used to judge it.
 
+Forward mode is judged as well: the tangents that ``derive(cell, mode="forward")`` gives, over a whole
+sequence, against dual numbers, and their dot product with the cotangents against that of the
+module's gradients with the direction, ⟨Jv, w⟩ = ⟨v, Jᵀw⟩.
+
 C is checked in a process of its own (``supervision``), which calls ``check_here`` (``serving``).
 """
 
@@ -69,7 +73,8 @@ def check(
     Returns
     -------
     Report
-        True if all agree; printed, it is a table with a row for each gradient.
+        True if all agree; printed, it is a table with a row for each gradient, one for forward
+        mode and one for its dot product with the gradients.
 
     Raises
     ------

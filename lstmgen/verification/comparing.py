@@ -11,10 +11,9 @@ import numpy as np
 from ..language.dtypes import FLOAT64, DType
 from .arithmetic import Array
 from .evaluation import Entity
-from .pushing import Pushed
 from .report import DIRECT, Finding, broken
 from .tolerances import Tolerance
-from .witnesses import Witness
+from .witnesses import Pushed, Witness
 
 _EXACT, _DIFFERENCE, _DOT_PRODUCT = "complex step", "central difference", "⟨Jv, w⟩ = ⟨v, Jᵀw⟩"
 _USELESS = 1e-4  # where an entry's difference is off by more, it is left to the complex step
@@ -28,18 +27,26 @@ class Comparison:
         self.case, self.dtype = witness.case, witness.dtype
 
     def forward(self, y: Any, final: Mapping[str, Any]) -> Iterator[Finding]:
-        """Outputs (T, B, size), and final states (B, size)."""
-        base = self.witness.base
-        yield self._values(np.stack([self.whole(a) for a in base.outputs]), y, "y")
+        """Outputs (T, B, size), of which several are a dict, and final states (B, size)."""
+        base, names = self.witness.base, [v.name for v in self.witness.cell.outputs]
+        several = len(names) > 1
+        if several and not isinstance(y, Mapping):
+            yield broken(f"y is a {type(y).__name__}, not a dict of {', '.join(names)}")
+            return
+        for name in names:
+            want = np.stack([self.whole(outputs[name]) for outputs in base.outputs])
+            got, what = (y.get(name), f"y[{name}]") if several else (y, "y")
+            yield self._values(want, got, what)
         for name, a in base.states[-1].items():
             yield self._values(self.whole(a), final.get(name), f"final {name}")
 
     def step(self, t: int, new: Mapping[str, Any]) -> Iterator[Finding]:
         """What the streaming step makes of the states before step ``t``."""
-        base, output = self.witness.base, self.witness.cell.output
+        base = self.witness.base
         wanted = {n: self.whole(a) for n, a in base.states[t + 1].items()}
-        if output.category != "state":
-            wanted[output.name] = self.whole(base.outputs[t])
+        for output in self.witness.cell.outputs:
+            if output.category != "state":
+                wanted[output.name] = self.whole(base.outputs[t][output.name])
         for name, want in wanted.items():
             yield self._values(want, new.get(name), f"{name}, step {t + 1}")
 
@@ -63,13 +70,23 @@ class Comparison:
 
     def tangents(self, pushed: Pushed) -> Iterator[Finding]:
         """Jv by forward mode, of outputs and of final states, against dual numbers."""
-        outputs, final = self.witness.tangents
-        pairs = {"y": (outputs, pushed.outputs)}
-        pairs |= {f"final {n}": (a, pushed.final[n]) for n, a in final.items()}
+        wanted = self.witness.tangents
+        several = len(wanted.outputs) > 1
+        pairs = {
+            f"y[{n}]" if several else "y": (a, pushed.outputs[n]) for n, a in wanted.outputs.items()
+        }
+        pairs |= {f"final {n}": (a, pushed.final[n]) for n, a in wanted.final.items()}
         for what, (want, got) in pairs.items():
             scale = self.tolerance.tangent_scale(want)
             yield self._with_condition(
-                self.case.values, _EXACT, want, got, scale, self.tolerance.tangents, what, FLOAT64
+                self.witness.entities,
+                _EXACT,
+                want,
+                got,
+                scale,
+                self.tolerance.tangents,
+                what,
+                FLOAT64,
             )
 
     def dot_product(
@@ -83,14 +100,14 @@ class Comparison:
         entries of e depend on each other; and as much holds of Jv. Four deviations are allowed.
         """
         case, tolerance = self.case, self.tolerance
-        through_outputs = float(np.vdot(case.dy, pushed.outputs))
-        through_states = sum(float(np.vdot(d, pushed.final[n])) for n, d in case.dstate.items())
+        through_outputs = _dot(case.dy, pushed.outputs)
+        through_states = _dot(case.dstate, pushed.final)
         share = tolerance.tangent_length / tolerance.length
         allowed = 4 * (tolerance.gradients + tolerance.tangents * share)
         wanted = {"": through_outputs + through_states, "dstate=None": through_outputs}
         for (note, want), gradients in zip(wanted.items(), (full, partial), strict=True):
             yield self._with_condition(
-                case.values, _DOT_PRODUCT, np.asarray(want), self._along(gradients),
+                self.witness.entities, _DOT_PRODUCT, np.asarray(want), self._along(gradients),
                 tolerance.length, allowed, note, FLOAT64,
             )  # fmt: skip
 
@@ -100,14 +117,11 @@ class Comparison:
 
     def _along(self, gradients: Mapping[Entity, Any]) -> Array | None:
         """⟨v, Jᵀw⟩; None if a gradient is missing, or has another shape than what it is of."""
-        total = 0.0
-        for entity, value in self.case.values.items():
-            gradient = np.asarray(gradients.get(entity), dtype=float)  # of None it is a NaN
-            if gradient.shape != value.shape:
-                return None
-            with np.errstate(all="ignore"):
-                total += float(np.vdot(self.witness.direction[entity], gradient))
-        return np.asarray(total)
+        entities = self.witness.entities
+        found = {e: np.asarray(gradients.get(e), dtype=float) for e in entities}  # NaN of None
+        if any(found[e].shape != self.case.values[e].shape for e in entities):
+            return None
+        return np.asarray(_dot({e: self.witness.direction[e] for e in entities}, found))
 
     def _exactly(self, entity: Entity, want: Array, got: Any, note: str) -> Finding:
         scale, allowed = self.tolerance.scale(entity), self.tolerance.gradients
@@ -176,3 +190,9 @@ class Comparison:
             witness, float(error[index]), float(allowed[index]), tuple(int(i) for i in index),
             float(want[index]), float(got[index]), note,
         )  # fmt: skip
+
+
+def _dot(one: Mapping[Any, Array], other: Mapping[Any, Array]) -> float:
+    """The sum of all products of entries."""
+    with np.errstate(all="ignore"):  # what is not finite is looked for in the result
+        return sum(float(np.vdot(a, other[key])) for key, a in one.items())

@@ -124,15 +124,15 @@ class Trace:
 
     Attributes
     ----------
-    outputs : list of arrays or Duals
-        The output of each step, (K, B, *shape); K is 1 where the copies agree.
+    outputs : list of dicts
+        The outputs of each step, arrays or Duals, (K, B, *shape); K is 1 where the copies agree.
     states : list of dicts
         The states before the first step, after it, …: one more than there are steps.
     frozen : dict
         The values under ``stop_gradient``, by step and expression.
     """
 
-    outputs: list[Any] = field(default_factory=list)
+    outputs: list[dict[str, Any]] = field(default_factory=list)
     states: list[dict[str, Any]] = field(default_factory=list)
     frozen: dict[tuple[int, Expr], Array] = field(default_factory=dict)
 
@@ -214,7 +214,7 @@ class Evaluator:
                     memo[equation.lhs] = widened(walk(equation.rhs), shape)
             state = {s.name: memo[s.at(0)] for s in cell.states}
             trace.states.append(state)
-            trace.outputs.append(memo[cell.output])
+            trace.outputs.append({v.name: memo[v] for v in cell.outputs})
             if after:
                 after(walk)
         return trace

@@ -17,11 +17,12 @@ from ..language.cell import Cell
 from .cases import SPECIAL, choose_sizes
 from .comparing import Comparison
 from .evaluation import Entity
-from .pushing import Pushed, Pushing
+from .pushing import Pushing
 from .report import Finding, Progress, Report, Row, broken, worst_of_each
 from .running import FailedError, Gradients, Runner, gradient_name
 from .selection import Selection
 from .tolerances import Tolerance, chain
+from .witnesses import Pushed
 
 FORWARD_MODE, DOT_PRODUCT = "forward mode", "dot product"
 
@@ -70,7 +71,7 @@ class Examination:
         if kinks:
             found = [select.special(name, seed) for name in SPECIAL]
             self.witnesses += [witness for witness in found if witness]
-        self.entities: list[Entity] = list(self.witnesses[0].case.values)
+        self.entities = self.witnesses[0].entities
         roundings = chain(cell, self.sizes)
         self.comparisons = [Comparison(w, Tolerance(w, roundings)) for w in self.witnesses]
 
@@ -152,10 +153,10 @@ class Examination:
         """How many entries what each row is of has, in the main case."""
         case = self.witnesses[0].case
         sizes = {gradient_name(e): case.values[e].size for e in self.entities}
-        tangents = case.dy.size + sum(d.size for d in case.dstate.values())
+        results = sum(dy.size for dy in case.dy.values())
+        tangents = results + sum(d.size for d in case.dstate.values())
         return {
-            **sizes, "forward": case.dy.size, "step": case.dy.size, FORWARD_MODE: tangents,
-            DOT_PRODUCT: 1,
+            **sizes, "forward": results, "step": results, FORWARD_MODE: tangents, DOT_PRODUCT: 1,
         }  # fmt: skip
 
     def _judge_gradient(

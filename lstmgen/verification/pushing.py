@@ -8,7 +8,6 @@ one by one, each for a value or for a tangent, and nothing here knows a derivati
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from sympy import Eq, Expr
@@ -19,16 +18,7 @@ from ..language.matrices import Matrix
 from ..language.symbols import Vector
 from .arithmetic import Array, value_of, widened
 from .evaluation import Entity, Walk, number
-
-
-@dataclass(frozen=True)
-class Pushed:
-    """Jv: the tangents of a sequence's outputs (T, B, *shape), and of its final states
-    (B, *shape).
-    """
-
-    outputs: Array
-    final: dict[str, Array]
+from .witnesses import Pushed
 
 
 class Pushing:
@@ -79,7 +69,7 @@ class Pushing:
         cell, symbols = self.cell, self.tangents.symbols
         static = self._static(values, changes, given)
         pairs = {s: (values[e], changes[e]) for s in cell.states for e in [("state", s.name)]}
-        outputs = []
+        outputs: dict[str, list[Array]] = {v.name: [] for v in cell.outputs}
         for t in range(len(values["input", cell.inputs[0].name])):
             memo = dict(static)
             for x in cell.inputs:
@@ -90,9 +80,10 @@ class Pushing:
             memo.update({m: given[m.name][t] for m in cell.masks})
             self._evaluate(self._step, memo)
             pairs = {s: (memo[s.at(0)], memo[symbols[s.at(0)]]) for s in cell.states}
-            outputs.append(self._rows(memo[symbols[cell.output]], batch))
+            for v in cell.outputs:
+                outputs[v.name].append(self._rows(memo[symbols[v]], batch))
         return Pushed(
-            np.stack(outputs),
+            {name: np.stack(found) for name, found in outputs.items()},
             {s.name: self._rows(change, batch) for s, (_, change) in pairs.items()},
         )
 

@@ -76,14 +76,16 @@ class Runner:
         state = {s.name: cast(case.values["state", s.name]) for s in self.cell.states}
         masks = {m.name: cast(case.given[m.name]) for m in self.cell.masks}
         extra = {"masks": masks} if masks else {}
-        dy, dstate = cast(case.dy), {n: cast(v) for n, v in case.dstate.items()}
+        dys, dstate = ({n: cast(v) for n, v in a.items()} for a in (case.dy, case.dstate))
+        dy = self._join(dys)
         before = snapshot((params, x, state, masks, dy, dstate))
 
         y, final, tape = module.forward(params, x, state, **extra)
         found["forward"].extend(comparison.forward(y, final))
         full = self._gradients(*module.backward(params, tape, dy, dstate))
         partial = self._gradients(*module.backward(params, tape, dy))
-        found["forward"].extend(self._judge_defaults(params, x, extra, dy))
+        found["forward"].extend(self._judge_defaults(params, x, extra, dy, case.batch))
+        found["forward"].extend(self._judge_missing(params, tape, dys))
         found["step"].extend(self._judge_steps(comparison, params, x, masks))
         if snapshot((params, x, state, masks, dy, dstate)) != before:
             found["forward"].append(broken("an argument was changed in place"))
@@ -93,7 +95,7 @@ class Runner:
         return np.ascontiguousarray(value, dtype=self.dtype.storage.name)
 
     def _join(self, by_name: dict[str, Array]) -> Any:
-        """One input is an array, several are a dict."""
+        """One input, or output, is an array, several are a dict."""
         return by_name if len(by_name) > 1 else next(iter(by_name.values()))
 
     def _split(self, joined: Any) -> dict[str, Any]:
@@ -106,13 +108,14 @@ class Runner:
             found.update({(kind, name): array for name, array in arrays.items()})
         return found
 
-    def _judge_defaults(self, params: Any, x: Any, extra: Any, dy: Array) -> Iterator[Finding]:
+    def _judge_defaults(
+        self, params: Any, x: Any, extra: Any, dy: Any, batch: int
+    ) -> Iterator[Finding]:
         """``state=None`` is a state as it starts, ``dstate=None`` a cotangent of zeros.
 
         The module is compared with itself, to the last bit: zeros are where kinks are, and no
         place to ask a witness.
         """
-        batch = dy.shape[1]
         shapes = {
             s.name: (batch, *(number(n, self.sizes) for n in self.cell.shape(s)))
             for s in self.cell.states
@@ -134,7 +137,7 @@ class Runner:
                 y, final, tape = self.module.forward(params, x, state, **extra)
                 found = self._gradients(*self.module.backward(params, tape, dy, dstate))
                 results.append({
-                    "y": y,
+                    **({f"y[{n}]": a for n, a in y.items()} if isinstance(y, dict) else {"y": y}),
                     **{f"final {name}": a for name, a in final.items()},
                     **{gradient_name(e): g for e, g in found.items()},
                 })  # fmt: skip
@@ -143,6 +146,22 @@ class Runner:
                 yield broken(
                     f"{name} differs between state=None, dstate=None and what these stand for"
                 )
+
+    def _judge_missing(self, params: Any, tape: Any, dys: Mapping[str, Array]) -> Iterator[Finding]:
+        """Of several outputs, one that ``dy`` lacks has a cotangent of zeros."""
+        for name in dys if len(dys) > 1 else ():
+            others = {n: a for n, a in dys.items() if n != name}
+            zeros = {**dys, name: np.zeros_like(dys[name])}
+            with np.errstate(all="ignore"):
+                one, other = (
+                    self._gradients(*self.module.backward(params, tape, dy))
+                    for dy in (others, zeros)
+                )
+            for entity, gradient in one.items():
+                if not np.array_equal(gradient, other[entity], equal_nan=True):
+                    yield broken(
+                        f"{gradient_name(entity)} differs between dy without {name} and zeros there"
+                    )
 
     def _judge_steps(
         self, comparison: Comparison, params: Any, x: Any, masks: Mapping[str, Array]

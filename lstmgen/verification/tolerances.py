@@ -91,28 +91,27 @@ class Tolerance:
     @cached_property
     def _largest_tangent(self) -> float:
         """Of all tangents, those of the arguments as well."""
-        outputs, final = self.witness.tangents
-        return max(map(_largest, (outputs, *final.values(), *self.witness.direction.values())))
+        arrays = (*self.witness.tangents.arrays, *self.witness.direction.values())
+        return max(map(_largest, arrays))
 
     @cached_property
     def length(self) -> float:
         """The length ‖Jᵀw‖ that all gradients have if each entry is of its ``scale``."""
-        values = self.witness.case.values
-        return math.sqrt(sum(v.size * self.scale(e) ** 2 for e, v in values.items()))
+        values, learned = self.witness.case.values, self.witness.entities
+        return math.hypot(*(math.sqrt(values[e].size) * self.scale(e) for e in learned))
 
     @cached_property
     def tangent_length(self) -> float:
         """The length ‖Jv‖ that all tangents have if each entry is of its scale."""
-        outputs, final = self.witness.tangents
-        pairs = (outputs, *final.values())
-        return math.sqrt(sum(a.size * self.tangent_scale(a) ** 2 for a in pairs))
+        arrays = self.witness.tangents.arrays
+        return math.hypot(*(math.sqrt(a.size) * self.tangent_scale(a) for a in arrays))
 
     @cached_property
     def _largest_gradient(self) -> float:
         """Of all gradients and cotangents."""
         case = self.witness.case
         arrays: list[Array] = [np.asarray(sum(self.witness.complex_step(e))) for e in case.values]
-        arrays += [case.dy, *case.dstate.values()]
+        arrays += [*case.dy.values(), *case.dstate.values()]
         return max(map(_largest, arrays))
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +30,21 @@ _NUMBERS = 2**22  # that all copies of a value may have
 # kink for about 1 entry in 100.
 _STEPS_SMOOTH = (2.0**-6, 2.0**-9, 2.0**-12, 2.0**-15, 2.0**-18, 2.0**-21, 2.0**-24)
 _STEPS_KINKED = (2.0**-13, 2.0**-17, 2.0**-21)
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Jv: the tangents of a sequence's outputs (T, B, *shape), and of its final states
+    (B, *shape), by name.
+    """
+
+    outputs: dict[str, Array]
+    final: dict[str, Array]
+
+    @property
+    def arrays(self) -> tuple[Array, ...]:
+        """All of them."""
+        return (*self.outputs.values(), *self.final.values())
 
 
 class Witness:
@@ -63,6 +79,8 @@ class Witness:
             for n, v in case.given.items()
         }
         self.start = {e: _lift(e, v[None]) for e, v in case.values.items()}
+        fixed = {("parameter", p.name) for p in cell.parameters if not p.learned}
+        self.entities = [e for e in case.values if e not in fixed]  # those that have a gradient
         self.finite = np.full(len(cell.equations), True)  # whether each equation has values
         self.extent = 0.0  # the largest finite value of any equation
         self.base = self._run(self.start, shake, after=self._look)
@@ -110,9 +128,10 @@ class Witness:
 
     @cached_property
     def direction(self) -> dict[Entity, Array]:
-        """A random change v of all arguments, in the evaluator's layout."""
+        """A random change v of all arguments that have a gradient, in the evaluator's layout."""
         rng = np.random.default_rng(0)
-        return {e: rng.normal(size=v.shape) for e, v in self.start.items()}
+        found = {e: rng.normal(size=v.shape) for e, v in self.start.items()}
+        return {e: v if e in self.entities else np.zeros_like(v) for e, v in found.items()}
 
     @cached_property
     def along(self) -> Trace:
@@ -123,16 +142,15 @@ class Witness:
         return self._run({e: Dual(v, self.direction[e]) for e, v in self.start.items()}, shake)
 
     @cached_property
-    def tangents(self) -> tuple[Array, dict[str, Array]]:
-        """Jv, the derivatives of the outputs (T, B, *shape) and of the final states
-        (B, *shape).
-        """
+    def tangents(self) -> Pushed:
+        """Jv, where v is ``direction``."""
         trace, case = self.along, self.case
-        pairs = zip(trace.outputs, case.dy, strict=True)
-        return (
-            np.stack([_of_one(_slope(a), dy) for a, dy in pairs]),
-            {n: _of_one(_slope(a), case.dstate[n]) for n, a in trace.states[-1].items()},
-        )
+        outputs = {
+            n: np.stack([_of_one(_slope(ys[n]), dy[0]) for ys in trace.outputs])
+            for n, dy in case.dy.items()
+        }
+        final = {n: _of_one(_slope(a), case.dstate[n]) for n, a in trace.states[-1].items()}
+        return Pushed(outputs, final)
 
     def troubled(self) -> str:
         """The first equation that has no finite value, as text."""
@@ -205,14 +223,21 @@ class Witness:
         rounding of its sum, cancels exactly.
         """
         with np.errstate(all="ignore"):
-            outputs = [y - y0 for y, y0 in zip(trace.outputs, self.base.outputs, strict=True)]
+            outputs = [
+                {n: y[n] - y0[n] for n in y}
+                for y, y0 in zip(trace.outputs, self.base.outputs, strict=True)
+            ]
             final = {n: a - self.base.states[-1][n] for n, a in trace.states[-1].items()}
             return self._weighted(outputs, final)
 
-    def _weighted(self, outputs: Sequence[Array], final: Mapping[str, Array]) -> Array:
+    def _weighted(
+        self, outputs: Sequence[Mapping[str, Array]], final: Mapping[str, Array]
+    ) -> Array:
         """<dy, outputs> and <dstate, final>, (2, K)."""
-        pairs = zip(self.case.dy, outputs, strict=True)
-        through_outputs = sum(_of_each_copy(dy * y) for dy, y in pairs)
+        dy = self.case.dy
+        through_outputs = sum(
+            _of_each_copy(dy[n][t] * y) for t, ys in enumerate(outputs) for n, y in ys.items()
+        )
         through_states = sum(
             (_of_each_copy(d * final[n]) for n, d in self.case.dstate.items()), np.zeros(1)
         )
@@ -258,7 +283,8 @@ class Witness:
                 )
                 with np.errstate(all="ignore"):
                     final = {n: _slope(a) for n, a in trace.states[-1].items()}
-                    through = self._weighted([_slope(y) for y in trace.outputs], final)
+                    outputs = [{n: _slope(y) for n, y in ys.items()} for ys in trace.outputs]
+                    through = self._weighted(outputs, final)
                 found.append(np.broadcast_to(through, (2, len(some))))
             a, b = np.concatenate(found, axis=1)
             self._exact[entity] = (a.reshape(value.shape), b.reshape(value.shape))
@@ -333,7 +359,7 @@ def _of_one(a: Array, like: Array) -> Array:
 
 def results_of(trace: Trace) -> list[Any]:
     """All outputs and states of a sequence."""
-    return [*trace.outputs, *(a for states in trace.states for a in states.values())]
+    return [a for found in (*trace.outputs, *trace.states) for a in found.values()]
 
 
 def _extent(a: Array) -> float:

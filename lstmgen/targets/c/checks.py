@@ -113,7 +113,7 @@ class Checks:
     def _arrays(self) -> list[Expression]:
         """The sizes of the arrays that callers hand over, but for those that others include."""
         cell = self.cell
-        sizes = [T * B * cell.size(v) for v in (*cell.inputs, *cell.masks, cell.output)]
+        sizes = [T * B * cell.size(v) for v in (*cell.inputs, *cell.masks, *cell.outputs)]
         sizes += [sympy.Mul(*cell.shape(p)) for p in cell.parameters]
         return [self.sizes.checked(n) for n in _largest(sizes)]
 
@@ -134,12 +134,13 @@ class Checks:
         given.
         """
         cell, name = self.cell, self.cell.name
-        learned = [p.name for p in cell.parameters]
+        parameters, learned = ([p.name for p in ps] for ps in (cell.parameters, cell.learned))
         inputs = [v.name for v in cell.inputs] if len(cell.inputs) > 1 else []
+        outputs = [v.name for v in cell.outputs] if len(cell.outputs) > 1 else []
         structs = {
-            "p": ("params", learned), "x": ("inputs", inputs),
+            "p": ("params", parameters), "x": ("inputs", inputs),
             "m": ("masks", [v.name for v in cell.masks]), "g": ("grads", learned),
-            "dx": ("input_grads", inputs),
+            "dx": ("input_grads", inputs), "y": ("outputs", outputs),
         }  # fmt: skip
         functions = []
         there: dict[str, Expression] = {
@@ -159,7 +160,8 @@ class Checks:
                 there[a] = Call(f"{name}_{kind}_given", (struct,), "size")
             elif a in ("x", "dx") or (a == "p" and cell.constants):
                 there[a] = _is_there(Variable(a))
-        y = [] if cell.output.category == "state" else ["y"]
+        more = [v for v in cell.outputs if v.category != "state"]
+        y = ["y"] if more else []
         wanted = {
             "pack": ["n", "p", "packed"],
             "forward": ["n", "p", "x", "m", "y", "work"],
@@ -169,8 +171,12 @@ class Checks:
         given: dict[str, Expression] = {}
         for what, names in wanted.items():
             items = [there[a] for a in names if a in there]
-            if what == "step" and learned:  # it reads packed parameters alone
+            if what == "step" and parameters:  # it reads packed parameters alone
                 items[items.index(there["p"])] = _is_there(Variable("p"))
+            if what == "step" and outputs and more:  # states are in the new state as well
+                at, whole = items.index(there["y"]), Variable("y")
+                needed = (whole, *(Member(whole, v.name) for v in more))
+                items[at : at + 1] = map(_is_there, needed)
             given[what] = Conditions(tuple(items), "&&")
         return functions, given
 

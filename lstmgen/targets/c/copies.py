@@ -8,16 +8,21 @@ from .lowering import Direction
 from .places import is_written
 from .source import Source
 from .tree import (
+    NIL,
     NULL,
     NUMBERS,
     READ_NUMBERS,
     Call,
+    Choice,
+    Conditions,
     Count,
     Declare,
     Expression,
     If,
+    Kind,
     Member,
     Relation,
+    SizeOf,
     Statement,
     Sum,
     Variable,
@@ -35,6 +40,7 @@ class Copies:
     def __init__(self, source: Source, direction: Direction) -> None:
         self._source, self._sizes, self._places = source, source.sizes, direction.places
         self._rows: tuple[Expression, ...] = (Count(B), BATCH)
+        self._several = len(source.cell.outputs) > 1
 
     def read(self) -> list[Statement]:
         """The rows of callers' arrays: where they are, or copies."""
@@ -49,8 +55,24 @@ class Copies:
             width = Count(self._places.width(v))
             items = (STEPS, *self._rows, units, width, self._callers(v), own)
             call = Call("gather", items, "pointer")
-            made.append(Declare(READ_NUMBERS, rows, call))
+            if v.category == "cotangent" and self._several:
+                made += self._gathered_if_given(v, rows, call, own)
+            else:
+                made.append(Declare(READ_NUMBERS, rows, call))
         return made
+
+    def _gathered_if_given(
+        self, v: Vector, rows: Variable, gathered: Expression, own: Expression
+    ) -> list[Statement]:
+        """Rows of an array that callers may leave out, where zeros stand for it."""
+        given = self._array(v)
+        there = Choice(Relation(given, "!=", NULL, "size"), gathered, own)
+        all_ = product(STEPS, Count(B), Count(self._sizes.room_of(v)), SizeOf(Kind("real")))
+        zeros = do("memset", own, NIL, all_)
+        return [
+            If(Relation(given, "==", NULL, "size"), (zeros,)),
+            Declare(READ_NUMBERS, rows, there),
+        ]
 
     def written(self) -> list[Statement]:
         """The rows that callers receive."""
@@ -60,26 +82,34 @@ class Copies:
             if is_written(v)
         ]
 
-    def output(self) -> list[Statement]:
-        """The output, where no stage writes it to y: it is a state, or kept for backward.
+    def outputs(self) -> list[Statement]:
+        """The outputs, where no stage writes them to y: states, and what is kept for backward."""
+        return [s for v in self._source.cell.outputs for s in self._output(v)]
 
-        Callers of a step may do without a state, which they receive anyway.
-        """
-        v = self._source.cell.output
+    def _output(self, v: Vector) -> list[Statement]:
+        """One of them. Callers of a step may do without a state, which they receive anyway."""
         kept = self._places.kept
         if v.category == "state":
             width = self._sizes.room_of(v)
             first = shifted(self._source.state(v), rows_of_width([Count(B)], width))
-            copy = self._scatter(v, first, Count(width))
-            return [If(Relation(self._array(v), "!=", NULL, "size"), (copy,))]
+            return [If(self._is_wanted(v), (self._scatter(v, first, Count(width)),))]
         if v in kept.blocks:
             first = shifted(Variable(kept.name), Count(kept.offset(v)))
             return [self._scatter(v, first, Count(kept.width))]
         return []
 
+    def _is_wanted(self, state: Vector) -> Expression:
+        """Whether callers want a state as an output."""
+        wanted = Relation(self._array(state), "!=", NULL, "size")
+        if self._several and all(v.category == "state" for v in self._source.cell.outputs):
+            there = Relation(Member(CALL, "y"), "!=", NULL, "size")
+            return Conditions((there, wanted), "&&")
+        return wanted
+
     def rows(self, v: Vector) -> Variable:
         """The pointer to the rows of an array that callers own."""
-        return self._source.rows(v, "y" if self._places.is_y(v) else "")
+        y = f"y_{v.name}" if self._several else "y"
+        return self._source.rows(v, y if self._places.is_y(v) else "")
 
     def _scatter(self, v: Vector, rows: Expression, stride: Expression) -> Statement:
         units = Count(self._sizes.of(v))
@@ -94,7 +124,8 @@ class Copies:
     def _array(self, v: Vector) -> Expression:
         """The array of a caller that holds ``v``."""
         if v.category in ("cotangent", "vector", "state"):
-            return Member(CALL, "dy" if v.category == "cotangent" else "y")
+            whole = Member(CALL, "dy" if v.category == "cotangent" else "y")
+            return Member(whole, v.name) if self._several else whole
         array = Member(CALL, {"adjoint": "dx", "input": "x", "mask": "m"}[v.category])
         several = len(self._source.cell.inputs) > 1 or v.category == "mask"
         return Member(array, v.name) if several else array

@@ -23,6 +23,7 @@ class Interface:
     def __init__(self, source: Source, memory: Memory) -> None:
         self.source, self.cell, self.memory = source, source.cell, memory
         self.several = len(self.cell.inputs) > 1
+        self.several_outputs = len(self.cell.outputs) > 1
 
     def context(self) -> dict[str, Any]:
         cell = self.cell
@@ -33,6 +34,7 @@ class Interface:
             "sizes": [self._about_size(n) for n in cell.sizes],
             "members": self._members(),
             "several": self.several,
+            "several_outputs": self.several_outputs,
             "masks": bool(cell.masks),
             "given": "p, x and m" if cell.masks else "p and x",
             "starts": ", ".join(
@@ -82,15 +84,18 @@ class Interface:
         ]
         found = {
             "params": [*parameters, *(f"{real} {c.name};" for c in cell.constants)],
-            "grads": pointers(written, cell.parameters),
+            "grads": pointers(written, cell.learned),
             "state": pointers(read, cell.states, B),
             "new_state": pointers(written, cell.states, B),
             "inputs": pointers(read, cell.inputs, T, B),
             "input_grads": pointers(written, cell.inputs, T, B),
             "masks": pointers(read, cell.masks, T, B),
+            "outputs": pointers(written, cell.outputs, T, B),
+            "output_grads": pointers(read, cell.outputs, T, B),
         }
         if parameters:
             found["params"] += packed
+        if cell.learned:
             found["grads"] += added
         none = ["char none; /* this cell has none: pass NULL */"]
         return {kind: lines or none for kind, lines in found.items()}
@@ -108,26 +113,41 @@ class Interface:
         }
 
     def _output(self) -> dict[str, str]:
-        v, size = self.cell.output, self.cell.size(self.cell.output)
-        is_state = v.category == "state"
+        """What is said of y and dy."""
+        outputs = self.cell.outputs
+        in_state = ", which is in the new state as well; may be NULL"
+        states = all(v.category == "state" for v in outputs)
+        if self.several_outputs:
+            optional = "; may be NULL: all are in the new state"
+            return {
+                "sequence": "receives the outputs of every step",
+                "row": f"receives the outputs of the step, (B, …) each{optional if states else ''}",
+                "grad": "the derivatives of the loss by the outputs",
+            }
+        (v,) = outputs
+        row, shape = (_shape(*lead, self.cell.size(v)) for lead in ((B,), (T, B)))
         return {
-            "name": v.name, "row": _shape(B, size), "shape": _shape(T, B, size),
-            "optional": ", which is in the new state as well; may be NULL" if is_state else "",
-        }  # fmt: skip
+            "sequence": f"{shape}: receives the output of every step, {v.name}",
+            "row": f"{row}: receives the output {v.name}{in_state if states else ''}",
+            "grad": f"{shape}: the derivative of the loss by y",
+        }
 
     def _example(self) -> dict[str, Any]:
         """The lines of the example in the header."""
         cell, n = self.cell, self.cell.name
         fixed = self.source.sizes.fixed
         sizes = {s.name: 8 * (k + 1) for k, s in enumerate(cell.sizes)} | fixed
-        learned = [p.name for p in cell.parameters]
+        parameters, learned = ([p.name for p in ps] for ps in (cell.parameters, cell.learned))
         inputs, masks = [v.name for v in cell.inputs], [v.name for v in cell.masks]
         states = [s.name for s in cell.states]
+        outputs = [v.name for v in cell.outputs] if self.several_outputs else []
         structs = {
             "n": ("sizes", [".T = 100", ".B = 1", *(f".{k} = {v}" for k, v in sizes.items())]),
-            "p": ("params", _members([*learned, *(c.name for c in cell.constants)])),
+            "p": ("params", _members([*parameters, *(c.name for c in cell.constants)])),
             "xs": ("inputs", _members(inputs) if self.several else []),
             "ms": ("masks", _members(masks)),
+            "ys": ("outputs", _members([f"y_{v}" for v in outputs], outputs)),
+            "dys": ("output_grads", _members([f"dy_{v}" for v in outputs], outputs)),
             "g": ("grads", _members([f"d{p}" for p in learned], learned)),
             "dxs": ("input_grads", _members([f"d{v}" for v in inputs], inputs)
                    if self.several else []),
@@ -140,13 +160,15 @@ class Interface:
         }
         known = {name: f"&{name}" if lines else "NULL" for name, lines in line.items()}
         known |= {} if self.several else {"xs": "x", "dxs": "dx"}
+        known |= {} if self.several_outputs else {"ys": "y", "dys": "dy"}
         given = [known["n"], known["p"], known["xs"], *([known["ms"]] if masks else [])]
-        y = "NULL" if cell.output.category == "state" else "y"
+        y = "NULL" if all(v.category == "state" for v in cell.outputs) else known["ys"]
         calls = {
-            "forward": [*given, "NULL", "y", "NULL", "tape", "work"],
-            "backward": [*given, "tape", "dy", "NULL", known["g"], known["dxs"], "NULL", "more"],
+            "forward": [*given, "NULL", known["ys"], "NULL", "tape", "work"],
+            "backward": [*given, "tape", known["dys"], "NULL", known["g"], known["dxs"], "NULL",
+                         "more"],
             "step": [*given, known["state"], y, known["next"], "work"],
-        }
+        }  # fmt: skip
         packing = [
             f"{n}_real *packed = malloc({n}_packed_size(&n) * sizeof *packed);",
             f"{n}_pack(&n, &p, packed);",
@@ -154,11 +176,11 @@ class Interface:
         ]
         open_sizes = [str(v) for k, v in sizes.items() if k not in fixed]
         return {
-            "before": line["n"] + line["p"] + line["xs"] + line["ms"],
+            "before": line["n"] + line["p"] + line["xs"] + line["ms"] + line["ys"],
             "forward": broken(f"{n}_status status = {n}_forward(", calls["forward"], ");"),
-            "grads": line["g"] + line["dxs"],
+            "grads": line["g"] + line["dxs"] + line["dys"],
             "backward": broken(f"status = {n}_backward(", calls["backward"], ");"),
-            "states": (packing if learned else []) + line["state"] + line["next"],
+            "states": (packing if parameters else []) + line["state"] + line["next"],
             "step": broken(f"{n}_step(", calls["step"], ");"),
             "array": f"{n.upper()}_STEP_WORK_SIZE({', '.join(['1', *open_sizes])})",
         }
@@ -168,6 +190,9 @@ def heads(cell: Cell) -> dict[str, list[str]]:
     """The heads of the functions that callers see."""
     n = cell.name
     real, several = f"{n}_real", len(cell.inputs) > 1
+    several_outputs = len(cell.outputs) > 1
+    y = f"const {n}_outputs *y" if several_outputs else f"{real} *y"
+    dy = f"const {n}_output_grads *dy" if several_outputs else f"const {real} *dy"
     given = [
         f"const {n}_sizes *n", f"const {n}_params *p",
         f"const {n}_inputs *x" if several else f"const {real} *x",
@@ -176,15 +201,15 @@ def heads(cell: Cell) -> dict[str, list[str]]:
     arguments = {
         "pack": [*given[:2], f"{real} *packed"],
         "forward": [
-            *given, f"const {n}_state *initial", f"{real} *y", f"const {n}_new_state *final",
+            *given, f"const {n}_state *initial", y, f"const {n}_new_state *final",
             f"{real} *tape", f"{real} *work",
         ],
         "step": [
-            *given, f"const {n}_state *state", f"{real} *y", f"const {n}_new_state *next",
+            *given, f"const {n}_state *state", y, f"const {n}_new_state *next",
             f"{real} *work",
         ],
         "backward": [
-            *given, f"const {real} *tape", f"const {real} *dy", f"const {n}_state *dfinal",
+            *given, f"const {real} *tape", dy, f"const {n}_state *dfinal",
             f"const {n}_grads *g",
             f"const {n}_input_grads *dx" if several else f"{real} *dx",
             f"const {n}_new_state *dinitial", f"{real} *work",

@@ -7,7 +7,6 @@ from functools import cached_property
 
 from sympy import Expr
 
-from ...errors import GenerateError
 from ...language.symbols import Vector
 from ...planning.operations import (
     AFTER,
@@ -23,6 +22,7 @@ from ...planning.operations import (
     Sums,
 )
 from . import stages
+from .fixed import Fixed, fixed_stages
 from .packs import Packed, Packs, Summed, SummedMatrices, SummedVector, packs_in, sums_in
 from .places import Places
 from .pointers import Pointers
@@ -38,17 +38,12 @@ Regions = dict[str, tuple[Statement, ...]]
 def lower(source: Source) -> tuple[Direction, Direction]:
     """Forward and backward."""
     plan = source.plan
-    if plan.fixed:
-        made = plan.fixed[0].equations[-1].lhs
-        raise GenerateError(
-            f"the C target cannot make {made} of parameters yet\n"
-            "  hint: compute it before, and give it to the cell as a parameter"
-        )
     passes = {"forward": plan.forward, "backward": plan.backward}
     # all rows of memory come first: the sizes of their blocks have the plainest names
     places = {name: Places(source.memory, part) for name, part in passes.items()}
+    once = fixed_stages(source)
     forward, backward = (
-        Direction(source, name, part, places[name]) for name, part in passes.items()
+        Direction(source, name, part, places[name], once) for name, part in passes.items()
     )
     return forward, backward
 
@@ -59,9 +54,13 @@ class Direction:
     What it needs is found in its statements.
     """
 
-    def __init__(self, source: Source, name: str, part: Pass, places: Places) -> None:
+    def __init__(
+        self, source: Source, name: str, part: Pass, places: Places, once: Sequence[Stage]
+    ) -> None:
         self.source, self.name, self.part, self.places = source, name, part, places
+        self.once = once
         self._packs = Packs(source, places, name)
+        self.fixed = Fixed(source, once, self._packs, back=name == "backward")
         self.stages = self._stages()
         self.regions = self.lowered()
 
@@ -88,8 +87,11 @@ class Direction:
 
     @cached_property
     def packs(self) -> list[Packed]:
-        """The parameters that have to be packed."""
-        return packs_in(s for region in REGIONS for s in self.regions[region])
+        """The parameters that have to be packed, those first of which others are made."""
+        of_fixed = self.fixed.packs
+        known = {pack.name for pack in of_fixed}
+        found = packs_in(s for region in REGIONS for s in self.regions[region])
+        return [*of_fixed, *(pack for pack in found if pack.name not in known)]
 
     @cached_property
     def sums(self) -> list[Summed]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from sympy import Expr, Integer
 
+from ...derivation.reverse import carry
 from ...language.sizes import Size
 from ...planning.operations import ZERO, B, K, T
 from .copies import Copies
@@ -106,6 +107,7 @@ class Memory:
         self.forward = self._forward(forward)
         self.backward = self._backward(backward)
         self.regions = (self.tape, packs[0], self.forward, packs[1], self.backward)
+        of_constants = not self.cell.parameters and bool(packs[0].parts)
         line = self.sizes.pad  # to begin with a whole line of the cache
         tape, packed, forward_work, backward_work, step_work = BUFFERS
         self.buffers = (
@@ -113,7 +115,8 @@ class Memory:
             Buffer(packed, 0, packs[0], None, "", ("T", "B")),
             Buffer(forward_work, line, packs[0], self.forward, "TILE"),
             Buffer(backward_work, line, packs[1], self.backward, "CHUNK"),
-            Buffer(step_work, line, None, self.forward, "1", ("T",)),
+            # a step is given what is packed; of constants alone, nobody packs anything
+            Buffer(step_work, line, packs[0] if of_constants else None, self.forward, "1", ("T",)),
         )
 
     @property
@@ -149,12 +152,15 @@ class Memory:
         source = self.source
         parts = [*self._common(direction)]
         for s in self.cell.states:
-            for way, what in (
-                ("next", f"δ{s.name}⁺, which comes from step t+1"),
-                ("prev", f"δ{s.name}⁺[t-1], which goes to step t-1"),
-            ):
+            carries: list[tuple[str, str, Expr]] = [
+                ("next", f"δ{s.name}⁺, which comes from step t+1", B),
+                ("all", f"δ{s.name}⁺[t-1] of a tile, and what comes from step t+1", (K + 1) * B)
+                if source.plan.is_shifted(carry(s))
+                else ("prev", f"δ{s.name}⁺[t-1], which goes to step t-1", B),
+            ]
+            for way, what, rows in carries:
                 name, room = source.carry(s, way).name, self.sizes.room_of(s)
-                parts.append(Part(name, what, B, room))
+                parts.append(Part(name, what, rows, room))
         if direction.heights:
             # sums, since nobody knows which size is the largest
             for name, about, widths in (

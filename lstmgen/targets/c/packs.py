@@ -6,7 +6,7 @@ statements of a pass finds all that has to be packed before it, and brought home
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sympy import Expr
@@ -15,6 +15,7 @@ from ...language.matrices import Matrix
 from ...language.shapes import units
 from ...language.symbols import Vector
 from ...planning.operations import ZERO, flat_shape
+from ..naming import identifier
 from .places import Places
 from .source import Source
 from .tree import (
@@ -34,7 +35,7 @@ from .tree import (
     shifted,
     walk,
 )
-from .vocabulary import BEGUN, HEAD, THREADS, G, P
+from .vocabulary import HEAD, THREADS, P
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Packs:
         fill = []
         for m, start, end in zip(matrices, starts, [*starts[1:], width], strict=True):
             rows, columns = flat_shape(self._source.cell, m)
-            items = [THREADS, Count(rows), Count(columns), Member(P, m.name), Variable(name),
+            items = [THREADS, Count(rows), Count(columns), self._array(m), Variable(name),
                      Count(start), Count(end), Count(width)]  # fmt: skip
             fill.append(do("pack_transposed", *items))
         about = f"{' '.join(names)}, transposed"
@@ -95,7 +96,7 @@ class Packs:
         inner = sum((rows for rows, _ in shapes), ZERO)
         fill, start = [], ZERO
         for m, (rows, columns) in zip(matrices, shapes, strict=True):
-            items = [THREADS, Count(rows), Count(columns), Member(P, m.name), Variable(name),
+            items = [THREADS, Count(rows), Count(columns), self._array(m), Variable(name),
                      Count(start), Count(inner)]  # fmt: skip
             fill.append(do("pack_rows", *items))
             start += rows
@@ -114,7 +115,7 @@ class Packs:
         room = rows * self._sizes.padded(columns)
         if not m.transposed:
             room = columns * self._sizes.padded(rows)
-        at = (shifted(Member(P, m.name), product(HEAD, Count(entries))),
+        at = (shifted(self._array(m), product(HEAD, Count(entries))),
               shifted(Variable(name), product(HEAD, Count(room))))  # fmt: skip
         shape = Count(rows), Count(columns)
         if m.transposed:
@@ -138,7 +139,7 @@ class Packs:
         name = self._named(("start", *names, str(starts)), f"{families(learned)}_packed")
         fill = []
         for out, bias, start, end in zip(outs, biases, starts, [*starts[1:], room], strict=True):
-            value = NULL if bias is None else Member(P, bias.name)
+            value = NULL if bias is None else self._array(bias)
             items = [Count(self._sizes.of(out)), value, Variable(name), Count(start), Count(end)]
             fill.append(do("pad", *items))
         about = f"{' '.join(names)}, side by side"
@@ -149,10 +150,21 @@ class Packs:
         return NULL if bias is None else self.vector(bias)
 
     def vector(self, v: Vector) -> Packed:
-        """A learned vector, padded."""
-        name, room = self._named(("vector", v.name), f"{v.name}_packed"), self._sizes.room_of(v)
+        """A learned vector, padded; or the room of what is made of parameters, or of its adjoint,
+        which nothing is copied to.
+        """
+        room = self._sizes.room_of(v)
+        if v.category != "parameter":
+            name = self._named((v.category, v.name), identifier(v))
+            return Packed(name, about=self._source.text(v), count=room, fill=())
+        name = self._named(("vector", v.name), f"{v.name}_packed")
         items = [Count(self._sizes.of(v)), Member(P, v.name), Variable(name), NIL, Count(room)]
         return Packed(name, about=v.name, count=room, fill=(do("pad", *items),))
+
+    def _array(self, p: Matrix | Vector) -> Expression:
+        """Where the entries of ``p`` are: the caller's, or made of parameters."""
+        made = self._source.made_of_parameters(p)
+        return Member(P, p.name) if made is None else Variable(self.vector(made).name)
 
     def _named(self, key: tuple[str, ...], wish: str) -> str:
         return self._source.names((self._name, *key), wish)
@@ -211,9 +223,12 @@ def sums_in(statements: Iterable[Statement]) -> list[Summed]:
     return list(found.values())
 
 
-def brought_home(sums: Iterable[Summed]) -> tuple[list[Do], set[Matrix | Vector]]:
-    """The statements that bring sums of a slice of the batch to what callers receive; and the
-    parameters whose gradient is begun by that, unless it has ``BEGUN``, instead of added to zeros.
+def brought_home(
+    sums: Iterable[Summed], home_of: Callable[[Matrix | Vector], tuple[Expression, Expression]]
+) -> tuple[list[Do], set[Matrix | Vector]]:
+    """The statements that bring sums of a slice of the batch to where ``home_of`` says, which also
+    says whether these have begun; and the parameters whose gradient is begun by that, instead of
+    added to zeros.
     """
     home: list[Do] = []
     begun: set[Matrix | Vector] = set()
@@ -221,14 +236,16 @@ def brought_home(sums: Iterable[Summed]) -> tuple[list[Do], set[Matrix | Vector]
         here = Variable(made.name)
         if isinstance(made, SummedVector):
             p = made.parameter
+            to, has_begun = home_of(p)
             begun.add(p)
-            home.append(do("add", Count(made.units), here, BEGUN, Member(G, p.name)))
+            home.append(do("add", Count(made.units), here, has_begun, to))
         if isinstance(made, SummedMatrices):
             for p, rows, start in made.pieces:
-                is_begun = ONE if p in begun else BEGUN
+                to, has_begun = home_of(p)
+                is_begun = ONE if p in begun else has_begun
                 begun.add(p)
                 items = [THREADS, Count(rows), Count(made.height), here, Count(start),
-                         Count(made.width), is_begun, Member(G, p.name)]  # fmt: skip
+                         Count(made.width), is_begun, to]  # fmt: skip
                 home.append(do("unpack_transposed", *items))
     return home, begun
 

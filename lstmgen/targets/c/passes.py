@@ -11,6 +11,8 @@ from typing import Any
 
 import sympy
 
+from ...derivation.reverse import carry
+from ...language.matrices import Matrix
 from ...language.symbols import Vector
 from ...planning.operations import AFTER, BEFORE, STEP, B, T
 from .copies import Copies
@@ -64,6 +66,7 @@ from .vocabulary import (
     IN_WORK,
     LARGEST,
     LAST,
+    LATER,
     MEMORY,
     MOST,
     NUMBER,
@@ -107,7 +110,7 @@ class Passes:
         return {
             "arranging": {what: self._arranging(d) for what, d in self.directions.items()},
             "passes": {"forward": self._forward(), "backward": self._backward()},
-            "summing": self._summing() if self.cell.parameters else [],
+            "summing": self._summing() if self.cell.learned else [],
             "unreached": self._unreached(),
         }
 
@@ -147,7 +150,11 @@ class Passes:
         """The body of the function that packs what a pass reads of the parameters."""
         if not direction.packs:
             return ["(void)n, (void)p, (void)packed;"]
-        fill = [s for pack in direction.packs for s in pack.fill]
+        of_fixed = len(direction.fixed.packs)
+        first, others = direction.packs[:of_fixed], direction.packs[of_fixed:]
+        fill: list[Statement] = [s for pack in first for s in pack.fill]
+        fill += direction.fixed.calls
+        fill += [s for pack in others for s in pack.fill]
         names = [pack.name for pack in direction.packs]
         variables = [
             Declare(COUNT, THREADS, _WORKERS),
@@ -173,7 +180,7 @@ class Passes:
             last = shifted(state, product(STEPS, *rows))
             carried.append(do("memcpy", state, last, product(*rows, _BYTES)))
             saved.append(self._save(s, shifted(self._in_memory(s), product(LAST, *rows)), "final"))
-        after = [*direction.regions[AFTER], *copies.output(), *copies.written()]
+        after = [*direction.regions[AFTER], *copies.outputs(), *copies.written()]
         kept = [_IS_KEPT] if self.cell.states else []  # the template asks for a tape
         return self._function(direction, copies, loaded, after, carried, saved, kept)
 
@@ -183,23 +190,35 @@ class Passes:
         start: list[Statement] = []
         carries: list[Declare] = []
         for s in self.cell.states:
-            for way in ("next", "prev"):
-                carry = self.source.carry(s, way)
-                at = shifted(WORK, Member(IN_WORK, carry.name, "size"))
-                carries.append(Declare(Kind("real", pointer="*"), carry, at))
+            for way in ("next", "all" if self._is_shifted(s) else "prev"):
+                carried = self.source.carry(s, way)
+                at = shifted(WORK, Member(IN_WORK, carried.name, "size"))
+                carries.append(Declare(Kind("real", pointer="*"), carried, at))
         start += together(carries)
         if any(made.is_zeroed for made in direction.sums):
             sums = Member(IN_WORK, "sums", "size")
             count = Sum((Member(IN_WORK, "total", "size"), sums), "+-")
             start.append(do("memset", shifted(WORK, sums), NIL, product(count, _BYTES)))
-        swapped, saved = [], []
+        first, last, swapped, saved = [], [], [], []
         for s in self.cell.states:
-            arriving, leaving = (self.source.carry(s, way) for way in ("next", "prev"))
+            arriving = self.source.carry(s, "next")
             start.append(self._load(s, "dfinal", arriving))
-            swapped.append(do("swap", Address(arriving), Address(leaving)))
+            if self._is_shifted(s):
+                every = self.source.carry(s, "all")
+                rows = (Count(B), Count(self.sizes.room_of(s)))
+                end = shifted(every, product(STEPS, *rows))
+                first.append(do("memcpy", end, arriving, product(*rows, _BYTES)))
+                last.append(do("memcpy", arriving, every, product(*rows, _BYTES)))
+            else:
+                leaving = self.source.carry(s, "prev")
+                swapped.append(do("swap", Address(arriving), Address(leaving)))
             saved.append(self._save(s, arriving, "dinitial"))
-        after = [*direction.regions[AFTER], *copies.written()]
-        return self._function(direction, copies, start, after, swapped, saved, [])
+        after = [*direction.regions[AFTER], *last, *copies.written()]
+        return self._function(direction, copies, start, after, swapped, saved, [], first)
+
+    def _is_shifted(self, s: Vector) -> bool:
+        """Whether what flows back into a state is there for all steps of a tile."""
+        return self.source.plan.is_shifted(carry(s))
 
     def _function(
         self,
@@ -210,13 +229,14 @@ class Passes:
         moved: Sequence[Statement],
         saved: Sequence[Statement],
         mentioned: Sequence[Node],
+        first: Sequence[Statement] = (),
     ) -> dict[str, list[str]]:
         """The lines of the function, by their places in its template.
 
         ``mentioned`` is what the template itself has, ``moved`` what it does with states after a
-        step or a tile.
+        step or a tile, ``first`` what begins a tile.
         """
-        regions, read = direction.regions, copies.read()
+        regions, read = direction.regions, [*copies.read(), *first]
         inside = [s for region in (BEFORE, STEP) for s in regions[region]]
         inside += [*after, *moved, *read]
         pointers = live(self._pointers(direction.name), inside)
@@ -318,13 +338,20 @@ class Passes:
     def _summing(self) -> list[str]:
         """The body of the function that adds up what backward has summed for each slice."""
         region, backward = self.memory.backward, self.directions["backward"]
-        home, begun = brought_home(backward.sums)
+        fixed = backward.fixed
+
+        def home_of(p: Matrix | Vector) -> tuple[Expression, Expression]:
+            inside = fixed.gradient(p)
+            return (Member(G, p.name), BEGUN) if inside is None else (inside, LATER)
+
+        home, begun = brought_home(backward.sums, home_of)
+        gains, gaining = fixed.gains(begun)
         accumulates = Member(G, "accumulate", "size")
         body: list[Statement] = []
         zeroed = [
             do("memset", Member(G, p.name), NIL, product(*map(Count, self.cell.shape(p)), _BYTES))
-            for p in self.cell.parameters
-            if p not in begun
+            for p in self.cell.learned
+            if p not in begun | gaining
         ]
         if zeroed:  # nothing flows into these
             body.append(If(Relation(accumulates, "==", NIL, "size"), tuple(zeroed)))
@@ -332,6 +359,7 @@ class Passes:
             later = Relation(NUMBER, ">", NIL, "size")
             work = shifted(Member(CALL, "work"), product(NUMBER, EACH))
             variables = [
+                Declare(Kind("int", True), LATER, later),
                 Declare(Kind("int", True), BEGUN, Conditions((later, accumulates), "||")),
                 Declare(COUNT, _B, Call("slice_rows", (_BATCH, SLICES, NUMBER), "size")),
                 self._layout(IN_WORK, region, N, _B, MOST),
@@ -340,6 +368,8 @@ class Passes:
             ]
             inside = [*together(live(variables, home)), *home]
             body.append(Loop(NUMBER, SLICES, tuple(inside)))
+        if fixed.back:
+            body += [*fixed.zeroed(begun), *fixed.back, *gains]
         chunk = self.memory.most("CHUNK", LARGEST)
         variables = [
             self._n(),
@@ -348,7 +378,10 @@ class Passes:
             Declare(COUNT, LARGEST, Call("slice_most", (_BATCH, _THREADS), "size")),
             Declare(COUNT, MOST, chunk),
             Declare(COUNT, EACH, self.memory.total(region, N, LARGEST, MOST)),
+            Declare(self._struct("params"), P, Member(CALL, "p")),
             Declare(self._struct("grads"), G, Member(CALL, "g")),
+            self._layout(IN_PACKED, self._packed(backward), N),
+            *_parts(NUMBERS, Member(CALL, "once"), IN_PACKED, [p.name for p in fixed.packs]),
         ]
         return self._lines([*self._declared(variables, body), *body])
 

@@ -138,7 +138,7 @@ class Places:
 
     def is_y(self, v: Vector) -> bool:
         """Whether ``v`` is written to the caller's y, and nowhere else."""
-        return v == self.plan.cell.output and v.category == "vector" and v not in self.row_of
+        return v in self.plan.cell.outputs and v.category == "vector" and v not in self.row_of
 
     @property
     def given(self) -> list[Vector]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...language.symbols import Vector
+from ...language.symbols import LEARNED, Vector
 from ...planning.operations import STEP, B
 from .packs import Packs
 from .places import Places, Row
@@ -33,9 +33,9 @@ class Pointers:
         if isinstance(what, Vector) and what in self.places.row_of:
             row = self.places.row_of[what]
             return shifted(self.to(row), Count(row.offset(what)))
-        if isinstance(what, Vector) and what.category == "parameter":
+        if isinstance(what, Vector) and what.category in LEARNED:
             return self._packs.vector(what)
-        if isinstance(what, Vector) and what.category == "carry":
+        if isinstance(what, Vector) and what.category == "carry" and not self._is_shifted(what):
             return self._source.carry(what, "next" if what.time == 0 else "prev")
         step = self._step(what)
         if not step:
@@ -45,12 +45,21 @@ class Pointers:
     def _base(self, what: Vector | Row) -> Variable:
         if isinstance(what, Row) or what.category == "state":
             return self._source.pointer(what)
+        if what.category == "carry":
+            return self._source.carry(what, "all")
         return self._source.rows(what, "y" if self.places.is_y(what) else "")
 
     def _step(self, what: Vector | Row) -> tuple[Expression, ...]:
         """The rows before those of the step that this is about, as factors of a product."""
-        if isinstance(what, Vector) and what.category == "state" and what.time == 0:
-            after = Sum((AMONG, ONE), "++")  # the state that comes in is first
+        if isinstance(what, Vector) and self._has_one_more(what) and what.time == 0:
+            after = Sum((AMONG, ONE), "++")  # what belongs to the step before the tile is first
             return (after, Count(B)) if self._in_loop else (Count(B),)
         of_all = not isinstance(what, Row) or what is not self.places.scratch
         return (AMONG, Count(B)) if self._in_loop and of_all else ()
+
+    def _has_one_more(self, v: Vector) -> bool:
+        """Whether there is a row more than there are steps."""
+        return v.category == "state" or self._is_shifted(v)
+
+    def _is_shifted(self, v: Vector) -> bool:
+        return self._source.plan.is_shifted(v)

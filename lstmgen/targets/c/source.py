@@ -47,6 +47,17 @@ class Source:
         """The numbers of a parameter."""
         return sympy.prod(self.cell.shape(p))
 
+    def quantity(self, p: Matrix | Vector) -> Vector:
+        """A parameter as a quantity of so many axes, also if it is a matrix."""
+        if isinstance(p, Vector):
+            return p
+        return Vector(p.name, "parameter", self.cell.shapes.declared(p.base), learned=p.learned)
+
+    def made_of_parameters(self, p: Matrix | Vector) -> Vector | None:
+        """The quantity of which ``p`` is the matrix, if that is made of parameters; else None."""
+        made = (e.lhs for op in self.plan.fixed for e in op.equations)
+        return next((v for v in made if v.name == p.name), None)
+
     def stage_scope(self) -> Scope:
         """The scope of a stage: it knows sizes, but nothing of what passes declare."""
         return Scope(self._sizes_scope)
@@ -62,12 +73,14 @@ class Source:
         return Variable(self.names(("state", s.name), s.name))
 
     def carry(self, s: Vector, way: str) -> Variable:
-        """The pointer to what flows back into a state: from the "next" step, or to the "prev"."""
+        """The pointer to what flows back into a state: from the "next" step, to the "prev", or of
+        "all" steps of a tile.
+        """
         return Variable(self.names((way, s.name), f"d{s.name}_{way}"))
 
     def rows(self, v: Vector, wish: str = "") -> Variable:
         """The pointer to the rows of an array that callers own."""
-        return Variable(self.names(("rows", v), f"{wish or identifier(v)}_rows"))
+        return Variable(self.names(("rows", v), f"{wish or identifier(v, self.cell)}_rows"))
 
     def pointer(self, what: Vector | Row) -> Variable:
         """The pointer to the rows of a state, or of a kind."""

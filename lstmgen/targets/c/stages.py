@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import sympy
 from sympy import Eq, Expr
 
 from ...language.symbols import (
+    LEARNED,
     Concat,
     Reduction,
     Reshape,
@@ -30,7 +32,6 @@ from ...printing.orders import is_negative
 from ..naming import identifier
 from .nests import Nest, side_by_side, transposed
 from .places import Places, Row
-from .pointers import Pointers
 from .source import Source
 from .tree import (
     NIL,
@@ -71,6 +72,16 @@ _INFINITY = Minus(Cast(REAL, Literal("INFINITY", "number")))
 _ZERO = Literal("0", "number")
 
 
+class At(Protocol):
+    """Where a stage is called: how many rows it works on there, and where they begin."""
+
+    @property
+    def rows(self) -> Expression: ...
+
+    def to(self, what: Vector | Row) -> Expression:
+        """What points to the first row of a vector, or of all blocks of a kind."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """A function, and what it is called with, in the order of its parameters.
@@ -85,7 +96,7 @@ class Stage:
     places: tuple[Vector | Row, ...]
     sums: tuple[Vector, ...]
 
-    def call(self, at: Pointers, sum_of: Callable[[Vector], Variable]) -> Do:
+    def call(self, at: At, sum_of: Callable[[Vector], Variable]) -> Do:
         """The call, for the rows that are worked on where ``at`` is."""
         items = [
             at.rows,
@@ -142,7 +153,7 @@ class Body:
         """The pointer to the units of ``v`` in the current row."""
         if v not in self._blocks:
             row = self.places.row_of.get(v)
-            wish = identifier(v)
+            wish = identifier(v, self.source.cell)
             name = self.names(v, f"{wish}_at" if self.sizes.of(v) == 1 else wish)
             self._blocks[v] = Variable(name)
             if row is None:
@@ -157,7 +168,7 @@ class Body:
             return self._block(v)
         if v not in self._numbers:
             self._block(v)
-            name = self.names(("numbers", v), f"{identifier(v)}_at")
+            name = self.names(("numbers", v), f"{identifier(v, self.source.cell)}_at")
             self._numbers[v] = Variable(name)
         return self._numbers[v]
 
@@ -358,7 +369,7 @@ class Body:
         """Where ``v`` begins in the current row; all rows have the same learned vectors."""
         if isinstance(what, Row):
             return shifted(argument, product(ROW, Count(what.width)), Count(what.offset(v)))
-        if what.category == "parameter":
+        if what.category in LEARNED:
             return argument
         return shifted(argument, product(ROW, Count(self.sizes.room_of(what))))
 

@@ -106,8 +106,8 @@ def _refuse_macros(cell: Cell) -> None:
 
 def _refuse_members(cell: Cell) -> None:
     """Members of structs that are not from the equations: nothing of those can have their name."""
-    learned = {v.name for v in cell.parameters}
-    params = learned | {v.name for v in cell.constants}
+    learned = {v.name for v in cell.learned}
+    params = {v.name for v in (*cell.parameters, *cell.constants)}
     sizes = {n.name for n in cell.sizes}
     for name, taken, struct in (
         ("packed", params, "params"), ("accumulate", learned, "grads"), ("threads", sizes, "sizes"),
@@ -159,7 +159,7 @@ class Parts:
             "real": real,
             "bits": runtime.BITS[source.dtype],
             "runtime_generation": runtime.generation(),
-            "output": {"name": cell.output.name},
+            "direct": _about_direct(cell),
             "heads": heads(cell) | own_heads(cell, real),
             "parameters": bool(cell.parameters),
             "messages": messages(cell),
@@ -170,7 +170,11 @@ class Parts:
             "buffers": [memory.size_of(buffer) for buffer in memory.buffers],
             **Passes(source, self.forward, self.backward, memory).context(),
             **self._checks.context(),
-            "stages": [self._stage(s.function) for d in directions for s in d.stages.values()],
+            "stages": [
+                *(self._stage(s.function) for s in self.forward.once),
+                *(self._stage(s.function) for d in directions for s in d.stages.values()),
+            ],
+            "has_once": bool(self.backward.fixed.back),
         }
 
     def _stage(self, function: Function) -> dict[str, list[str]]:
@@ -187,10 +191,25 @@ class Parts:
     def _arrays(self, real: str) -> list[str]:
         """The arrays of a call, as members of its struct."""
         n = self.cell.name
-        masks = [f"const {n}_masks *m;"] if self.cell.masks else []
+        read, written = ["*kept", "*packed"], ["*tape", "*work"]
+        structs: list[str] = []
+        if self.backward.fixed.back:  # what backward packed, and what it makes of that
+            structs.append(f"{real} *once;")
+        if len(self.cell.outputs) > 1:
+            structs += [f"const {n}_outputs *y;", f"const {n}_output_grads *dy;"]
+        else:
+            read, written = ["*dy", *read], ["*y", *written]
         if len(self.cell.inputs) > 1:
-            structs = [f"const {n}_inputs *x;", f"const {n}_input_grads *dx;"]
-            return [f"const {real} *dy, *kept, *packed;", f"{real} *y, *tape, *work;", *structs,
-                    *masks]  # fmt: skip
-        arrays = [f"const {real} *x, *dy, *kept, *packed;", f"{real} *y, *dx, *tape, *work;"]
-        return [*arrays, *masks]
+            structs += [f"const {n}_inputs *x;", f"const {n}_input_grads *dx;"]
+        else:
+            read = ["*x", *read]
+            written.insert(len(written) - 2, "*dx")
+        structs += [f"const {n}_masks *m;"] if self.cell.masks else []
+        return [f"const {real} {', '.join(read)};", f"{real} {', '.join(written)};", *structs]
+
+
+def _about_direct(cell: Cell) -> str:
+    """What Δ means in comments: what the loss does to an output itself."""
+    if len(cell.outputs) > 1:
+        return "Δv that by the output v alone"
+    return f"Δ{cell.output.name} that by the output alone"

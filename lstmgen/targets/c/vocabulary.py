@@ -25,8 +25,8 @@ REGIONS = ("tape", *PASSES, *(f"{p}_packed" for p in PASSES))  # structs that sa
 BUFFERS = ("tape", "packed", "forward_work", "backward_work", "step_work")
 # Functions whose heads are not in the templates.
 _FUNCTIONS = ("pack", "step", "admit", "run_forward", *PASSES, *(f"arrange_{p}" for p in PASSES),
-              *(f"{kind}_given" for kind in ("params", "grads", "inputs", "input_grads", "masks"))
-              )  # fmt: skip
+              *(f"{kind}_given" for kind in ("params", "grads", "inputs", "input_grads", "masks",
+                                              "outputs")))  # fmt: skip
 TEMPLATES = ("header.h.j2", "source.c.j2")
 
 # What a template consists of besides words of C. A hole that joins lines has code of ours; one that
@@ -124,6 +124,7 @@ LAST = Variable("last", "size")
 NUMBER, SLICES = Variable("s", "size"), Variable("slices", "size")  # of a slice, of all slices
 LARGEST, EACH = Variable("largest", "size"), Variable("each", "size")  # slice, and its workspace
 BEGUN = Variable("begun", "size")  # whether gradients are added to what is there
+LATER = Variable("later", "size")  # whether a slice is not the first
 ROWS, ROW, UNIT = Variable("rows", "size"), Variable("row", "size"), Variable("j", "size")
 HEAD = Variable("head", "size")
 GIVEN, FINE = Variable("given", "size"), Variable("fine", "size")
@@ -135,7 +136,7 @@ STAGE_WORDS = frozenset(v.name for v in (ROWS, ROW, UNIT, P))
 _EVERYWHERE = (
     N, P, G, CALL, SLICE, TAPE, PACKED, WORK, IN_TAPE, IN_PACKED, IN_WORK, AT, MEMORY, COLUMNS,
     PANELS, TEAM, THREADS, BATCH, START, STEPS, AMONG, MOST, FROM, T0, END, LAST, NUMBER, SLICES,
-    LARGEST, EACH, BEGUN, ROWS, HEAD, GIVEN, FINE, ONE_STEP, STATUS,
+    LARGEST, EACH, BEGUN, LATER, ROWS, HEAD, GIVEN, FINE, ONE_STEP, STATUS,
 )  # fmt: skip
 # Rows of memory, and members of the structs that say where things begin.
 _PLACES = ("kept", "tile", "scratch", "total", "sums")

@@ -94,6 +94,14 @@ class Block:
     lines: list[str]
 
 
+def _as_matrix(v: Vector) -> Vector | Matrix:
+    """What is made of parameters and has two axes, as the matrix that it is read as."""
+    if len(v.axes) < 2:
+        return v
+    *heads, rows, columns = v.axes
+    return Matrix(v.name, rows, columns, False, tuple(heads))
+
+
 class _Page:
     """What the templates set: every attribute that they read is LaTeX, or a list of it."""
 
@@ -127,6 +135,39 @@ class _Page:
     def _own(self) -> set[str]:
         """What the user's equations define; all else that is defined is the derivation's."""
         return {e.lhs.name for e in self.cell.equations}
+
+    @cached_property
+    def _static(self) -> dict[Expr, Expr]:
+        """Vectors of the user's that are the same at all steps, as quantities without a time."""
+        fixed = {e.lhs.name: e.lhs for e in self.derivation.fixed}
+        return {v: fixed[v.name] for v in self.cell.vectors if v.name in fixed}
+
+    @cached_property
+    def _once(self) -> list[Eq]:
+        """What is made of parameters: the user's equations, and what else is read of it."""
+        read = {
+            s.name
+            for e in (*self.derivation.forward, *self._backward, *self._ends)
+            for s in e.atoms(Vector, Matrix)
+        }
+        own = {e.lhs.name: e for e in self.cell.equations}
+        found: list[Eq] = []
+        for e in reversed(self.derivation.fixed):
+            name = e.lhs.name
+            if name in own:
+                shown = own[name].xreplace(self._static)
+            elif name in read:
+                shown = Eq(_as_matrix(e.lhs), e.rhs, evaluate=False)
+            else:
+                continue
+            read |= {s.name for s in shown.rhs.atoms(Vector, Matrix)}
+            found.insert(0, shown)
+        return found
+
+    @property
+    def once(self) -> list[str]:
+        """Equations that hold once for a whole sequence."""
+        return self._aligned(self._once)
 
     @cached_property
     def _names_of_sums(self) -> dict[Expr, Vector]:
@@ -185,7 +226,9 @@ class _Page:
     @cached_property
     def _forward(self) -> tuple[list[Eq], list[Eq]]:
         """The user's equations, and what LN(v) and the like in them mean."""
-        folded, helpers = fold_helpers(self.cell.equations)
+        fixed = {e.lhs.name for e in self.derivation.fixed}
+        moving = [e.xreplace(self._static) for e in self.cell.equations if e.lhs.name not in fixed]
+        folded, helpers = fold_helpers(moving)
         shown: list[Eq] = []
         for e in folded:
             e = Eq(e.lhs, self._brace(e.rhs), evaluate=False)
@@ -343,7 +386,7 @@ class _Page:
     @cached_property
     def _totals(self) -> tuple[list[Eq], list[str]]:
         """The parameters' gradients; with ⋆ if the backward step has it."""
-        totals = self._ends[: len(self.cell.parameters)]
+        totals = self._ends[: len(self.derivation.totals)]
         return self._starred(totals) if self._adjoints[1] else (totals, [])
 
     @property
@@ -398,7 +441,7 @@ class _Page:
     @property
     def ends(self) -> list[str]:
         """The gradients of the inputs and of the initial states."""
-        return self._aligned(self._ends[len(self.cell.parameters) :])
+        return self._aligned(self._ends[len(self.derivation.totals) :])
 
     # ------------------------------------------------------------------ the notation
 
@@ -419,8 +462,7 @@ class _Page:
         braced = [b.args[1] for e in self._forward[0] for b in self._braces(e)]
         v = rf"\mathbf{{{placeholder(self.derivation.forward)}}}_t"
         adjoints = [
-            Row(r"$\boldsymbol{\Delta}_t$", self._shape(cell.output),
-                rf"$\partial L / \partial {self.output}$ as the loss itself gives it, at step $t$"),
+            self._direct(v),
             Row(rf"$\delta{v}$", rf"as ${v}$",
                 rf"$\mathrm{{d}} L / \mathrm{{d}} {v}$, through all that it acts on"),
         ]  # fmt: skip
@@ -430,12 +472,23 @@ class _Page:
             [*self._rows(braced, "pre-activations"), *adjoints],
         ]
 
+    def _direct(self, v: str) -> Row:
+        """What the loss does to an output itself; ``v`` stands for any vector."""
+        if len(self.cell.outputs) > 1:
+            outputs = _listed([f"${self._math(y)}$" for y in self.cell.outputs])
+            return Row(rf"$\Delta{v}$", rf"as ${v}$",
+                       rf"$\partial L / \partial {v}$ as the loss itself gives it, of the outputs "
+                       rf"{outputs}")  # fmt: skip
+        about = rf"$\partial L / \partial {self.output}$ as the loss itself gives it, at step $t$"
+        return Row(r"$\boldsymbol{\Delta}_t$", self._shape(self.cell.output), about)
+
     def _rows(self, symbols: Sequence[Vector | Matrix], meaning: str) -> list[Row]:
         """A row for symbols that are alike; more than one where they are many."""
         roles = [self.cell.roles[s.name] for s in symbols if s.name in self.cell.roles]
         meaning = escape(", ".join(dict.fromkeys(roles))) if roles else meaning
-        if self.cell.output in symbols:
-            meaning = f"{meaning}; the output" if meaning else "the output"
+        if any(v in symbols for v in self.cell.outputs):
+            what = "an output" if len(self.cell.outputs) > 1 else "the output"
+            meaning = f"{meaning}; {what}" if meaning else what
         rows: list[Row] = []
         room = 0.0
         for s in symbols:
@@ -460,6 +513,10 @@ class _Page:
 
     def _part_played(self, family: Sequence[Matrix | Vector]) -> str:
         """What a family of parameters does, as the equations say."""
+        played = self._played(family)
+        return played if family[0].learned else f"{played}, not learned"
+
+    def _played(self, family: Sequence[Matrix | Vector]) -> str:
         many = len(family) > 1
         if isinstance(family[0], Matrix):
             products = [p for e in self.cell.equations for p in e.rhs.atoms(Product)]

@@ -317,10 +317,12 @@ class Typesetter(LatexPrinter):
         if v.category not in STATIC:
             time = f"{self.origin}{v.time:+d}" if v.time and self.origin else ""
             time = time or self.origin or str(v.time)
-        if v.category == "cotangent":
+        if v.category == "cotangent" and len(self.person.cell.outputs) == 1:
             return r"\boldsymbol{\Delta}" + _script("_", time)
         mark = r"\delta" if v.category in ADJOINT else ""
-        name = self.names(v.name, bold=not self.person.scalar(v), time=time)
+        mark = r"\Delta" if v.category == "cotangent" else mark
+        bold = not (self.person.is_matrix(v) or self.person.scalar(v))
+        name = self.names(v.name, bold=bold, time=time)
         return f"{mark} {name}" if mark and name[0].isalpha() else mark + name
 
     def _print_Matrix(self, m: Matrix) -> str:
@@ -382,12 +384,12 @@ class Typesetter(LatexPrinter):
         return rf"{left}\, {right}^{{\top}}"
 
     def _print_Contract(self, e: Contract) -> str:
-        left, right, out = e.spec
         if e.is_outer:
             return self._print_Outer(e)
-        matrix, vector = (self._bound(a, "Mul") for a in e.args[:2])
-        transposed = left[-1] in out and left[-1] not in right
-        return matrix + (r"^{\top}" if transposed else "") + f" {vector}"
+        return " ".join(
+            self._bound(a, "Mul") + (r"^{\top}" if transposed else "")
+            for a, transposed in self.person.matrices(e)
+        )
 
     def _print_Reduction(self, e: Reduction) -> str:
         axis = self.person.axis(e)

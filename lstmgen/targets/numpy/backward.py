@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...derivation.reverse import adjoint, carry
+from ...derivation.reverse import adjoint, carry, cotangent
 from ...language.cell import Cell
 from ...language.matrices import Matrix
 from ...language.shapes import units
@@ -25,7 +25,7 @@ from .lower import (
     shaped,
     strings,
 )
-from .operands import MASKS, START, Operands, Window, X
+from .operands import DY, MASKS, START, Operands, Window, X
 from .places import Places
 from .scratch import BLOCK, COUNT
 from .tree import (
@@ -59,9 +59,10 @@ from .tree import (
     np,
     number,
     size,
+    store,
 )
 
-_TAPE, _DY, _DSTATE = Argument("tape"), Argument("dy"), Argument("dstate")
+_TAPE, _DSTATE = Argument("tape"), Argument("dstate")
 _STOP, _GRADS = Local("stop", "stop"), Local("grads", "grads")
 _FIXED = Local("through", "through")  # what parameters gain through what is made of them
 
@@ -85,8 +86,6 @@ class _Operands(Operands):
         return Local((state.name, "seq"), f"{state.name}_seq", Kind.STORED, kept)
 
     def result(self, v: Vector) -> Node:
-        if not v.category.endswith("adjoint"):
-            return Local("y", "y")
         several = len(self.cell.inputs) > 1
         return Local((v.name, "result"), f"dx_{v.name}" if several else "dx")
 
@@ -95,6 +94,8 @@ class _Operands(Operands):
         step.
         """
         state = next(s for s in self.cell.states if s.name == v.name)
+        if self.plan.is_shifted(v):
+            return Local((state, "arriving"), identifier(carry(state)))
         if self.places.is_carried_in_place(state):
             v = carry(state)
         return Local((v, "step"), identifier(v))
@@ -108,23 +109,22 @@ def backward(plan: Plan, places: Places, order: Order) -> Function:
 
     carried = [(s, operands.carried(carry(s)), operands.carried(carry(s, -1))) for s in cell.states]
     apart = [(here, there) for _, here, there in carried if here != there]
+    moves = [_moves(operands, s, here) for s, here, _ in carried if plan.is_shifted(carry(s))]
     swaps = [Assign((here, there), (there, here)) for here, there in apart]
     results = {v: operands.result(adjoint(v)) for v in cell.inputs}
     given = {v: shaped(cell, v, a, size("T"), size("B")) for v, a in results.items()}
     several = Dict(tuple((v.name, array) for v, array in given.items()))
     dx = several if len(results) > 1 else next(iter(given.values()))
-    y_shape = Tuple(strings("T", "B", *cell.shape(cell.output)))
-    rows = flat(cell, cell.output, _DY, size("T"), size("B"))
     return Function(
         "backward",
         (
             check_parameters(),
             Assign((DTYPE, SIZES), (call(Global("_own"), _TAPE, PACKED),)),
             all_sizes(cell),
-            bind(_DY, call(Global("_array"), Literal("dy"), _DY, y_shape, SIZES, DTYPE)),
+            bind(DY, _checked_dy(cell)),
             bind(_DSTATE, call(Global("_states"), Literal("dstate"), _DSTATE, SIZES, DTYPE)),
             if_empty(Return((call(Global("_nothing"), DTYPE, SIZES, _DSTATE),))),
-            *([bind(_DY, rows)] if rows is not _DY else []),
+            *_flat_dy(operands),
             *_given(cell),
             Declare((Kind.TAKEN,)),
             Declare((Kind.STORED,), tuple(operands.stored(s) for s in cell.states)),
@@ -148,7 +148,9 @@ def backward(plan: Plan, places: Places, order: Order) -> Function:
                     ),
                     Declare((Kind.SLICE,), (_STEPS, _ENDS)),
                     Declare((Kind.BLOCK,)),
+                    *(begin for begin, _ in moves),
                     *regions.statements(True, swaps),
+                    *(end for _, end in moves),
                 ),
             ),
             Blank(),
@@ -168,6 +170,21 @@ def backward(plan: Plan, places: Places, order: Order) -> Function:
     )
 
 
+def _checked_dy(cell: Cell) -> Node:
+    """The derivatives by the outputs as arrays of their own shape."""
+    if len(cell.outputs) > 1:
+        return call(Global("_dy"), DY, SIZES, DTYPE)
+    y_shape = Tuple(strings("T", "B", *cell.shape(cell.output)))
+    return call(Global("_array"), Literal("dy"), DY, y_shape, SIZES, DTYPE)
+
+
+def _flat_dy(operands: Operands) -> list[Node]:
+    """Those by outputs of several axes, in rows of units."""
+    given = {v: operands.source(cotangent(v)) for v in operands.cell.outputs}
+    rows = {v: flat(operands.cell, v, a, size("T"), size("B")) for v, a in given.items()}
+    return [bind(given[v], array) for v, array in rows.items() if array is not given[v]]
+
+
 def _given(cell: Cell) -> list[Node]:
     """What the caller gave to forward."""
     (first, *others) = cell.inputs
@@ -185,6 +202,14 @@ def _starts(cell: Cell, carried: list[tuple[Vector, Local, Local]]) -> list[Node
         if here != there:
             starts.append(bind(there, call(np("empty_like"), here)))
     return starts
+
+
+def _moves(operands: Operands, s: Vector, arriving: Local) -> tuple[Node, Node]:
+    """What flows back into a state of which all steps of a block are there: from the block after
+    this one, and to the one before.
+    """
+    every = operands.carries(s)
+    return bind(item(every, COUNT), arriving), store(arriving, item(every, number(0)))
 
 
 def _result(operands: Operands, v: Vector, array: Node) -> Node:
@@ -215,7 +240,7 @@ def _gradients(plan: Plan, after: tuple[Node, ...]) -> Table:
     cell, found = plan.cell, shares(after)
     gains = {v for op in plan.fixed_adjoints for v in op.writes}
     gradients: list[tuple[str, Node]] = []
-    for p in cell.parameters:
+    for p in cell.learned:
         shape = Tuple(tuple(amount(n) for n in cell.shape(p)))
         parts = found.get(p.name, [])
         if adjoint(quantity(plan, p)) in gains:

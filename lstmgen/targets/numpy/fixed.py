@@ -74,7 +74,7 @@ def fixed_gradients(plan: Plan, places: Places, order: Order) -> Function:
     """The function that says what the gradients of parameters gain from theirs."""
     found: list[tuple[Vector | Matrix, Vector]] = []
     written = {v for op in plan.fixed_adjoints for v in op.writes}
-    for p in plan.cell.parameters:
+    for p in plan.cell.learned:
         v = adjoint(quantity(plan, p))
         if v in written:
             found.append((p, v))
@@ -85,7 +85,7 @@ def quantity(plan: Plan, p: Vector | Matrix) -> Vector:
     """A parameter as a quantity of so many axes, also if it is a matrix."""
     if isinstance(p, Vector):
         return p
-    return Vector(p.name, "parameter", plan.cell.shapes.declared(p))
+    return Vector(p.name, "parameter", plan.cell.shapes.declared(p), learned=p.learned)
 
 
 def _function(

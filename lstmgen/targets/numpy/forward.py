@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from ...language.cell import Cell
 from ...language.symbols import Vector
 from ...planning.operations import Buffer
 from ...planning.plans import Plan
@@ -54,7 +57,7 @@ from .tree import (
 )
 
 _STATE, _TAPE = Argument("state"), Argument("tape")
-_MAKER, _ROOM, _Y, _FINAL = (Local(name, name) for name in ("maker", "room", "y", "final"))
+_MAKER, _ROOM, _FINAL = (Local(name, name) for name in ("maker", "room", "final"))
 _AT = Local("at", "at")  # where the block begins in what is kept
 _MADE_BY = " made by"  # the key on the tape of who made it: no vector has such a name
 
@@ -82,8 +85,9 @@ class _Operands(Operands):
         shape = (_plus(_ROOM, number(1)), size("B"), self.units(state))
         return Local((state.name, "seq"), f"{state.name}_seq", Kind.STORED, empty(*shape))
 
-    def result(self, v: Vector) -> Node:
-        return _Y
+    def result(self, v: Vector) -> Local:
+        several = len(self.cell.outputs) > 1
+        return Local((v.name, "output"), f"y_{v.name}" if several else "y")
 
 
 def forward(plan: Plan, places: Places, order: Order) -> Function:
@@ -95,9 +99,8 @@ def forward(plan: Plan, places: Places, order: Order) -> Function:
 
     arguments = [X, _STATE, *([MASKS] if cell.masks else [])]
     prepare = call(Global("_prepare"), PACKED, *arguments)
-    y_shape = (size("T"), size("B"), operands.units(cell.output))
-    no_y = call(Global("_zeros"), Tuple(strings("T", "B", *cell.shape(cell.output))), SIZES, DTYPE)
-    y = shaped(cell, cell.output, _Y, size("T"), size("B"))
+    ys = {v: operands.result(v) for v in cell.outputs}
+    y = _joined({v: shaped(cell, v, a, size("T"), size("B")) for v, a in ys.items()})
     no_tape = Choice(_TAPE, Dict(((_MADE_BY, _MAKER),)), Literal(None))
     final = Dict(
         tuple(
@@ -114,8 +117,8 @@ def forward(plan: Plan, places: Places, order: Order) -> Function:
             *flat_inputs(cell),
             Assign((_MAKER,), (Global("MAKER"), DTYPE, SIZES)),
             if_empty(
-                bind(_Y, no_y),
-                Return((_Y, call(Global("_copies"), _STATE), no_tape)),
+                *(bind(a, _no_output(cell, v)) for v, a in ys.items()),
+                Return((_joined(ys), call(Global("_copies"), _STATE), no_tape)),
             ),
             Declare((Kind.PARAMETER,)),
             Declare((Kind.NUMBER,)),
@@ -123,7 +126,7 @@ def forward(plan: Plan, places: Places, order: Order) -> Function:
             bind(_ROOM, Choice(_TAPE, size("T"), BLOCK), "steps that are kept"),
             Declare((Kind.KEPT, Kind.STORED), tuple(states.values()), Global("_arrays")),
             Declare((Kind.SCRATCH,)),
-            bind(_Y, empty(*y_shape)),
+            *(bind(a, empty(size("T"), size("B"), operands.units(v))) for v, a in ys.items()),
             Declare((Kind.CHOICE, Kind.VIEW)),
             *(
                 bind(item(a, number(0)), flat(cell, s, item(_STATE, Literal(s.name)), size("B")))
@@ -143,13 +146,26 @@ def forward(plan: Plan, places: Places, order: Order) -> Function:
     )
 
 
+def _joined(ys: Mapping[Vector, Node]) -> Node:
+    """One output is an array, several are a dict."""
+    if len(ys) == 1:
+        return next(iter(ys.values()))
+    return Dict(tuple((v.name, array) for v, array in ys.items()))
+
+
+def _no_output(cell: Cell, v: Vector) -> Node:
+    """An output of no steps, or of no rows."""
+    return call(Global("_zeros"), Tuple(strings("T", "B", *cell.shape(v))), SIZES, DTYPE)
+
+
 def _block(operands: _Operands, regions: Regions) -> tuple[Node, ...]:
     """What is done for each block of steps."""
     cell, plan = operands.cell, operands.plan
     handed = _handed_on(operands, regions.step)
     ends: list[Node] = []
-    if plan.home[cell.output].scope != "given":
-        ends.append(bind(item(_Y, _STEPS), operands.whole(cell.output)))
+    for v in cell.outputs:
+        if plan.home[v].scope != "given":
+            ends.append(bind(item(operands.result(v), _STEPS), operands.whole(v)))
     if cell.states:  # what is kept is overwritten by the next block
         kept = [operands.stored(s) for s in cell.states]
         first = tuple(item(array, number(0)) for array in kept)

@@ -4,7 +4,7 @@ as one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sympy import Eq, Expr, Function
@@ -12,7 +12,7 @@ from sympy import Eq, Expr, Function
 from ...derivation.reverse import adjoint, carry
 from ...language.symbols import Vector
 from ...planning.lanes import Group, groups
-from ...planning.operations import Fused, needs_axes, vectors_in
+from ...planning.operations import Fused, needs_axes
 from ...printing.orders import Order
 from ...printing.text import text
 from .elementwise import ALONE, Elementwise, Lanes
@@ -31,7 +31,7 @@ class Equations:
 
     def lower(self, op: Fused, inside: bool) -> list[Equation]:
         """Equations in an order in which those that can be computed together are."""
-        ends = {self.cell.output, *(adjoint(v) for v in self.cell.inputs)}
+        ends = {*self.cell.outputs, *(adjoint(v) for v in self.cell.inputs)}
         together = {
             e: run
             for group in groups(op.equations, self.cell, ends)
@@ -39,9 +39,14 @@ class Equations:
             for e in run.equations
         }
         waiting = list(op.equations)
+        readers: dict[Vector, set[Eq]] = {}
+        for e in waiting:
+            for v in e.rhs.atoms(Vector):
+                readers.setdefault(v, set()).add(e)
+        before = {e: self._before(e, op.equations, readers) for e in waiting}
         lowered: list[Equation] = []
         while waiting:
-            ready = [e for e in waiting if self._is_ready(e, waiting)]
+            ready = [e for e in waiting if before[e].isdisjoint(waiting)]
             first = next((e for e in ready if not isinstance(e.rhs, Function)), ready[0])
             run = together.get(first)
             done: Sequence[Eq] = [first]
@@ -59,17 +64,18 @@ class Equations:
             return Shaped(self.operands, self.order, inside).value(e)
         return Elementwise(self.operands, self.order, inside, lanes).value(e)
 
-    def _is_ready(self, e: Eq, waiting: Sequence[Eq]) -> bool:
-        """Whether nothing that ``e`` reads is still to come, nor who reads what it writes over."""
+    def _before(self, e: Eq, equations: Sequence[Eq], readers: Mapping[Vector, set[Eq]]) -> set[Eq]:
+        """What has to be done before ``e``: what makes what it reads, and who reads what it writes
+        over.
+        """
         reads = e.rhs.atoms(Vector)
-        if any(u.lhs in reads for u in waiting):
-            return False
-        if e.lhs.category != "carry":
-            return True
-        place = self.operands.carried(e.lhs)
-        arriving = (carry(s) for s in self.cell.states)
-        over = [v for v in arriving if self.operands.carried(v) == place]
-        return not any(u != e and v in over for u in waiting for v in vectors_in([u.rhs]))
+        found = {u for u in equations if u.lhs in reads}
+        if e.lhs.category == "carry" and not self.operands.plan.is_shifted(e.lhs):
+            place = self.operands.carried(e.lhs)
+            for s in self.cell.states:
+                if carry(s) in readers and self.operands.carried(carry(s)) == place:
+                    found |= readers[carry(s)] - {e}
+        return found
 
     def _alone(self, e: Eq, inside: bool) -> Equation:
         about = text(self.origin.get(e.lhs, e), self.order)

@@ -26,6 +26,7 @@ from .tree import (
     NEWAXIS,
     Amount,
     Argument,
+    Binary,
     Kind,
     Literal,
     Local,
@@ -40,7 +41,7 @@ from .tree import (
     size,
 )
 
-X, MASKS = Argument("x"), Argument("masks")
+X, MASKS, DY = Argument("x"), Argument("masks"), Argument("dy")
 START = Local("start", "start")  # where the block begins in the sequence
 
 
@@ -60,7 +61,7 @@ class Operands:
 
     def __init__(self, plan: Plan, places: Places) -> None:
         self.plan, self.cell, self.places = plan, plan.cell, places
-        self.parameters = Parameters(plan.cell)
+        self.parameters = Parameters(plan)
         self._units: dict[Vector, Amount] = {}
         self._bases: dict[Buffer, Local] = {}
 
@@ -104,7 +105,7 @@ class Operands:
     def here(self, v: Vector) -> Node:
         """``v`` of this step, (B, size)."""
         buffer = self.plan.home.get(v)
-        if v.category == "carry":
+        if v.category == "carry" and not self.plan.is_shifted(v):
             return self.carried(v)
         if self.has_steps(v):
             return self.named(v, Kind.STEP, self.whole(v))
@@ -114,14 +115,15 @@ class Operands:
 
     def named(self, v: Vector, kind: Kind, made: Node) -> Local:
         """The variable for ``v`` of this step."""
-        name = f"{v.name}_t" if v.category == "input" else identifier(v)
+        name = f"{v.name}_t" if v.category == "input" else identifier(v, self.cell)
         return Local((v, "step"), name, kind, made)
 
     def has_steps(self, v: Vector) -> bool:
         """Whether there is an array of ``v`` for all steps."""
         buffer = self.plan.home.get(v)
         lasting = buffer is not None and buffer.scope in ("tape", "tile", "given")
-        return v.category in ("input", "mask", "state", "cotangent") or lasting
+        given = v.category in ("input", "mask", "state", "cotangent")
+        return given or lasting or self.plan.is_shifted(v)
 
     def whole(self, v: Vector) -> Local:
         """``v`` for all steps of the block, (count, B, size)."""
@@ -133,11 +135,14 @@ class Operands:
         elif v.category == "state":
             steps = self.window.kept if v.time == -1 else self.window.ends
             view = item(self.stored(v), steps)
+        elif v.category == "carry":
+            later = Span(number(1), Binary(COUNT, "+", number(1)))
+            view = item(self.carries(v), later if v.time == 0 else Span(stop=COUNT))
         elif buffer is not None and len(buffer.blocks) > 1:
             view = item(self.base(buffer), *self.at([v], True))
         else:
             view = self._memory(v, *self._alone(v))
-        return Local((v, "all"), f"{identifier(v)}_all", Kind.BLOCK, view)
+        return Local((v, "all"), f"{identifier(v, self.cell)}_all", Kind.BLOCK, view)
 
     def shaped(self, v: Vector, axes: Shape, inside: bool) -> Node:
         """``v`` with those axes, of which some may be of 1, in the place of its units."""
@@ -170,10 +175,17 @@ class Operands:
         whole = self.whole(v)
         return Local((v, "once"), "{}_once", Kind.BLOCK, item(whole, ALL, NEWAXIS), beside=whole)
 
+    def carries(self, v: Vector) -> Local:
+        """The memory of what flows back into a state at all steps of the block, and from the step
+        after them.
+        """
+        shape = (Binary(BLOCK, "+", number(1)), size("B"), self.units(v))
+        return Local((v.name, "carries"), f"d{v.name}_next_memory", Kind.SCRATCH, empty(*shape))
+
     def source(self, v: Vector) -> Node:
         """What the caller gave, for the whole sequence."""
         if v.category == "cotangent":
-            return Argument("dy")
+            return item(DY, Literal(v.name)) if len(self.cell.outputs) > 1 else DY
         if v.category == "mask":
             return item(MASKS, Literal(v.name))
         return item(X, Literal(v.name)) if len(self.cell.inputs) > 1 else X

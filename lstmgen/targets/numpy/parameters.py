@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...language.cell import Cell
 from ...language.matrices import Matrix
 from ...language.symbols import Vector
+from ...planning.plans import Plan
 from .tree import (
     DTYPE,
     NEWAXIS,
     PACKED,
+    Attribute,
     Kind,
     Literal,
     Local,
@@ -33,8 +34,14 @@ Parameter = Matrix | Vector
 class Parameters:
     """What a function takes from ``packed``, once for all steps."""
 
-    def __init__(self, cell: Cell) -> None:
-        self.cell = cell
+    def __init__(self, plan: Plan) -> None:
+        self.cell = plan.cell
+        self._made = {v.name for op in plan.fixed for v in op.writes}  # of parameters
+
+    def _array(self, p: Parameter) -> Node:
+        """What the caller gave, or what is made of that."""
+        table = Attribute(PACKED, "fixed") if p.name in self._made else PACKED
+        return item(table, Literal(p.name))
 
     def name(self, parameters: Sequence[Parameter]) -> str:
         """``W`` for a whole family, ``U_rz`` for a part of one."""
@@ -60,7 +67,7 @@ class Parameters:
         """A learned vector, with an axis for rows: for one row, nothing is broadcast. A constant is
         an array without axes.
         """
-        value = item(PACKED, Literal(v.name))
+        value = self._array(v)
         made: Node
         if v.category == "constant":
             made = call(np("array"), value, DTYPE)
@@ -88,7 +95,7 @@ class Parameters:
 
     def heads(self, matrix: Matrix) -> Local:
         """The right factor of a product for each head, (heads, from, to)."""
-        value = item(PACKED, Literal(matrix.name))
+        value = self._array(matrix)
         key = ("pack", matrix)
         if matrix.transposed:
             return Local(key, matrix.name, Kind.PARAMETER, value)

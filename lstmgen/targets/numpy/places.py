@@ -10,6 +10,7 @@ these as on slices of rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 from sympy import Expr
 
@@ -20,7 +21,7 @@ from ...planning.operations import ZERO, Buffer, Fused, Multiply, Operation, Out
 from ...planning.plans import Plan
 from ...planning.storage import heirs, succession
 
-_LASTING = ("tape", "state", "given", "carry")
+_LASTING = ("tape", "state", "given", "carry", "carries")
 
 
 class Places:
@@ -89,15 +90,20 @@ class Places:
         """Whether one array serves for what arrives from t+1 and for what leaves for t-1: the one
         is read for the last time before the other is written.
         """
+        return state in self._carried_in_place
+
+    @cached_property
+    def _carried_in_place(self) -> set[Vector]:
         accesses: list[tuple[set[Vector], set[Vector]]] = []
         for op in self.plan.backward.step:
             if isinstance(op, Fused):
                 accesses += [(e.rhs.atoms(Vector), {e.lhs}) for e in op.equations]
             else:
                 accesses.append((set(op.reads), set(op.writes)))
-        reads = [k for k, (read, _) in enumerate(accesses) if carry(state) in read]
-        writes = [k for k, (_, written) in enumerate(accesses) if carry(state, -1) in written]
-        return bool(writes) and max(reads, default=-1) < min(writes)
+        last = {v: k for k, (read, _) in enumerate(accesses) for v in read}
+        first = {v: k for k, (_, written) in reversed(list(enumerate(accesses))) for v in written}
+        leaving = {s: carry(s, -1) for s in self.plan.cell.states}
+        return {s for s, v in leaving.items() if v in first and last.get(carry(s), -1) < first[v]}
 
     def start(self, v: Vector) -> Expr:
         """The unit at which ``v`` begins where blocks lie side by side."""

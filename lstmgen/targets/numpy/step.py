@@ -109,17 +109,17 @@ def step(plan: Plan, places: Places, order: Order) -> Function:
     operands = _Operands(plan, places)
     lowering = Lowering(operands, order, _Products(operands, order))
     body = lowering.equations(plan.forward.operations, True)
-    more = [] if cell.output.category == "state" else [cell.output]
+    more = [v for v in cell.outputs if v.category != "state"]
     results = (*(s.at(0) for s in cell.states), *more)
     new = Dict(tuple((v.name, shaped(cell, v, operands.of(v, True), size("B"))) for v in results))
 
     arguments = [_X, _STATE, *([MASKS] if cell.masks else [])]
     prepare = call(Global("_prepare"), PACKED, *arguments, Tuple((Literal("B"),)))
     no_rows: Node = call(Global("_copies"), _STATE)
-    if more:
-        shape = Tuple((Literal("B"), *strings(*cell.shape(cell.output))))
-        zeros = call(Global("_zeros"), shape, SIZES, DTYPE)
-        no_rows = Merged(no_rows, Global("OUTPUT"), zeros)
+    for v in more:
+        name = Literal(v.name) if len(cell.outputs) > 1 else Global("OUTPUT")
+        shape = Tuple((Literal("B"), *strings(*cell.shape(v))))
+        no_rows = Merged(no_rows, name, call(Global("_zeros"), shape, SIZES, DTYPE))
     return Function(
         "step",
         (

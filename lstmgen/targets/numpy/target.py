@@ -66,7 +66,9 @@ def files(cell: Cell, *, source: str = "") -> dict[str, str]:
             )
     plan = make_plan(cell, dtype="float64", **PLAN)
     places, order = Places(plan), Order(cell, plan.derivation.forward)
-    made = (forward, backward, step, *((fixed, fixed_gradients) if plan.fixed else ()))
+    made = [forward, backward, step]
+    made += [fixed] if plan.fixed else []
+    made += [fixed_gradients] if plan.fixed_adjoints else []
     functions = {f.__name__: Usage(f(plan, places, order)) for f in made}
     names = stack_names(functions.values(), (p.name for p in cell.parameters))
     stacks = {n: [p.name for p in s.parameters] for s, n in names.items() if len(s.parameters) > 1}
@@ -76,15 +78,11 @@ def files(cell: Cell, *, source: str = "") -> dict[str, str]:
         f"{_stem(cell)}.py": module.render(
             **_tables(
                 cell,
-                [
-                    e.lhs.name
-                    for op in plan.fixed
-                    for e in op.equations
-                    if len(cell.shape(e.lhs)) > 1
-                ],
+                [v for op in plan.fixed for v in op.writes],
             ),
             **_interface(cell),
-            **{name: _body(lines(usage, names)) for name, usage in functions.items()},
+            **{"fixed_gradients": ""}
+            | {name: _body(lines(usage, names)) for name, usage in functions.items()},
             header=header(cell, "numpy", source),
             may_overflow=[name for name, usage in functions.items() if usage.may_overflow],
             stacks=[(name, _listed(members)) for name, members in stacks.items()],
@@ -108,7 +106,7 @@ def interface(cell: Cell) -> str:
     return environment("numpy").get_template("interface.py.j2").render(**_tables(cell))
 
 
-def _tables(cell: Cell, fixed: Sequence[str] = ()) -> dict[str, object]:
+def _tables(cell: Cell, fixed: Sequence[Vector] = ()) -> dict[str, object]:
     """What the tables of a module hold, and ``init``."""
     binds = _binds(cell)
     initial = {p.name: start for p in cell.parameters if (start := cell.initial(p))}
@@ -117,11 +115,18 @@ def _tables(cell: Cell, fixed: Sequence[str] = ()) -> dict[str, object]:
     matrices = [p for p in cell.parameters if isinstance(p, Matrix)]
     arguments = [f"{name}={value}" if value else name for name, value in _INIT.items()]
     wide = [p for p in cell.parameters if len(cell.shape(p)) > (1 if isinstance(p, Vector) else 2)]
+    unlearned = [p.name for p in cell.parameters if not p.learned]
+    made = [v.name for v in fixed if len(cell.shape(v)) > 1]
     rows = bool(fixed or wide)
     return {
         "cell": cell,
         "maker": json.dumps(maker(cell)),
         "parameters": [(p.name, _shape(cell, p)) for p in cell.parameters],
+        "output": _output(cell),
+        "several_outputs": len(cell.outputs) > 1,
+        "outputs": _shapes(cell, cell.outputs),
+        "unlearned": _tuple(unlearned) if unlearned else "",
+        "learned": "LEARNED" if unlearned else "PARAMETERS",
         "states": _shapes(cell, cell.states),
         "inputs": _shapes(cell, cell.inputs),
         "masks": _shapes(cell, cell.masks),
@@ -141,7 +146,7 @@ def _tables(cell: Cell, fixed: Sequence[str] = ()) -> dict[str, object]:
         "whole_array": ("self.fixed[name] if name in self.fixed else " if fixed else "")
         + "self[name]",
         "real_only": _real_only(cell),
-        "matrices": f"({_listed([*(p.name for p in matrices), *fixed])},)",
+        "matrices": _tuple([*(p.name for p in matrices), *made]),
         "init_arguments": ", ".join([*arguments, "**sizes"]),
         "init_binds": list(binds.items()),
         "init_about": _about_binds(binds),
@@ -191,7 +196,7 @@ def _factors(term: Expr) -> str:
 
 def _all_sizes(cell: Cell) -> set[Expr]:
     """The sizes of all that a caller gives or gets."""
-    symbols = (*cell.parameters, *cell.inputs, *cell.masks, *cell.states, cell.output)
+    symbols = (*cell.parameters, *cell.inputs, *cell.masks, *cell.states, *cell.outputs)
     return {n for s in symbols for n in cell.shape(s)}
 
 
@@ -222,11 +227,30 @@ def _interface(cell: Cell) -> dict[str, object]:
         "dx_of_each": "dx" if others else f"dx{one_input}",
         "forward_arguments": ", ".join(["params", "x", *optional, "*", "tape=True"]),
         "step_arguments": ", ".join(["params", "x_t", *optional]),
-        "step_returns": "" if cell.output.category == "state" else " with the output",
+        "step_returns": _step_returns(cell),
         "prepare_arguments": ", ".join(["packed", "x", "state", *masks, 'lead=("T", "B")']),
         "prepared": ", ".join(["x", "states", *(["filled"] if masks else []), "dtype", "sizes"]),
-        "output_size": _axes(cell, cell.output),
+        "y_about": _about_output(cell),
     }
+
+
+def _output(cell: Cell) -> str:
+    """The name of the output; of several, a tuple of their names."""
+    names = _listed(v.name for v in cell.outputs)
+    return f"({names})" if len(cell.outputs) > 1 else names
+
+
+def _step_returns(cell: Cell) -> str:
+    """What ``step`` returns beside the new state."""
+    more = [v.name for v in cell.outputs if v.category != "state"]
+    if len(cell.outputs) == 1:
+        return " with the output" if more else ""
+    return f" with {' and '.join(more)}" if more else ""
+
+
+def _about_output(cell: Cell) -> str:
+    """What ``forward`` returns as y."""
+    return "(a dict)" if len(cell.outputs) > 1 else f"(T, B, {_axes(cell, cell.output)})"
 
 
 def _axes(cell: Cell, v: Vector) -> str:
@@ -235,6 +259,10 @@ def _axes(cell: Cell, v: Vector) -> str:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(json.dumps(name) for name in names)
+
+
+def _tuple(names: Sequence[str]) -> str:
+    return f"({_listed(names)},)" if names else "()"
 
 
 def _binds(cell: Cell) -> dict[str, str]:
