@@ -5,9 +5,9 @@ a walk over the SymPy trees, without normal form, plan, templates or generated t
 are compared with two witnesses made of that evaluation alone (``witnesses``). So nothing that leads
 from the equations to the module under test is used to judge it.
 
-Forward mode is judged as well: the tangents that ``derive(cell, mode="forward")`` gives, over a whole
-sequence, against dual numbers, and their dot product with the cotangents against that of the
-module's gradients with the direction, ⟨Jv, w⟩ = ⟨v, Jᵀw⟩.
+Forward mode is judged as well: the tangents of ``derive(cell, mode="forward")`` over a whole
+sequence, Jv, against dual numbers; and ⟨Jv, w⟩ against ⟨v, Jᵀw⟩, where v is a random direction, w
+the cotangents, and Jᵀw the gradients that the module returns.
 
 C is checked in a process of its own (``supervision``), which calls ``check_here`` (``serving``).
 """
