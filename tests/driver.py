@@ -247,7 +247,7 @@ class Case:
         cell = self.cell
         return {
             "state": [s.name for s in cell.states], "dinitial": [s.name for s in cell.states],
-            "grads": [p.name for p in cell.parameters], "dx": [v.name for v in cell.inputs],
+            "grads": [p.name for p in cell.learned], "dx": [v.name for v in cell.inputs],
         }[kind]  # fmt: skip
 
     # ------------------------------------------------------------------ the program
@@ -301,8 +301,9 @@ class Case:
         dfinal = struct("state", "dfinal", {k: array("given(in, ", *s) for k, s in rows.items()})
         fresh = {k: array("fresh(", *s) for k, s in rows.items()}
         final, dinitial = struct("new_state", "final", fresh), struct("new_state", "d0", fresh)
-        own = {k: array("fresh(", *s) for k, s in shape.items()}
-        g = struct("grads", "g", own | ({"accumulate": "0"} if shape else {}))
+        learned = {p.name: shape[p.name] for p in cell.learned}
+        own = {k: array("fresh(", *s) for k, s in learned.items()}
+        g = struct("grads", "g", own | ({"accumulate": "0"} if learned else {}))
         dx = {k: array("fresh(", *wide[k]) for k in inputs}
         dx_arg = struct("input_grads", "dx", dx) if several else "dx"
         if not several:
@@ -326,7 +327,7 @@ class Case:
                 lines.extend(f"put(out, y, {count(*s)});" for s in out.values())
 
         def put_gradients() -> None:
-            put("g", {k: sized[k] for k in shape})
+            put("g", {k: sized[k] for k in learned})
             if several:
                 put("dx", {k: sized[k] for k in inputs})
             else:
@@ -348,10 +349,10 @@ class Case:
         call("forward", "NULL", y_arg, "NULL", "tape", "forward_work")
         call("backward", "tape", dy_arg, "NULL", g, dx_arg, "NULL", "backward_work")
         put_gradients()
-        if shape:  # once more, to what is there
+        if learned:  # once more, to what is there
             lines.append("g.accumulate = 1;")
             call("backward", "tape", dy_arg, "NULL", g, dx_arg, "NULL", "backward_work")
-            put("g", {k: sized[k] for k in shape})
+            put("g", {k: sized[k] for k in learned})
             lines.append("g.accumulate = 0;")
         for name in out if several_outputs else ():  # NULL stands for zeros
             lines.append(f"{{ const {real} *const kept = dy.{name}; dy.{name} = NULL;")
@@ -544,7 +545,7 @@ class _Calls:
         self.params = {k: self.copy(v) for k, v in case.params.items()}
         self.shapes = {
             "state": {k: v.shape for k, v in case.state.items()},
-            "params": {k: v.shape for k, v in case.params.items()},
+            "grads": {p.name: case.params[p.name].shape for p in case.cell.learned},
             "inputs": {k: v.shape for k, v in case.x.items()},
             "outputs": {k: v.shape for k, v in case.dy.items()},
         }
@@ -630,7 +631,7 @@ class _Calls:
             return y
 
         def backward(tape: Any, end: Any, more: str, p: Any = plain) -> None:
-            grads, dx, first = self.many("params"), self.many("inputs"), self.many("state")
+            grads, dx, first = self.many("grads"), self.many("inputs"), self.many("state")
             work = self.fresh(library.size("backward_work", self.sizes))
             only = self.at(next(iter(dx.values())))
             several = len(dx) > 1

@@ -131,7 +131,8 @@ class Interpreter:
         memo = {n: np.full((1, 1, 1), number(n, sizes), self.dtype) for n in cell.sizes}
         for p in cell.parameters:
             memo[p] = params[p.name][None, None]
-            memo[Vector(p.name, "parameter", cell.shapes.declared(p))] = memo[p]
+            entries = Vector(p.name, "parameter", cell.shapes.declared(p), learned=p.learned)
+            memo[entries] = memo[p]
         memo |= {c: np.full((1, 1, 1), params[c.name], self.dtype) for c in cell.constants}
         walk = self._walk(memo, sizes)
         for e in self.derivation.fixed:

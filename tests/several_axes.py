@@ -256,7 +256,39 @@ def once_for_a_sequence() -> dict[str, Cell]:
     return {name: Cell(f"{name}_once", equations, out) for name, (equations, out) in found.items()}
 
 
-FIXED = made_of_parameters() | once_for_a_sequence()
+def not_learned() -> dict[str, Cell]:
+    """Cells with matrices and vectors that have no gradient."""
+    R, A = (
+        matrix("R", "H", "H", learned=False, init="orthogonal"),
+        matrix("A", "K", "K", learned=False),
+    )
+    In, f = matrix("In", learned=False), vector("f", "K", learned=False, init=0.5)
+    Z = matrix("Z", shape=("N", "P", "P"), learned=False)
+    V, S, g, e = (
+        matrix("V", "P", "H"),
+        matrix("S", "H", "H"),
+        vector("g", learned=False, init=0.7),
+        biases("e"),
+    )
+    y, u, m, s = vectors("y", "P"), vectors("u", 1), states("m", "K"), states("s", shape=("N", "P"))
+    echo = [Eq(h.next, 0.3 * h + 0.7 * tanh(R @ h + In @ x)), Eq(y, V @ h.next + b.y)]
+    legendre = [
+        Eq(u, sum_(e.x * x) + sum_(e.h * h) + sum_(e.m * m)),
+        Eq(m.next, A @ m + f * u),
+        Eq(h.next, tanh(W.x @ x + W.h @ h + W.m @ m.next)),
+    ]
+    found = {
+        "echo": (echo, y), "legendre": (legendre, h),
+        "fixed_heads": ([Eq(s.next, tanh(Z @ s + chunk(W.s @ x, "N", "P")))], s),
+        "fixed_gate": ([Eq(h.next, g * h + (1 - g) * tanh(W.h @ x + U.h @ h) * exp(-g))], h),
+        "both_ways": ([Eq(h.next, tanh(R @ h + R.T @ (b.q * h) + W.h @ x))], h),
+        "fixed_mask": ([Eq(S, R * U.h), Eq(h.next, tanh(S @ h + W.h @ x) + exp(g * b.z))], h),
+        "reservoir": ([Eq(h.next, tanh(R @ h + In @ x))], h),
+    }  # fmt: skip
+    return {name: Cell(name, equations, out) for name, (equations, out) in found.items()}
+
+
+FIXED = made_of_parameters() | once_for_a_sequence() | not_learned()
 CELLS = {
     f.__name__: f()
     for f in (

@@ -72,12 +72,12 @@ def test_c_agrees_with_dual_numbers(name):
     assert report.passed, str(report)
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", ALL)
 def test_gradients_equal_autograd(name):
     need("torch")
     from witness import differentiate_case
 
-    cell = CELLS[name]
+    cell = ALL[name]
     case = Examination(cell, T=6, B=3, seed=1).witnesses[0].case
     y, _, gradients = run(cell, lstmgen.compile(cell, "numpy"), case)
     theirs = differentiate_case(cell, case)
@@ -214,3 +214,22 @@ def test_names_of_the_language_for_arrays_of_several_axes():
     assert tanh(exp(C)).has(C) and matrix("V", shape=("H", "K")).axes == ("H", "K")
     assert biases("b", shape=("N", "P")).i.axes == ("N", "P")
     assert inputs("u", shape=("N", "P")).axes == ("N", "P")
+
+
+def test_what_is_not_learned_is_given_and_not_defined():
+    R = matrix("R", "H", "H", learned=False)
+    with pytest.raises(CellError, match=r"R is declared with learned=False"):
+        Cell("mine", [Eq(R, U.h - U.h.T), Eq(h.next, tanh(R @ h + W.h @ x))], h)
+    with pytest.raises(CellError, match="two different symbols are called R"):
+        Cell("mine", [Eq(h.next, tanh(R @ h + matrix("R", "H", "H") @ h + W.h @ x))], h)
+
+
+def test_a_tape_knows_what_was_learned():
+    matrices = [matrix("R", "H", "H", learned=learned) for learned in (True, False)]
+    cells = [Cell("mine", [Eq(h.next, tanh(R @ h + W.h @ x))], h) for R in matrices]
+    ours, theirs = (lstmgen.compile(cell, "numpy") for cell in cells)
+    params = ours.init(3, 4, dtype="float64")
+    assert set(theirs.UNLEARNED) == {"R"} and set(theirs.LEARNED) == {"W_h"}
+    y, _, tape = ours.forward(params, [[[1.0] * 3]])
+    with pytest.raises(ValueError, match="tape"):
+        theirs.backward(params, tape, y)

@@ -100,9 +100,10 @@ class TorchPrinter(Printer):
         return f"torch.pow({base}, {self._print(e.exp)})"
 
     def _print_Product(self, e) -> str:
-        matrix = e.matrix
-        text = f"p['{matrix.name}']{'.mT' if matrix.transposed else ''}"
-        return f"product({text}, {self._print(e.operand)})"
+        return f"product({self._print(e.matrix)}[0], {self._print(e.operand)})"
+
+    def _print_Matrix(self, e: Matrix) -> str:
+        return f"p['{e.name}']{'.mT' if e.transposed else ''}[None]"
 
     def _print_Contract(self, e) -> str:
         left, right, out = e.spec
@@ -216,8 +217,11 @@ class TorchPrinter(Printer):
 def transcribe(cell: Cell) -> str:
     """The source of ``step(p, s, v)``: ``v`` holds what is given and gains what is computed."""
     printer = TorchPrinter()
-    lines = ["def step(p, s, v):"]
+    lines = ["def step(p, s, v):", "    p = dict(p)"]
     for e in cell.equations:
+        if isinstance(e.lhs, Matrix):  # made of parameters, at each step anew
+            lines.append(f"    p['{e.lhs.name}'] = {printer.doprint(e.rhs)}[0]")
+            continue
         shape = printer._shape(cell.shape(e.lhs))
         target = f'v["{e.lhs.name}"]'
         lines.append(f"    {target} = {printer.doprint(e.rhs)}")
@@ -301,7 +305,7 @@ def differentiate(
     return Gradients(
         y if len(y) > 1 else y[cell.output.name],
         {n: a.detach().numpy() for n, a in s.items()},
-        arrays(learned),
+        arrays({p.name: learned[p.name] for p in cell.learned}),
         arrays(xs),
         arrays(initial),
     )

@@ -96,6 +96,12 @@ def transcribe(cell: Cell, sizes: Mapping[str, int], dialect: Dialect) -> Transc
             f"{', '.join(v.name for v in cell.outputs)}\n"
             "  hint: only cells with one output can be timed --against a library"
         )
+    if len(cell.learned) < len(cell.parameters):
+        fixed = next(p for p in cell.parameters if not p.learned)
+        raise LstmgenError(
+            f"{cell.name} cannot be written for {dialect.name} yet: {fixed} is not learned\n"
+            "  hint: only cells that learn all parameters can be timed --against a library"
+        )
     several = [v for v in (*cell.vectors, *cell.parameters) if len(cell.shape(v)) > _axes(v)]
     if several:
         raise LstmgenError(

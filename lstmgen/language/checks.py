@@ -85,6 +85,13 @@ def check_equations(equations: tuple[Eq, ...]) -> None:
 
 def _check_left(lhs: Expr, where: str) -> None:
     if isinstance(lhs, Matrix) and not lhs.transposed:
+        if not lhs.learned:
+            raise CellError(
+                f"{lhs} is declared with learned=False, so no equation can define it",
+                where=where,
+                hint="what an equation makes has a gradient if what it is made of has one: leave "
+                "learned=False out, or wrap that in stop_gradient(…)",
+            )
         return  # made of parameters
     if not isinstance(lhs, Vector):
         raise CellError(

@@ -27,7 +27,10 @@ _START = "what is learned and states start at init=…, constants have value=…
 _KEYWORDS = {
     **dict.fromkeys(("shape", "dim", "units", "size", "width", "length", "hidden_size"), "shape"),
     **dict.fromkeys(("init", "value", "initial", "default", "start", "mean", "std"), "start"),
+    **dict.fromkeys(("trainable", "requires_grad", "fixed", "frozen", "learned"), "learned"),
 }
+_SCALARS = "they are scalars; fixed arrays are weights, vectors, … with learned=False"
+_LEARNED = "weights, biases, matrix and vector take learned=False for what has no gradient"
 
 
 class Family:
@@ -78,8 +81,8 @@ class Family:
 def _declares(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Answer a keyword that ``function`` does not take by those that it does."""
     known = list(inspect.signature(function).parameters)
-    size = _SIZE if "size" in known else _SIDES if "rows" in known else "they are scalars"
-    hints = {"shape": size, "start": _START}
+    size = _SIZE if "size" in known else _SIDES if "rows" in known else _SCALARS
+    hints = {"shape": size, "start": _START, "learned": _LEARNED}
 
     @functools.wraps(function)
     def checked(*args: _P.args, **keywords: _P.kwargs) -> _R:

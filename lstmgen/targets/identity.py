@@ -29,7 +29,8 @@ def _facts(cell: Cell) -> list[str]:
     equations = [f"{_spelled(e.lhs)} = {_spelled(e.rhs)}" for e in cell.equations]
     symbols = (*cell.parameters, *cell.inputs, *cell.masks, *cell.states, *cell.vectors)
     shapes = [f"{s} {cell.shape(s)}" for s in symbols]
-    return [*map(str, cell.outputs), *equations, *shapes]
+    unlearned = [f"{p} is not learned" for p in cell.parameters if not p.learned]
+    return [*map(str, cell.outputs), *equations, *shapes, *unlearned]
 
 
 def _spelled(e: sympy.Basic) -> str:
