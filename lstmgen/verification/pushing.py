@@ -100,7 +100,8 @@ class Pushing:
             entity = ("parameter", p.name)
             self._put(memo, p, values[entity], changes[entity])
             if isinstance(p, Matrix):  # elementwise work has its entries as a quantity
-                entries = Vector(p.name, "parameter", cell.shapes.declared(p))
+                axes = cell.shapes.declared(p)
+                entries = Vector(p.name, "parameter", axes, learned=p.learned)
                 self._put(memo, entries, values[entity], changes[entity])
         self._evaluate(self._fixed, memo)
         made = {e.lhs.name: e.lhs for e in self.tangents.forward if e.lhs.category == "derived"}
