@@ -272,7 +272,8 @@ def check(
     seeds: int,
     timeout: float,
 ) -> None:
-    """Check generated code: forward against the equations, gradients against differences.
+    """Check generated code: forward against the equations, gradients against differences, and
+    forward mode against both.
 
     All of it runs in a process of its own, the cell's file too. Exits with 1 if anything
     disagrees, and also if that process ends in any other way than with a verdict.

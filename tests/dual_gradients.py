@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from lstmgen import Cell
-from lstmgen.verification.evaluation import Dual, Evaluator, number, value_of
+from lstmgen.verification.arithmetic import Dual, value_of
+from lstmgen.verification.evaluation import Evaluator, number
 
 
 class Problem:

@@ -38,7 +38,8 @@ from lstmgen import Cell, CellError, compile, generate
 from lstmgen.language import dtypes
 from lstmgen.language.matrices import Matrix
 from lstmgen.runtime import native
-from lstmgen.verification.evaluation import Dual, Evaluator, number, value_of
+from lstmgen.verification.arithmetic import Dual, value_of
+from lstmgen.verification.evaluation import Evaluator, number
 from lstmgen.verification.rounding import Rounding
 
 # Relative to the magnitudes that make up a derivative: some thousand roundings. What a point

@@ -17,7 +17,8 @@ from lstmgen import Cell, derive
 from lstmgen.derivation.reverse import Derivation, carry, cotangent, gathered, reverse
 from lstmgen.language.matrices import Matrix
 from lstmgen.language.symbols import Outer, Total, Vector
-from lstmgen.verification.evaluation import Walk, number, widened
+from lstmgen.verification.arithmetic import widened
+from lstmgen.verification.evaluation import Walk, number
 from lstmgen.verification.running import snapshot
 
 

@@ -14,7 +14,8 @@ from sympy.logic.boolalg import BooleanFunction, Xnor
 
 from lstmgen import LstmgenError, max_, relu, sigmoid, step, sum_
 from lstmgen.language.symbols import Vector
-from lstmgen.verification.evaluation import Dual, Walk, value_of
+from lstmgen.verification.arithmetic import Dual, value_of
+from lstmgen.verification.evaluation import Walk
 
 A, B, C = (Vector(n, "vector", "3") for n in "abc")
 EPS = float(np.finfo(float).eps)

@@ -12,7 +12,8 @@ from lstmgen.derivation.forward import tangent
 from lstmgen.derivation.reverse import adjoint, carry, cotangent
 from lstmgen.language.symbols import Gradient, Outer, Total
 from lstmgen.printing.text import text
-from lstmgen.verification.evaluation import Walk, widened
+from lstmgen.verification.arithmetic import widened
+from lstmgen.verification.evaluation import Walk
 
 ALL = CELLS | {n: lstmgen.cells.get(n) for n in lstmgen.cells.names()}
 SMALL = SIZES | {"D": 3, "H": 4}

@@ -7,7 +7,7 @@ gives; masks and constants have none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import sympy
@@ -50,18 +50,19 @@ class Tangents:
 
 
 def forward(
-    equations: Sequence[Eq], shapes: Shapes | None = None, *, normal: bool = False
-) -> Tangents:
+    equations: Sequence[Eq], shapes: Shapes | None = None, kept: Collection[Vector] = (),
+    *, normal: bool = False,
+) -> Tangents:  # fmt: skip
     """The tangents of ``equations``, which are in normal form if they are ``normal``; those of a
-    list without a cell have shapes of their own.
+    list without a cell have shapes of their own. What is ``kept``, the outputs, stays a part of
+    the step, also where it is made of parameters alone.
     """
     taken = {s.name for e in equations for s in e.free_symbols}
     namer = Namer({*taken, "T", "B"})
     sums = tuple(e for e in equations if isinstance(e.lhs, Gradient))
     lines = tuple(e for e in equations if not isinstance(e.lhs, Gradient))
-    kept: set[Expr] = set()
     if shapes is None:
-        kept = {e.lhs for e in lines}  # nothing is known of what a list of equations is for
+        kept = tuple(e.lhs for e in lines)  # nothing is known of what a list of equations is for
         shapes = Shapes(lines)
         lines = tuple(Eq(e.lhs, shapes.explicit(e.rhs), evaluate=False) for e in lines)
     if not normal:

@@ -42,7 +42,7 @@ def derive(what: Cell | Derivation | Sequence[Eq], mode: str = "reverse") -> Der
     """
     if mode == "forward":
         if isinstance(what, Cell):
-            return forward(what.equations, what.shapes)
+            return forward(what.equations, what.shapes, kept=what.outputs)
         if isinstance(what, Derivation):
             lines = (*what.forward, *what.adjoints, *what.totals)
             return forward(lines, what.cell.shapes, normal=True)

@@ -24,7 +24,8 @@ from ..language.cell import Cell
 from ..language.dtypes import DType
 from ..language.matrices import Matrix
 from ..language.symbols import Vector
-from .evaluation import Array, Entity, number
+from .arithmetic import Array
+from .evaluation import Entity, number
 from .rounding import decisions
 
 

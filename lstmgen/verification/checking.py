@@ -5,6 +5,10 @@ a walk over the SymPy trees, without normal form, plan, templates or generated t
 are compared with two witnesses made of that evaluation alone (``witnesses``). So nothing that leads
 from the equations to the module under test is used to judge it.
 
+Forward mode is judged as well: the tangents of ``derive(cell, mode="forward")`` over a whole
+sequence, Jv, against dual numbers; and ⟨Jv, w⟩ against ⟨v, Jᵀw⟩, where v is a random direction, w
+the cotangents, and Jᵀw the gradients that the module returns.
+
 C is checked in a process of its own (``supervision``), which calls ``check_here`` (``serving``).
 """
 
@@ -69,7 +73,8 @@ def check(
     Returns
     -------
     Report
-        True if all agree; printed, it is a table with a row for each gradient.
+        True if all agree; printed, it is a table with a row for each gradient, one for forward
+        mode and one for its dot product with the gradients.
 
     Raises
     ------

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from ..derivation.forward import Tangents
+from ..derivation.modes import derive
 from ..errors import LstmgenError
 from ..language import dtypes
 from ..language.cell import Cell
 from .cases import SPECIAL, choose_sizes
 from .comparing import Comparison
 from .evaluation import Entity
+from .pushing import Pushing
 from .report import Finding, Progress, Report, Row, broken, worst_of_each
 from .running import FailedError, Gradients, Runner, gradient_name
 from .selection import Selection
 from .tolerances import Tolerance, chain
+from .witnesses import Pushed
+
+FORWARD_MODE, DOT_PRODUCT = "forward mode", "dot product"
 
 
 class Examination:
@@ -64,41 +71,58 @@ class Examination:
         if kinks:
             found = [select.special(name, seed) for name in SPECIAL]
             self.witnesses += [witness for witness in found if witness]
-        self.entities: list[Entity] = [
-            e for e in self.witnesses[0].case.values if e not in _unlearned(cell)
-        ]
+        self.entities = self.witnesses[0].entities
         roundings = chain(cell, self.sizes)
         self.comparisons = [Comparison(w, Tolerance(w, roundings)) for w in self.witnesses]
 
-    def judge(self, module: Any, title: str = "", progress: Progress | None = None) -> Report:
-        """Hold a module of the generated kind against the witnesses."""
+    @cached_property
+    def pushed(self) -> list[Pushed]:
+        """Jv of each case by forward mode, as it is derived."""
+        return self.push(derive(self.cell, mode="forward"))
+
+    def push(self, tangents: Tangents) -> list[Pushed]:
+        """Jv of each case by ``tangents``, in its witness's direction v."""
+        pushing = Pushing(self.cell, tangents, self.sizes)
+        return [pushing.run(w.start, w.direction, w.given, w.case.batch) for w in self.witnesses]
+
+    def judge(
+        self,
+        module: Any,
+        title: str = "",
+        progress: Progress | None = None,
+        tangents: Tangents | None = None,
+    ) -> Report:
+        """Hold a module of the generated kind, and forward mode, against the witnesses.
+
+        Parameters
+        ----------
+        module, title, progress
+            As for ``check``; the title is the target's.
+        tangents : Tangents, optional
+            To be judged in place of those that are derived.
+        """
         report = progress or (lambda done, total, what: None)
-        total = 1 + len(self.entities)
+        total = 2 + len(self.entities)
         report(0, total, "forward")
-        first = self.witnesses[0].case
         found: dict[str, list[Finding]] = {"forward": [], "step": []}
-        results = sum(dy.size for dy in first.dy.values())
-        sizes = {"forward": results, "step": results}
-        runner = Runner(self.cell, self.sizes, self.dtype, module)
-        runs: list[tuple[Gradients, Gradients]] = []
-        failure = ""
-        for comparison in self.comparisons:
-            try:
-                # At a pole or far out, NumPy warns of what it is that we look for.
-                with np.errstate(all="ignore") if comparison.case.special else nullcontext():
-                    runs.append(runner.run(comparison, found))
-            except FailedError as error:
-                failure = ", ".join(filter(None, [str(error), comparison.case.name]))
-                break
+        runs, failure = self._run(module, found)
         for done, entity in enumerate(self.entities, 1):
             name = gradient_name(entity)
             report(done, total, name)
-            sizes[name] = first.values[entity].size
             found[name] = self._judge_gradient(entity, runs)
+        report(total - 1, total, FORWARD_MODE)
+        pushed = self.pushed if tangents is None else self.push(tangents)
+        cases = list(zip(self.comparisons, pushed, strict=True))
+        found[FORWARD_MODE] = [f for case, jv in cases for f in case.tangents(jv)]
+        done_with = zip(cases, runs, strict=False)
+        found[DOT_PRODUCT] = [
+            f for (case, jv), run in done_with for f in case.dot_product(jv, *run)
+        ]
         report(total, total, "")
         if failure:  # then nothing that it computes can be relied on
-            for findings in found.values():
-                findings.append(broken(f"cannot be had: {failure}"))
+            for name in found.keys() - {FORWARD_MODE}:
+                found[name].append(broken(f"cannot be had: {failure}"))
+        sizes = self._row_sizes()
         rows = tuple(Row(n, sizes[n], worst_of_each(f)) for n, f in found.items())
         numbers = " ".join(
             f"{n}={v}" for n, v in {"T": self.steps, "B": self.batch, **self.sizes}.items()
@@ -106,6 +130,34 @@ class Examination:
         return Report(
             " · ".join([self.cell.name, *filter(None, [title]), str(self.dtype), numbers]), rows
         )
+
+    def _run(
+        self, module: Any, found: Mapping[str, list[Finding]]
+    ) -> tuple[list[tuple[Gradients, Gradients]], str]:
+        """The gradients of each case, up to one in which the module fails, and how it fails.
+
+        What is found of "forward" and "step" on the way is added to ``found``.
+        """
+        runner = Runner(self.cell, self.sizes, self.dtype, module)
+        runs: list[tuple[Gradients, Gradients]] = []
+        for comparison in self.comparisons:
+            try:
+                # At a pole or far out, NumPy warns of what it is that we look for.
+                with np.errstate(all="ignore") if comparison.case.special else nullcontext():
+                    runs.append(runner.run(comparison, found))
+            except FailedError as error:
+                return runs, ", ".join(filter(None, [str(error), comparison.case.name]))
+        return runs, ""
+
+    def _row_sizes(self) -> dict[str, int]:
+        """How many entries what each row is of has, in the main case."""
+        case = self.witnesses[0].case
+        sizes = {gradient_name(e): case.values[e].size for e in self.entities}
+        results = sum(dy.size for dy in case.dy.values())
+        tangents = results + sum(d.size for d in case.dstate.values())
+        return {
+            **sizes, "forward": results, "step": results, FORWARD_MODE: tangents, DOT_PRODUCT: 1,
+        }  # fmt: skip
 
     def _judge_gradient(
         self, entity: Entity, runs: list[tuple[Gradients, Gradients]]
@@ -117,8 +169,3 @@ class Examination:
             if comparison is self.comparisons[0]:
                 found.append(comparison.difference(entity, full.get(entity), found[0]))
         return found
-
-
-def _unlearned(cell: Cell) -> set[Entity]:
-    """Parameters that have no gradient."""
-    return {("parameter", p.name) for p in cell.parameters if not p.learned}

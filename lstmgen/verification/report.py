@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
+DIRECT = "against the equations"  # the witness of results, and of what can have no other
+
 Progress: TypeAlias = Callable[[int, int, str], None]  # done, of how many, and what comes next
 
 
@@ -40,12 +42,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: an array that the module returns, against each witness.
+    """One line of the table: what is judged, against each witness.
 
     Attributes
     ----------
     name : str
-        "forward", "step", or a gradient, such as "∂L/∂W_i".
+        "forward", "step", a gradient, such as "∂L/∂W_i", "forward mode", or "dot product".
     size : int
         How many entries it has.
     findings : tuple of Finding
@@ -83,7 +85,8 @@ class Report:
     title : str
         Cell, target, precision and sizes.
     rows : tuple of Row
-        The forward pass, the streaming step, and every gradient.
+        The forward pass, the streaming step, every gradient; forward mode, and its dot product
+        with the gradients.
     """
 
     title: str
@@ -132,7 +135,7 @@ class Report:
         bad = [row for row in gradients if not row.passed]
         others = [row for row in self.rows if not row.is_gradient and not row.passed]
         for row in others:
-            yield f"{row.name} DISAGREES with the equations"
+            yield f"{row.name} DISAGREES {_with_what(row.worst.witness)}"
         if bad:
             yield f"{len(bad)} of {len(gradients)} gradients DISAGREE"
         else:
@@ -151,13 +154,19 @@ class Report:
             yield f"  error {_text(finding.error)} where {_text(finding.tolerance)} is allowed"
 
 
+def _with_what(witness: str) -> str:
+    if witness == DIRECT:
+        return "with the equations"
+    return f"({witness})"
+
+
 def _text(error: float) -> str:
     return "0" if error == 0 else f"{error:.1e}"
 
 
 def broken(note: str) -> Finding:
     """What is wrong without any number to tell by how much."""
-    return Finding("against the equations", math.inf, 1.0, note=note)
+    return Finding(DIRECT, math.inf, 1.0, note=note)
 
 
 def worst_of_each(findings: Sequence[Finding]) -> tuple[Finding, ...]:

@@ -21,18 +21,8 @@ from ..language.cell import Cell
 from ..language.dtypes import DType
 from ..language.functions import FUNCTIONS, GATES, functions_with, stop_gradient
 from ..language.symbols import Reduction, Scan
-from .evaluation import (
-    COMPARISONS,
-    Along,
-    Array,
-    Dual,
-    Number,
-    Pairing,
-    Walk,
-    aligned,
-    reduced,
-    value_of,
-)
+from .arithmetic import Along, Array, Dual, Number, Pairing, aligned, reduced, value_of
+from .evaluation import COMPARISONS, Walk
 
 # --------------------------------------------------------------------------- what is exact
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from ..language.cell import Cell
 from ..language.dtypes import DType
+from .arithmetic import Array
 from .comparing import Comparison
-from .evaluation import Array, Entity, number
+from .evaluation import Entity, number
 from .report import Finding, broken
 
 Gradients: TypeAlias = "dict[Entity, Any]"

@@ -11,7 +11,9 @@ import numpy as np
 from sympy import Expr
 
 from ..language.cell import Cell
+from ..language.dtypes import FLOAT64
 from ..language.symbols import Contract, Product, Reduction, Vector, View
+from .arithmetic import Array
 from .evaluation import Entity, number
 from .rounding import Rounding
 from .witnesses import Witness, results_of
@@ -54,6 +56,9 @@ class Tolerance:
     ----------
     results, gradients : float
         How far rounding alone can lead, relative to the largest entry.
+    tangents : float
+        The same for Jv, which is evaluated in float64 whatever the module computes in. It goes
+        through all steps once, but so do the values that its factors are made of.
     ceiling : float
         Where less than half of the digits can be right, nothing would be verified.
     """
@@ -64,6 +69,7 @@ class Tolerance:
         eps = witness.dtype.eps
         self.results = steps * chain * eps
         self.gradients = 8 * self.results + steps * batch * eps
+        self.tangents = 8 * steps * chain * FLOAT64.eps
         self.ceiling = math.sqrt(eps)
 
     def scale(self, entity: Entity) -> float:
@@ -73,16 +79,40 @@ class Tolerance:
         the small difference of large terms (0, as that of a bias that layer normalisation removes;
         or the factor 1 - i of a gate that is nearly open), rounding is relative to the terms.
         """
-        own = float(np.max(np.abs(sum(self.witness.complex_step(entity)))))
+        own = _largest(np.asarray(sum(self.witness.complex_step(entity))))
         return max(own, self._largest_gradient / 20)
+
+    def tangent_scale(self, change: Array) -> float:
+        """What an error of the tangent of an output or of a final state is relative to: as of
+        gradients, with the direction v of the arguments in place of the cotangents.
+        """
+        return max(_largest(change), self._largest_tangent / 20)
+
+    @cached_property
+    def _largest_tangent(self) -> float:
+        """Of all tangents, those of the arguments as well."""
+        arrays = (*self.witness.tangents.arrays, *self.witness.direction.values())
+        return max(map(_largest, arrays))
+
+    @cached_property
+    def length(self) -> float:
+        """The length ‖Jᵀw‖ that all gradients have if each entry is of its ``scale``."""
+        values, learned = self.witness.case.values, self.witness.entities
+        return math.hypot(*(math.sqrt(values[e].size) * self.scale(e) for e in learned))
+
+    @cached_property
+    def tangent_length(self) -> float:
+        """The length ‖Jv‖ that all tangents have if each entry is of its scale."""
+        arrays = self.witness.tangents.arrays
+        return math.hypot(*(math.sqrt(a.size) * self.tangent_scale(a) for a in arrays))
 
     @cached_property
     def _largest_gradient(self) -> float:
         """Of all gradients and cotangents."""
         case = self.witness.case
-        arrays = [sum(self.witness.complex_step(e)) for e in case.values]
+        arrays: list[Array] = [np.asarray(sum(self.witness.complex_step(e))) for e in case.values]
         arrays += [*case.dy.values(), *case.dstate.values()]
-        return max(float(np.max(np.abs(a))) for a in arrays)
+        return max(map(_largest, arrays))
 
     @property
     def largest(self) -> float:
@@ -123,3 +153,7 @@ class Tolerance:
             distance = max(float(np.max(np.abs(a - b))) for a, b in pairs)
             worst[None] = max(worst[None], distance / (relative * self.largest))
         return worst
+
+
+def _largest(a: Array) -> float:
+    return float(np.max(np.abs(a), initial=0.0))

@@ -2,13 +2,14 @@
 
 The complex step knows of calculus no more than the slope of each function, and the central
 difference knows nothing. At a kink or a tie the complex step judges alone, by the slopes that
-``evaluation`` promises.
+``arithmetic`` promises.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -16,8 +17,9 @@ import numpy as np
 
 from ..language.cell import Cell
 from ..language.dtypes import DType
+from .arithmetic import Array, Dual, Number
 from .cases import Case
-from .evaluation import Array, Dual, Entity, Evaluator, Number, Shake, Trace, Walk
+from .evaluation import Entity, Evaluator, Shake, Trace, Walk
 from .rounding import Rounding, decisions, is_settled
 
 _COPIES = 384  # perturbed copies evaluated at once: enough to amortise Python, and small in memory
@@ -28,6 +30,21 @@ _NUMBERS = 2**22  # that all copies of a value may have
 # kink for about 1 entry in 100.
 _STEPS_SMOOTH = (2.0**-6, 2.0**-9, 2.0**-12, 2.0**-15, 2.0**-18, 2.0**-21, 2.0**-24)
 _STEPS_KINKED = (2.0**-13, 2.0**-17, 2.0**-21)
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Jv: the tangents of a sequence's outputs (T, B, *shape), and of its final states
+    (B, *shape), by name.
+    """
+
+    outputs: dict[str, Array]
+    final: dict[str, Array]
+
+    @property
+    def arrays(self) -> tuple[Array, ...]:
+        """All of them."""
+        return (*self.outputs.values(), *self.final.values())
 
 
 class Witness:
@@ -62,6 +79,8 @@ class Witness:
             for n, v in case.given.items()
         }
         self.start = {e: _lift(e, v[None]) for e, v in case.values.items()}
+        fixed = {("parameter", p.name) for p in cell.parameters if not p.learned}
+        self.entities = [e for e in case.values if e not in fixed]  # those that have a gradient
         self.finite = np.full(len(cell.equations), True)  # whether each equation has values
         self.extent = 0.0  # the largest finite value of any equation
         self.base = self._run(self.start, shake, after=self._look)
@@ -105,13 +124,33 @@ class Witness:
     def has_derivative(self) -> bool:
         """Whether the derivative in a random direction is finite."""
         limit = 1e-6 * self.dtype.largest
-        return all((np.abs(_slope(a)) < limit).all() for a in results_of(self._along(None)))
+        return all((np.abs(_slope(a)) < limit).all() for a in results_of(self.along))
+
+    @cached_property
+    def direction(self) -> dict[Entity, Array]:
+        """A random change v of all arguments that have a gradient, in the evaluator's layout."""
+        rng = np.random.default_rng(0)
+        found = {e: rng.normal(size=v.shape) for e, v in self.start.items()}
+        return {e: v if e in self.entities else np.zeros_like(v) for e, v in found.items()}
+
+    @cached_property
+    def along(self) -> Trace:
+        """The evaluation with derivatives in ``direction``."""
+        return self._along(None)
 
     def _along(self, shake: Shake | None) -> Trace:
-        rng = np.random.default_rng(0)
-        return self._run(
-            {e: Dual(v, rng.normal(size=v.shape)) for e, v in self.start.items()}, shake
-        )
+        return self._run({e: Dual(v, self.direction[e]) for e, v in self.start.items()}, shake)
+
+    @cached_property
+    def tangents(self) -> Pushed:
+        """Jv, where v is ``direction``."""
+        trace, case = self.along, self.case
+        outputs = {
+            n: np.stack([_of_one(_slope(ys[n]), dy[0]) for ys in trace.outputs])
+            for n, dy in case.dy.items()
+        }
+        final = {n: _of_one(_slope(a), case.dstate[n]) for n, a in trace.states[-1].items()}
+        return Pushed(outputs, final)
 
     def troubled(self) -> str:
         """The first equation that has no finite value, as text."""
@@ -163,7 +202,8 @@ class Witness:
     def amplified(self) -> float:
         """How much more than one the relative error of results and derivatives is."""
         amount = 32 * self.dtype.eps
-        one, other = (results_of(self._along(s)) for s in (None, Rounding(amount, self.dtype)))
+        moved = self._along(Rounding(amount, self.dtype))
+        one, other = results_of(self.along), results_of(moved)
         slopes = max(float(np.max(np.abs(_slope(a)))) for a in one)
         with np.errstate(all="ignore"):
             distance = max(
@@ -229,7 +269,7 @@ class Witness:
         """∂L/∂entity through the outputs, and through the final states.
 
         Nothing is subtracted, so it is exact to rounding. At a kink or a tie it is the slope that
-        ``evaluation`` promises.
+        ``arithmetic`` promises.
         """
         if entity not in self._exact:
             value = self.case.values[entity]
@@ -310,6 +350,11 @@ def _lift(entity: Entity, copies: Array) -> Array:
 def _of_each_copy(a: Array) -> Array:
     """The sum over rows and units, (K,)."""
     return np.asarray(a.sum(axis=tuple(range(1, a.ndim))))
+
+
+def _of_one(a: Array, like: Array) -> Array:
+    """The one copy of a quantity, for all rows and units that ``like`` has."""
+    return np.broadcast_to(a[0], like.shape)
 
 
 def results_of(trace: Trace) -> list[Any]:
