@@ -69,7 +69,7 @@ class Tolerance:
         eps = witness.dtype.eps
         self.results = steps * chain * eps
         self.gradients = 8 * self.results + steps * batch * eps
-        self.tangents = 8 * steps * chain * FLOAT64.eps
+        self.tangents = 32 * steps * chain * FLOAT64.eps
         self.ceiling = math.sqrt(eps)
 
     def scale(self, entity: Entity) -> float:
