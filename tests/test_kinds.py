@@ -414,6 +414,10 @@ def test_made_up_cells_in_c(first: int) -> None:
     assert_fuzz_finds_nothing("--target", "c", "--seed", str(first), "--cells", "6")
 
 
+def _off(y: Any) -> Any:
+    return {n: a + 1e-8 for n, a in y.items()} if isinstance(y, dict) else y + 1e-8
+
+
 def test_the_fuzzer_finds_what_is_wrong() -> None:
     """A module that is broken on purpose, in its values, its gradients and its memory."""
     made = fuzz.cell_of(0)
@@ -421,8 +425,8 @@ def test_the_fuzzer_finds_what_is_wrong() -> None:
     module = compile(made, "numpy")
     y, finals, gradients = fuzz.run(module, point)
     fuzz.judge(point, y, finals, gradients)
-    with pytest.raises(fuzz.Wrong, match="y is off"):
-        fuzz.judge(point, y + 1e-8, finals, gradients)
+    with pytest.raises(fuzz.Wrong, match=r"y.* is off"):
+        fuzz.judge(point, _off(y), finals, gradients)
     for entity, found in gradients.items():
         with pytest.raises(fuzz.Wrong, match=f"the gradient of {entity[1]} gives"):
             fuzz.judge(

@@ -140,7 +140,8 @@ class _Normaliser:
         """Whether an equation holds once for a whole sequence."""
         if isinstance(lhs, Matrix):
             return True
-        return lhs.category == "vector" and lhs not in self.kept and self._is_static(rhs)
+        alike = self.shapes.axes(lhs) == self.shapes.axes(rhs)  # a number is broadcast in the step
+        return lhs.category == "vector" and lhs not in self.kept and alike and self._is_static(rhs)
 
     def _left(self, lhs: Vector | Matrix) -> Any:
         """A left-hand side as a quantity, fixed or of each step."""
@@ -150,13 +151,19 @@ class _Normaliser:
         return self._quantities(lhs)
 
     def _is_static(self, e: Expr) -> bool:
-        """Whether ``e`` is made of parameters and constants, so that it is the same at all steps.
+        """Whether ``e`` is made of parameters and constants, so that it is the same at all steps,
+        and as wide as these say: they are all that is known of sizes before the first step.
 
         One matrix for the vectors of several heads is no product of two matrices.
         """
+        if not isinstance(e, Expr):
+            return False  # a condition, or a piece with one
         found = e.atoms(Vector, Matrix)
+        known = {n for v in found for axis in self.shapes.shape(v) for n in axis.free_symbols}
+        wide = {n for axis in self.shapes.axes(e) for n in axis.free_symbols}
         return (
             bool(found)
+            and wide <= known
             and all(isinstance(v, Matrix) or v.category in STATIC for v in found)
             and all(
                 len(self.shapes.axes(p.operand)) == len(self.shapes.axes(p.matrix)) - 1
