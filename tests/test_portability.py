@@ -342,8 +342,10 @@ def printed(right: Any) -> str:
 def test_a_number_is_a_vec_where_a_function_wants_one():
     dt, tau = CONSTANTS[:2]
     assert printed(sympy.exp(-1 / dt**2) * h) == "splat_f64(p_h_at[0]) * h_prev[j]"
-    once = lstmgen.generate(Cell("one", [Eq(h.next, sympy.exp(-1 / dt**2) * h + x)], h), "c")
-    assert "p_h = exp_f64(splat_f64(-1.0 / (p->dt * p->dt)))" in once["one.c"]
+    cell = Cell("one", [Eq(h.next, sympy.exp(-1 / dt**2) * h), Eq(hd.next, x + hd)], h)
+    assert (
+        "p_h = exp_f64(splat_f64(-1.0 / (p->dt * p->dt)))" in lstmgen.generate(cell, "c")["one.c"]
+    )
     assert printed(h * dt / tau) == "p->dt * h_prev[j] / p->tau"
     assert printed(stop_gradient(dt) + h**3) == "cube_f64(h_prev[j]) + p->dt"
     assert re.fullmatch(
