@@ -346,7 +346,7 @@ def test_a_number_is_a_vec_where_a_function_wants_one():
     assert (
         "p_h = exp_f64(splat_f64(-1.0 / (p->dt * p->dt)))" in lstmgen.generate(cell, "c")["one.c"]
     )
-    assert printed(h * dt / tau) == "p->dt * h_prev[j] / p->tau"
+    assert printed(h * dt * tau) == "p->dt * p->tau * h_prev[j]"
     assert printed(stop_gradient(dt) + h**3) == "cube_f64(h_prev[j]) + p->dt"
     assert re.fullmatch(
         r"larger_f64\((splat_f64\(p->dt\)|, |h_prev\[j\]){3}\)", printed(Max(dt, h))

@@ -25,7 +25,7 @@ import sympy
 from sympy import Eq, Expr, Function, Integer, Symbol
 
 from ..language.cell import Cell
-from ..language.functions import sigmoid, softplus
+from ..language.functions import sigmoid, softplus, stop_gradient
 from ..language.matrices import Matrix
 from ..language.shapes import SCALAR, Shapes
 from ..language.symbols import (
@@ -403,7 +403,7 @@ def _has_price(e: Expr) -> bool:
     return any(
         (
             isinstance(n, (Function, sympy.Piecewise, sympy.Max, sympy.Min))
-            and not isinstance(n, (named, Expand))
+            and not isinstance(n, (named, Expand, stop_gradient))
         )
         or (isinstance(n, sympy.Pow) and not (n.exp.is_Integer and 0 < n.exp <= 3))
         for n in sympy.preorder_traversal(e)
