@@ -15,7 +15,7 @@ from sympy import Eq
 
 from lstmgen import Cell, derive
 from lstmgen.derivation.reverse import Derivation, carry, cotangent, gathered, reverse
-from lstmgen.language.matrices import Matrix
+from lstmgen.language.matrices import as_matrix
 from lstmgen.language.symbols import Outer, Total, Vector
 from lstmgen.verification.arithmetic import widened
 from lstmgen.verification.evaluation import Walk, number
@@ -131,15 +131,13 @@ class Interpreter:
         memo = {n: np.full((1, 1, 1), number(n, sizes), self.dtype) for n in cell.sizes}
         for p in cell.parameters:
             memo[p] = params[p.name][None, None]
-            entries = Vector(p.name, "parameter", cell.shapes.declared(p), learned=p.learned)
-            memo[entries] = memo[p]
+            memo[cell.shapes.quantity(p)] = memo[p]
         memo |= {c: np.full((1, 1, 1), params[c.name], self.dtype) for c in cell.constants}
         walk = self._walk(memo, sizes)
         for e in self.derivation.fixed:
             self._assign(walk, e, sizes)
-            axes = cell.shapes.declared(e.lhs)
-            if len(axes) > 1:
-                memo[Matrix(e.lhs.name, *axes[-2:], False, axes[:-2])] = memo[e.lhs]
+            if len(e.lhs.axes) > 1:
+                memo[as_matrix(e.lhs)] = memo[e.lhs]
             for m in cell.derived:
                 if m.name == e.lhs.name:
                     memo[m] = memo[e.lhs]

@@ -105,17 +105,21 @@ def test_check_passes(name: str, target: str, dtype: str, compiled) -> None:
                 assert row.error("central difference") < 1e-8
 
 
+def assert_equal_to_autograd(theirs, y, final, gradients) -> None:
+    """Outputs, final states and gradients in double precision."""
+    np.testing.assert_allclose(y, theirs.y, rtol=1e-10, atol=1e-12)
+    for n, expected in theirs.final.items():
+        np.testing.assert_allclose(final[n], expected, rtol=1e-10, atol=1e-12)
+    assert_gradients_equal(gradients, theirs.named(), 1e-10)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_equal_autograd(name: str, target: str, compiled, autograd) -> None:
     cell = cells.get(name)
     case = Examination(cell, T=9, B=4, seed=1).witnesses[0].case
     y, final, gradients = run(cell, compiled(name, target), case)
-    theirs = autograd(cell, case)
-    np.testing.assert_allclose(y, theirs.y, rtol=1e-10, atol=1e-12)
-    for n, expected in theirs.final.items():
-        np.testing.assert_allclose(final[n], expected, rtol=1e-10, atol=1e-12)
-    assert_gradients_equal(gradients, theirs.named(), 1e-10)
+    assert_equal_to_autograd(autograd(cell, case), y, final, gradients)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -145,8 +145,7 @@ class Generated(Contender):
 def _of_step(p: Problem, new: Mapping[str, Any]) -> Values:
     """The results of a step, of the dict that it returns."""
     ys = {v.name: np.asarray(new[v.name])[None] for v in p.cell.outputs}
-    y = ys if len(ys) > 1 else ys[p.cell.output.name]
-    return p.results(y, {s.name: new[s.name] for s in p.cell.states})
+    return p.results(p.joined(ys), {s.name: new[s.name] for s in p.cell.states})
 
 
 # --------------------------------------------------------------------------- PyTorch

@@ -139,10 +139,11 @@ class Problem:
     @property
     def dy(self) -> Any:
         """The derivative of the loss by the output of every step; of several, a dict."""
-        return self._joined(self._arrays["dy"])
+        return self.joined(self._arrays["dy"])
 
-    def _joined(self, dy: Mapping[str, Array]) -> Any:
-        return dy if len(dy) > 1 else dy[self.cell.output.name]
+    def joined(self, by_output: Mapping[str, Array]) -> Any:
+        """One output is an array, several are a dict."""
+        return by_output if len(by_output) > 1 else by_output[self.cell.output.name]
 
     def values(self) -> dict[str, Any]:
         """All that goes in, by name."""
@@ -186,7 +187,7 @@ class Problem:
         y, final, tape = module.forward(params, given, wide(self.state), **masks)
         if self.work != TRAINING:
             return self.results(y, final)
-        dy = self._joined(wide(self._arrays["dy"]))
+        dy = self.joined(wide(self._arrays["dy"]))
         gradients, dx, initial = module.backward(params, tape, dy)
         dx = dx if several else {next(iter(x)): dx}
         return self.results(y, final, gradients, dx, initial)

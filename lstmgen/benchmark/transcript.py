@@ -88,28 +88,29 @@ class Transcript:
 def transcribe(cell: Cell, sizes: Mapping[str, int], dialect: Dialect) -> Transcript:
     """Write ``cell`` for given sizes (T and B among them) in a library's language.
 
-    Raises LstmgenError if a quantity of the cell has several axes, or the cell several outputs.
+    Raises LstmgenError if a quantity of the cell has several axes, or the cell several outputs or
+    parameters that are not learned.
     """
-    if len(cell.outputs) > 1:
-        raise LstmgenError(
-            f"{cell.name} cannot be written for {dialect.name} yet: it has the outputs "
-            f"{', '.join(v.name for v in cell.outputs)}\n"
-            "  hint: only cells with one output can be timed --against a library"
-        )
-    if len(cell.learned) < len(cell.parameters):
-        fixed = next(p for p in cell.parameters if not p.learned)
-        raise LstmgenError(
-            f"{cell.name} cannot be written for {dialect.name} yet: {fixed} is not learned\n"
-            "  hint: only cells that learn all parameters can be timed --against a library"
-        )
     several = [v for v in (*cell.vectors, *cell.parameters) if len(cell.shape(v)) > _axes(v)]
-    if several:
+    unlearned = [p for p in cell.parameters if not p.learned]
+    why, only = "", ""
+    if len(cell.outputs) > 1:
+        why, only = f"it has the outputs {_listed(v.name for v in cell.outputs)}", "with one output"
+    elif unlearned:
+        why, only = f"{unlearned[0]} is not learned", "that learn all parameters"
+    elif several:
+        shape = _listed(map(str, cell.shape(several[0])))
+        why, only = f"{several[0]} has the shape ({shape})", "whose quantities are vectors"
+    if why:
         raise LstmgenError(
-            f"{cell.name} cannot be written for {dialect.name} yet: {several[0]} has the shape "
-            f"({', '.join(map(str, cell.shape(several[0])))})\n"
-            "  hint: only cells whose quantities are vectors can be timed --against a library"
+            f"{cell.name} cannot be written for {dialect.name} yet: {why}\n"
+            f"  hint: only cells {only} can be timed --against a library"
         )
     return _Transcriber(cell, sizes, dialect).run()
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
 
 
 def _axes(v: Vector | Matrix) -> int:

@@ -18,7 +18,8 @@ textbook would: ``a_i`` is the pre-activation of ``i``, ``Uh_n`` is U_n h, ``rh`
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import sympy
@@ -26,7 +27,7 @@ from sympy import Eq, Expr, Function, Integer, Symbol
 
 from ..language.cell import Cell
 from ..language.functions import sigmoid, softplus, stop_gradient
-from ..language.matrices import Matrix
+from ..language.matrices import Matrix, as_matrix
 from ..language.shapes import SCALAR, Shapes
 from ..language.symbols import (
     STATIC,
@@ -159,28 +160,30 @@ class _Normaliser:
         if not isinstance(e, Expr):
             return False  # a condition, or a piece with one
         found = e.atoms(Vector, Matrix)
+        if not found or any(v.category not in STATIC for v in found if isinstance(v, Vector)):
+            return False
         known = {n for v in found for axis in self.shapes.shape(v) for n in axis.free_symbols}
         wide = {n for axis in self.shapes.axes(e) for n in axis.free_symbols}
-        return (
-            bool(found)
-            and wide <= known
-            and all(isinstance(v, Matrix) or v.category in STATIC for v in found)
-            and all(
-                len(self.shapes.axes(p.operand)) == len(self.shapes.axes(p.matrix)) - 1
-                for p in e.atoms(Product)
-            )
+        return wide <= known and all(
+            len(self.shapes.axes(p.operand)) == len(self.shapes.axes(p.matrix)) - 1
+            for p in e.atoms(Product)
         )
 
     def _named_once(self, e: Expr) -> Vector:
         """What is made of parameters, under a name, computed once for a whole sequence."""
-        before, self.category = self.category, "derived"
         inner = e.args[0] if isinstance(e, named) else e
         name = f"p_{self.target}"
         if isinstance(inner, Function) and len(inner.args) == 1 and inner.args[0].is_Symbol:
             name = f"{inner.func.__name__.rstrip('_')}_{inner.args[0].name}"
-        made = self._name(self._right(self._quantities(inner)), name)
+        with self._outside_the_step():
+            return self._name(self._right(self._quantities(inner)), name)
+
+    @contextmanager
+    def _outside_the_step(self) -> Iterator[None]:
+        """What gets a name here holds for a whole sequence."""
+        before, self.category = self.category, "derived"
+        yield
         self.category = before
-        return made
 
     def _static_apart(self, e: Expr) -> Expr:
         """A sum or product in which what is made of parameters alone is one term or factor, if it
@@ -238,11 +241,8 @@ class _Normaliser:
 
     def _matrix(self, e: Expr) -> Matrix:
         """A matrix that is made of parameters, under a name."""
-        before, self.category = self.category, "derived"
-        made = self._name(self._right(self._quantities(e)), f"M_{self.target}")
-        self.category = before
-        *heads, rows, columns = made.axes
-        return Matrix(made.name, rows, columns, False, tuple(heads))
+        with self._outside_the_step():
+            return as_matrix(self._name(self._right(self._quantities(e)), f"M_{self.target}"))
 
     def _quantities(self, e: Expr) -> Expr:
         """An equation of matrices, or a side of it, in which each is a quantity of two axes."""
@@ -255,8 +255,7 @@ class _Normaliser:
         defined = {x.lhs for x in self.equations}
         swap: dict[Expr, Expr] = {}
         for m in e.atoms(Matrix):
-            category = "derived" if m.base in defined else "parameter"
-            v = Vector(m.name, category, self.shapes.declared(m.base), learned=m.learned)
+            v = self.shapes.quantity(m, "derived" if m.base in defined else "parameter")
             swap[m] = Transpose(v) if m.transposed else v
         return e.xreplace(swap)
 
@@ -275,15 +274,13 @@ class _Normaliser:
         """
         operands = [self._operand(part) for part in parts]
         sizes = sympy.Tuple(*map(self._size, operands))
-        before, self.category = self.category, "derived"
-        whole = self._operand(self._quantities(matrix))
-        pieces = [
-            self._name(Part(whole, Integer(k), sizes), f"{matrix.name}_{v.name}")
-            for k, v in enumerate(operands)
-        ]
-        self.category = before
-        made = [Matrix(piece.name, piece.axes[0], piece.axes[1]) for piece in pieces]
-        return sympy.Add(*map(Product, made, operands))
+        with self._outside_the_step():
+            whole = self._operand(self._quantities(matrix))
+            pieces = [
+                self._name(Part(whole, Integer(k), sizes), f"{matrix.name}_{v.name}")
+                for k, v in enumerate(operands)
+            ]
+        return sympy.Add(*map(Product, map(as_matrix, pieces), operands))
 
     def _merged(self, matrix: Matrix, operand: Expr) -> Matrix:
         """A matrix a head makes one tall matrix where one vector is for all heads."""

@@ -248,7 +248,7 @@ class _Sweep:
             if delta is not None:
                 self._spread(equation, delta)
         for p in self.cell.learned:
-            v = Vector(p.name, "parameter", self.shapes.declared(p)) if isinstance(p, Matrix) else p
+            v = self.shapes.quantity(p)
             self._close(v, adjoint(v))
         return tuple(self.out)
 

@@ -9,7 +9,7 @@ from sympy import Expr, Symbol
 
 from .initial import Start
 from .misuse import Linear, bound, expression, short
-from .symbols import Contract, Product, is_scalar
+from .symbols import Contract, Product, Vector, is_scalar
 
 
 class Operator(Linear):
@@ -203,6 +203,12 @@ class Matrix(Operator, Symbol):
 
     def _sympystr(self, printer: Any) -> str:
         return f"{self.name}.T" if self.transposed else str(self.name)
+
+
+def as_matrix(v: Vector) -> Matrix:
+    """The matrix for products with a quantity that is made of parameters."""
+    *heads, rows, columns = v.axes
+    return Matrix(v.name, rows, columns, False, tuple(heads))
 
 
 class _Scaled(Operator, Expr):

@@ -86,6 +86,12 @@ class Shapes:
         """The axes of an expression, as a declaration has them."""
         return tuple(map(str, self.axes(expr)))
 
+    def quantity(self, p: Vector | Matrix, category: str = "parameter") -> Vector:
+        """What a matrix is in the equations of other matrices: a quantity of so many axes."""
+        if isinstance(p, Vector):
+            return p
+        return Vector(p.name, category, self.declared(p.base), learned=p.learned)
+
     def axis(self, reduction: Reduction) -> int:
         """The place of the axis that a reduction looks along."""
         return self._axis(reduction, self.axes(reduction.args[0]), "")

@@ -32,7 +32,7 @@ _S = TypeVar("_S")
 # Categories of Vector. The first six are written by users; derivation and schedule add the others.
 # The same at every step: time does not touch them. What is derived is made of the others.
 STATIC = frozenset({"parameter", "constant", "derived"})
-LEARNED = STATIC - {"constant"}  # and what is made of it
+OF_PARAMETERS = STATIC - {"constant"}  # they are arrays
 GIVEN = frozenset(
     {"input", "mask", "parameter", "constant", "derived"}
 )  # never defined by an equation

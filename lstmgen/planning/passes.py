@@ -15,7 +15,7 @@ from ..language.cell import Cell
 from ..language.functions import equal, functions_with
 from ..language.symbols import (
     ADJOINT,
-    LEARNED,
+    OF_PARAMETERS,
     STATIC,
     Concat,
     Contract,
@@ -153,7 +153,7 @@ def recompute(
             or count_arithmetic(rhs) > 3
         ):
             continue
-        known = ("input", *LEARNED)
+        known = ("input", *OF_PARAMETERS)
         if all(v in wanted or v.category in known for v in rhs.atoms(Vector)):
             again.insert(0, Eq(lhs, rhs, evaluate=False))
     return tuple(again)

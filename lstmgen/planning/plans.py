@@ -9,12 +9,12 @@ from functools import cached_property
 import sympy
 from sympy import Eq, Expr
 
-from ..derivation.reverse import Derivation
+from ..derivation.reverse import Derivation, adjoint
 from ..language.cell import Cell
 from ..language.dtypes import DType
 from ..language.matrices import Matrix
 from ..language.shapes import units
-from ..language.symbols import LEARNED, Vector
+from ..language.symbols import OF_PARAMETERS, Vector
 from ..printing.orders import Order
 from . import allocation, description
 from .allocation import Allocation
@@ -85,6 +85,20 @@ class Plan:
     def width(self, buffer: Buffer) -> Expr:
         """The numbers in a row of ``buffer``."""
         return self.assignment.width(buffer.blocks)
+
+    # ------------------------------------------------------------------ once for a sequence
+
+    @cached_property
+    def made(self) -> dict[str, Vector]:
+        """What is made of parameters alone, by name."""
+        return {v.name: v for op in self.fixed for v in op.writes}
+
+    @cached_property
+    def gains(self) -> dict[Matrix | Vector, Vector]:
+        """What the gradients of parameters gain through what is made of them: an adjoint each."""
+        written = {v for op in self.fixed_adjoints for v in op.writes}
+        brought = {p: adjoint(self.cell.shapes.quantity(p)) for p in self.cell.learned}
+        return {p: v for p, v in brought.items() if v in written}
 
     # ------------------------------------------------------------------ costs
 
@@ -180,7 +194,7 @@ class Plan:
         """Numbers of parameters read, or of gradients written, whatever the number of rows."""
         if isinstance(op, (Multiply, Outers)):
             return sum((area(self.cell, m) for m in op.matrices), ZERO)
-        read = [v for v in op.reads if v.category in LEARNED]
+        read = [v for v in op.reads if v.category in OF_PARAMETERS]
         if isinstance(op, Sums):
             read += op.parameters
         return sum((self.size(v) for v in read), ZERO)

@@ -49,7 +49,7 @@ def regions(
     shifted = _without_recurrence(equations, carried)
     while True:
         ordered = _in_order(equations, shifted)
-        made = _Assignment(ordered, carried, shifted, movable).region
+        made = _Placement(ordered, carried, shifted, movable).region
         # of a carry that is computed in the loop, nothing outlasts the step
         short = {v for v, out in shifted.items() if v.category == "carry" and made[out] == STEP}
         if not short:
@@ -95,7 +95,7 @@ def _needs(e: Eq, shifted: Mapping[Vector, Vector]) -> set[Vector]:
     return read | {shifted[v] for v in read if v in shifted}
 
 
-class _Assignment:
+class _Placement:
     """The region of each equation, if the pairs of ``shifted`` need no loop."""
 
     def __init__(

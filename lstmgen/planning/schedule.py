@@ -29,7 +29,7 @@ from ..language.dtypes import DType
 from ..language.functions import sigmoid
 from ..language.shapes import Shape
 from ..language.symbols import (
-    LEARNED,
+    OF_PARAMETERS,
     Concat,
     Contract,
     Gradient,
@@ -225,7 +225,7 @@ class _Direction:
         """
         if e.rhs.has(Product):
             return True
-        read = {v for v in e.rhs.atoms(Vector) if v.category not in ("state", *LEARNED)}
+        read = {v for v in e.rhs.atoms(Vector) if v.category not in ("state", *OF_PARAMETERS)}
         return self.hoist and not any(self.cell.shape(v) in self.matrices for v in {e.lhs, *read})
 
     # -- sums of products
@@ -285,7 +285,11 @@ class _Direction:
         rest = remainder(e.rhs)
         shape = self.cell.shape(e.lhs)
         for t in sorted(sympy.Add.make_args(rest), key=str):
-            if isinstance(t, Vector) and t.category in LEARNED and self.cell.shape(t) == shape:
+            if (
+                isinstance(t, Vector)
+                and t.category in OF_PARAMETERS
+                and self.cell.shape(t) == shape
+            ):
                 return t, rest - t
         return None, rest
 

@@ -15,7 +15,6 @@ from sympy import Eq, Expr
 from ..derivation.forward import Tangents
 from ..language.cell import Cell
 from ..language.matrices import Matrix
-from ..language.symbols import Vector
 from .arithmetic import Array, value_of, widened
 from .evaluation import Entity, Walk, number
 from .witnesses import Pushed
@@ -39,6 +38,7 @@ class Pushing:
         self._fixed = _in_order(fixed)
         self._step = _in_order(line for line in tangents.lines if line not in fixed)
 
+    @np.errstate(all="ignore")  # what is not finite is looked for in the results
     def run(
         self,
         values: Mapping[Entity, Array],
@@ -56,16 +56,6 @@ class Pushing:
         given : mapping
             Masks with a leading T, and constants.
         """
-        with np.errstate(all="ignore"):  # what is not finite is looked for in the results
-            return self._run(values, changes, given, batch)
-
-    def _run(
-        self,
-        values: Mapping[Entity, Array],
-        changes: Mapping[Entity, Array],
-        given: Mapping[str, Array],
-        batch: int,
-    ) -> Pushed:
         cell, symbols = self.cell, self.tangents.symbols
         static = self._static(values, changes, given)
         pairs = {s: (values[e], changes[e]) for s in cell.states for e in [("state", s.name)]}
@@ -100,8 +90,7 @@ class Pushing:
             entity = ("parameter", p.name)
             self._put(memo, p, values[entity], changes[entity])
             if isinstance(p, Matrix):  # elementwise work has its entries as a quantity
-                axes = cell.shapes.declared(p)
-                entries = Vector(p.name, "parameter", axes, learned=p.learned)
+                entries = cell.shapes.quantity(p)
                 self._put(memo, entries, values[entity], changes[entity])
         self._evaluate(self._fixed, memo)
         made = {e.lhs.name: e.lhs for e in self.tangents.forward if e.lhs.category == "derived"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...derivation.reverse import adjoint, gathered
+from ...derivation.reverse import gathered
 from ...language.matrices import Matrix
 from ...language.symbols import Vector
 from ...planning.operations import Fused, Pass
@@ -54,11 +54,10 @@ class Fixed:
     """
 
     def __init__(self, source: Source, stages: Sequence[Stage], packs: Packs, back: bool) -> None:
-        self._source, self._packs, plan = source, packs, source.plan
+        self._source, self._packs = source, packs
         at = _Pointers(packs)
         calls: list[Do] = [stage.call(at, _no_sum) for stage in stages]
         self.calls, self.back = calls[:1], calls[1:] if back else []
-        self._written = {v for op in plan.fixed_adjoints for v in op.writes} if self.back else set()
 
     @property
     def packs(self) -> list[Packed]:
@@ -67,7 +66,7 @@ class Fixed:
 
     def gradient(self, p: Matrix | Vector) -> Variable | None:
         """Where the sum of the gradient is brought home, of what is made of parameters."""
-        made = self._source.made_of_parameters(p)
+        made = self._source.plan.made.get(p.name)
         return self._packs.vector(gathered(made)) if made is not None else None
 
     def zeroed(self, begun: set[Matrix | Vector]) -> list[Statement]:
@@ -83,16 +82,13 @@ class Fixed:
 
     def gains(self, begun: set[Matrix | Vector]) -> tuple[list[Do], set[Matrix | Vector]]:
         """What adds to the gradients of parameters, and these."""
+        gains = self._source.plan.gains
         added: list[Do] = []
-        gaining: set[Matrix | Vector] = set()
-        for p in self._source.cell.learned:
-            v = adjoint(self._source.quantity(p))
-            if v in self._written:
-                gaining.add(p)
-                flag = ONE if p in begun else Member(G, "accumulate", "size")
-                units = Count(self._source.sizes.of(v))
-                added.append(do("add", units, self._packs.vector(v), flag, Member(G, p.name)))
-        return added, gaining
+        for p, v in gains.items():
+            flag = ONE if p in begun else Member(G, "accumulate", "size")
+            units = Count(self._source.sizes.of(v))
+            added.append(do("add", units, self._packs.vector(v), flag, Member(G, p.name)))
+        return added, set(gains)
 
 
 def fixed_stages(source: Source) -> list[Stage]:

@@ -163,7 +163,7 @@ class Packs:
 
     def _array(self, p: Matrix | Vector) -> Expression:
         """Where the entries of ``p`` are: the caller's, or made of parameters."""
-        made = self._source.made_of_parameters(p)
+        made = self._source.plan.made.get(p.name)
         return Member(P, p.name) if made is None else Variable(self.vector(made).name)
 
     def _named(self, key: tuple[str, ...], wish: str) -> str:

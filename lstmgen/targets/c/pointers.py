@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...language.symbols import LEARNED, Vector
+from ...language.symbols import OF_PARAMETERS, Vector
 from ...planning.operations import STEP, B
 from .packs import Packs
 from .places import Places, Row
@@ -33,7 +33,7 @@ class Pointers:
         if isinstance(what, Vector) and what in self.places.row_of:
             row = self.places.row_of[what]
             return shifted(self.to(row), Count(row.offset(what)))
-        if isinstance(what, Vector) and what.category in LEARNED:
+        if isinstance(what, Vector) and what.category in OF_PARAMETERS:
             return self._packs.vector(what)
         if isinstance(what, Vector) and what.category == "carry" and not self._is_shifted(what):
             return self._source.carry(what, "next" if what.time == 0 else "prev")

@@ -47,17 +47,6 @@ class Source:
         """The numbers of a parameter."""
         return sympy.prod(self.cell.shape(p))
 
-    def quantity(self, p: Matrix | Vector) -> Vector:
-        """A parameter as a quantity of so many axes, also if it is a matrix."""
-        if isinstance(p, Vector):
-            return p
-        return Vector(p.name, "parameter", self.cell.shapes.declared(p.base), learned=p.learned)
-
-    def made_of_parameters(self, p: Matrix | Vector) -> Vector | None:
-        """The quantity of which ``p`` is the matrix, if that is made of parameters; else None."""
-        made = (e.lhs for op in self.plan.fixed for e in op.equations)
-        return next((v for v in made if v.name == p.name), None)
-
     def stage_scope(self) -> Scope:
         """The scope of a stage: it knows sizes, but nothing of what passes declare."""
         return Scope(self._sizes_scope)

@@ -14,7 +14,7 @@ import sympy
 from sympy import Eq, Expr
 
 from ...language.symbols import (
-    LEARNED,
+    OF_PARAMETERS,
     Concat,
     Reduction,
     Reshape,
@@ -369,7 +369,7 @@ class Body:
         """Where ``v`` begins in the current row; all rows have the same learned vectors."""
         if isinstance(what, Row):
             return shifted(argument, product(ROW, Count(what.width)), Count(what.offset(v)))
-        if what.category in LEARNED:
+        if what.category in OF_PARAMETERS:
             return argument
         return shifted(argument, product(ROW, Count(self.sizes.room_of(what))))
 

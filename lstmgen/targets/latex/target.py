@@ -20,7 +20,7 @@ from sympy import Eq, Expr, Function
 from ...derivation.reverse import Derivation, reverse
 from ...language.cell import Cell
 from ...language.functions import equal, expm1, step, stop_gradient
-from ...language.matrices import Matrix
+from ...language.matrices import Matrix, as_matrix
 from ...language.symbols import Gradient, Product, Vector, named, rcumsum, shift
 from ...printing.orders import (
     Helper,
@@ -94,14 +94,6 @@ class Block:
     lines: list[str]
 
 
-def _as_matrix(v: Vector) -> Vector | Matrix:
-    """What is made of parameters and has two axes, as the matrix that it is read as."""
-    if len(v.axes) < 2:
-        return v
-    *heads, rows, columns = v.axes
-    return Matrix(v.name, rows, columns, False, tuple(heads))
-
-
 class _Page:
     """What the templates set: every attribute that they read is LaTeX, or a list of it."""
 
@@ -137,10 +129,14 @@ class _Page:
         return {e.lhs.name for e in self.cell.equations}
 
     @cached_property
+    def _fixed(self) -> dict[str, Vector]:
+        """What holds once for a whole sequence, by name."""
+        return {e.lhs.name: e.lhs for e in self.derivation.fixed}
+
+    @cached_property
     def _static(self) -> dict[Expr, Expr]:
         """Vectors of the user's that are the same at all steps, as quantities without a time."""
-        fixed = {e.lhs.name: e.lhs for e in self.derivation.fixed}
-        return {v: fixed[v.name] for v in self.cell.vectors if v.name in fixed}
+        return {v: self._fixed[v.name] for v in self.cell.vectors if v.name in self._fixed}
 
     @cached_property
     def _once(self) -> list[Eq]:
@@ -157,7 +153,8 @@ class _Page:
             if name in own:
                 shown = own[name].xreplace(self._static)
             elif name in read:
-                shown = Eq(_as_matrix(e.lhs), e.rhs, evaluate=False)
+                lhs = as_matrix(e.lhs) if len(e.lhs.axes) > 1 else e.lhs
+                shown = Eq(lhs, e.rhs, evaluate=False)
             else:
                 continue
             read |= {s.name for s in shown.rhs.atoms(Vector, Matrix)}
@@ -226,9 +223,8 @@ class _Page:
     @cached_property
     def _forward(self) -> tuple[list[Eq], list[Eq]]:
         """The user's equations, and what LN(v) and the like in them mean."""
-        fixed = {e.lhs.name for e in self.derivation.fixed}
-        moving = [e.xreplace(self._static) for e in self.cell.equations if e.lhs.name not in fixed]
-        folded, helpers = fold_helpers(moving)
+        moving = (e for e in self.cell.equations if e.lhs.name not in self._fixed)
+        folded, helpers = fold_helpers([e.xreplace(self._static) for e in moving])
         shown: list[Eq] = []
         for e in folded:
             e = Eq(e.lhs, self._brace(e.rhs), evaluate=False)

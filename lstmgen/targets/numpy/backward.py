@@ -12,7 +12,6 @@ from ...planning.plans import Plan
 from ...printing.orders import Order
 from ..naming import identifier
 from .analysis import shares
-from .fixed import quantity
 from .forward import tape_key
 from .gradients import FIRST
 from .lower import (
@@ -221,7 +220,7 @@ def _result(operands: Operands, v: Vector, array: Node) -> Node:
 def _made_of_parameters(plan: Plan, after: tuple[Node, ...]) -> list[Node]:
     """What the gradients of parameters gain through what is made of them."""
     found = shares(after)
-    made = [e.lhs for op in plan.fixed for e in op.equations if e.lhs.name in found]
+    made = [v for v in plan.made.values() if v.name in found]
     if not made:
         return []
     gathered = []
@@ -236,12 +235,11 @@ def _made_of_parameters(plan: Plan, after: tuple[Node, ...]) -> list[Node]:
 def _gradients(plan: Plan, after: tuple[Node, ...]) -> Table:
     """The gradient of each parameter, from the sums that have parts of it."""
     cell, found = plan.cell, shares(after)
-    gains = {v for op in plan.fixed_adjoints for v in op.writes}
     gradients: list[tuple[str, Node]] = []
     for p in cell.learned:
         shape = Tuple(tuple(amount(n) for n in cell.shape(p)))
         parts = found.get(p.name, [])
-        if adjoint(quantity(plan, p)) in gains:
+        if p in plan.gains:
             flat = Reshaped(item(_FIXED, Literal(p.name)), _flat_shape(cell, p))
             parts = [*parts, flat if parts else item(_FIXED, Literal(p.name))]
             if len(parts) == 1:

@@ -5,8 +5,9 @@ Such values are rows like any others, of a batch with one row.
 
 from __future__ import annotations
 
-from ...derivation.reverse import adjoint
-from ...language.matrices import Matrix
+from collections.abc import Mapping
+from typing import Any
+
 from ...language.symbols import Vector
 from ...planning.operations import Fused
 from ...planning.plans import Plan
@@ -63,33 +64,17 @@ class _Operands(Operands):
 
 def fixed(plan: Plan, order: Order) -> Function:
     """The function that makes them, a dict from name to array."""
-    made: list[tuple[Vector | Matrix, Vector]] = [
-        (e.lhs, e.lhs) for op in plan.fixed for e in op.equations
-    ]
-    return _function("_fixed", plan, order, made, plan.fixed)
+    return _function("_fixed", plan, order, {v: v for v in plan.made.values()}, plan.fixed)
 
 
 def fixed_gradients(plan: Plan, order: Order) -> Function:
     """The function that says what the gradients of parameters gain from theirs."""
-    found: list[tuple[Vector | Matrix, Vector]] = []
-    written = {v for op in plan.fixed_adjoints for v in op.writes}
-    for p in plan.cell.learned:
-        v = adjoint(quantity(plan, p))
-        if v in written:
-            found.append((p, v))
-    return _function("_fixed_gradients", plan, order, found, plan.fixed_adjoints)
-
-
-def quantity(plan: Plan, p: Vector | Matrix) -> Vector:
-    """A parameter as a quantity of so many axes, also if it is a matrix."""
-    if isinstance(p, Vector):
-        return p
-    return Vector(p.name, "parameter", plan.cell.shapes.declared(p), learned=p.learned)
+    return _function("_fixed_gradients", plan, order, plan.gains, plan.fixed_adjoints)
 
 
 def _function(
     name: str, plan: Plan, order: Order,
-    results: list[tuple[Vector | Matrix, Vector]], operations: tuple[Fused, ...],
+    results: Mapping[Any, Vector], operations: tuple[Fused, ...],
 ) -> Function:  # fmt: skip
     cell = plan.cell
     made = {v for op in operations for v in op.writes}
@@ -98,7 +83,7 @@ def _function(
     shown = Dict(
         tuple(
             (p.name, Reshaped(operands.of(v, True), tuple(map(amount, cell.shape(p)))))
-            for p, v in results
+            for p, v in results.items()
         )
     )
     return Function(

@@ -36,7 +36,7 @@ class Parameters:
 
     def __init__(self, plan: Plan) -> None:
         self.cell = plan.cell
-        self._made = {v.name for op in plan.fixed for v in op.writes}  # of parameters
+        self._made = plan.made
 
     def _array(self, p: Parameter) -> Node:
         """What the caller gave, or what is made of that."""

@@ -83,7 +83,7 @@ def files(cell: Cell, *, source: str = "") -> dict[str, str]:
         f"{_stem(cell)}.py": module.render(
             **_tables(
                 cell,
-                [v for op in plan.fixed for v in op.writes],
+                [*plan.made.values()],
             ),
             **_interface(cell),
             **{"fixed_gradients": ""}
