@@ -994,7 +994,7 @@ def test_who_may_touch_whom():
 
     def writes(*loops: Loop) -> Writes:
         first = Multiply((c,), (W.c,), (x,), (None,), False)
-        return Writes(Pass((), (first, Fused(loops)), ()))
+        return Writes(Pass(((), (first, Fused(loops)), ())))
 
     together = writes(Loop((size,), (Eq(a, tanh(c)), Eq(b, tanh(a)))))
     assert together.may_touch(a, b) and together.may_touch(c, a)

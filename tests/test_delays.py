@@ -1,13 +1,16 @@
-"""States that are no recurrence: their products leave the loop, and nothing else changes."""
+"""What leaves the loop over steps, and that nothing else changes: products of states that are no
+recurrence, and those between one recurrence and another.
+"""
 
 from __future__ import annotations
 
 from functools import cache
 
+import delays
 import numpy as np
 import pytest
+import series
 from conftest import need
-from delays import CELLS
 from sympy import Eq
 from test_gradients import assert_equal_to_autograd, assert_gradients_equal, run
 
@@ -18,6 +21,7 @@ from lstmgen.targets import plan_options
 from lstmgen.verification.examination import Examination
 
 TARGETS = ["numpy", "c"]
+CELLS = {**delays.CELLS, **series.CELLS}
 
 
 @cache
@@ -31,7 +35,7 @@ def compiled(name: str, target: str):
 def inside(cell: Cell, target: str) -> set[str]:
     """The operands of products in the loops over steps."""
     plan = lstmgen.plan(cell, **plan_options(target))
-    steps = (*plan.forward.step, *plan.backward.step)
+    steps = (*plan.forward.in_loops, *plan.backward.in_loops)
     return {v.name for op in steps if isinstance(op, Multiply) for v in op.operands}
 
 
@@ -48,6 +52,14 @@ def inside(cell: Cell, target: str) -> set[str]:
         ("transposed", {"h", "Uh_h"}),
         ("delayed_keys", set()),
         ("behind_a_stop", {"h", "a_h"}),
+        # of several recurrences, each has its own products in its loop, and no others
+        ("last_observation", {"h", "a_h"}),
+        ("leaky_readout", {"h", "a_h"}),
+        ("trace", {"h", "a_h"}),
+        ("gru_d", {"q", "qr", "a_r", "a_z", "a_n"}),
+        ("two_layers", {"a", "a_a", "h", "u"}),
+        ("three_in_series", {"a", "a_a", "c", "a_c"}),
+        ("memory_below", {"h", "a_h"}),
     ],
 )
 def test_products_of_delays_leave_the_loop(name, recurrent, target):
@@ -64,10 +76,30 @@ def test_products_of_a_window_are_stacked(target):
 
 def test_an_elementwise_delay_stays_in_the_loop_where_memory_traffic_has_a_price():
     plan = lstmgen.plan(CELLS["delayed_product"])
-    made = [v.name for op in plan.forward.step if isinstance(op, Fused) for v in op.writes]
+    made = [v.name for op in plan.forward.in_loops if isinstance(op, Fused) for v in op.writes]
     assert "p_before" in made
     assert {b.scope for b in plan.buffers} >= {"carry"}
     assert "carries" not in {b.scope for b in plan.buffers}
+
+
+@pytest.mark.parametrize(
+    ("name", "loops"), [("trace", 2), ("gru_d", 2), ("two_layers", 2), ("three_in_series", 3)]
+)
+def test_recurrences_with_products_between_them_have_a_loop_each(name, loops):
+    for target in TARGETS:
+        plan = lstmgen.plan(CELLS[name], **plan_options(target))
+        for part in (plan.forward, plan.backward):
+            assert len(part.sections) == 2 * loops + 1
+            assert all(part.sections[1::2])
+        assert f"each step, loop {loops}" in str(plan)
+
+
+def test_recurrences_without_products_between_them_share_a_loop_unless_calls_have_a_price():
+    c, numpy = (lstmgen.plan(CELLS["filters"], **plan_options(t)) for t in ("c", "numpy"))
+    assert len(c.forward.sections) == 3
+    assert [[v.name for op in s for v in op.writes] for s in numpy.forward.sections] == [
+        [], ["a"], ["p"], ["b"], [],
+    ]  # fmt: skip
 
 
 def test_states_that_depend_on_each_other_stay_in_the_loop():
@@ -105,7 +137,9 @@ def test_autograd_agrees_across_tiles(name, target):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", [n for n in CELLS if not CELLS[n].masks])
+@pytest.mark.parametrize(
+    "name", [n for n, cell in CELLS.items() if not cell.masks and len(cell.outputs) == 1]
+)
 def test_steps_and_parts_of_a_sequence_are_the_whole(name, target):
     """Streaming, a sequence in two parts, and one without a tape."""
     cell = CELLS[name]

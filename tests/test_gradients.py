@@ -107,7 +107,11 @@ def test_check_passes(name: str, target: str, dtype: str, compiled) -> None:
 
 def assert_equal_to_autograd(theirs, y, final, gradients) -> None:
     """Outputs, final states and gradients in double precision."""
-    np.testing.assert_allclose(y, theirs.y, rtol=1e-10, atol=1e-12)
+    several = isinstance(y, dict)
+    ours, outputs = (y, theirs.y) if several else ({"y": y}, {"y": theirs.y})
+    assert ours.keys() == outputs.keys()
+    for n, expected in outputs.items():
+        np.testing.assert_allclose(ours[n], expected, rtol=1e-10, atol=1e-12)
     for n, expected in theirs.final.items():
         np.testing.assert_allclose(final[n], expected, rtol=1e-10, atol=1e-12)
     assert_gradients_equal(gradients, theirs.named(), 1e-10)

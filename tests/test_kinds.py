@@ -447,8 +447,8 @@ def _in_step(made: Any) -> Any:
 
 
 def _with_step(made: Any, *operations: Any) -> Any:
-    part = made.forward
-    return replace(made, forward=Pass(part.before, operations, part.after))
+    before, _, after = made.forward.sections
+    return replace(made, forward=Pass((before, operations, after)))
 
 
 def test_a_plan_that_is_not_sound_is_refused() -> None:
@@ -467,7 +467,7 @@ def test_a_plan_that_is_not_sound_is_refused() -> None:
         "in a loop over (1,)": _with_step(made, Fused((Loop((sympy.S.One,), (Eq(h1, h),)),))),
         "for many steps where there is room for one": replace(
             kept := plan(cell(Eq(a, U.a @ h), Eq(h.next, tanh(a)), Eq(c.next, c + W.a @ x + a))),
-            forward=Pass((Fused((Loop((made.size(h),), (Eq(_in_step(kept), h),)),)),), (), ()),
+            forward=Pass(((Fused((Loop((made.size(h),), (Eq(_in_step(kept), h),)),)),),)),
         ),
         "h.next has another size": _with_step(
             made, Fused((Loop((made.size(h),), (Eq(h1, mean(h)),)),))

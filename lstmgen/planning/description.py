@@ -15,7 +15,17 @@ from ..language.symbols import Reduction, Vector
 from ..printing.orders import Order
 from ..printing.text import text
 from .assignment import Assignment
-from .operations import ZERO, Fill, Fused, Multiply, Operation, Outers, Pass, Sums, area
+from .operations import (
+    ZERO,
+    Fill,
+    Fused,
+    Multiply,
+    Operation,
+    Outers,
+    Pass,
+    Sums,
+    area,
+)
 
 _WIDTHS = (56, 60)  # of what is done, and of the note beside it
 
@@ -52,11 +62,18 @@ def describe(
 
 def _pass(part: Pass, step: str, order: Order, memory: Assignment) -> list[tuple[str, str, str]]:
     rows: list[tuple[str, str, str]] = []
-    titles = (("before the loop", part.before), (step, part.step), ("after the loop", part.after))
-    for title, operations in titles:
-        for n, op in enumerate(operations):
+    for title, section in zip(_titles(len(part.sections), step), part.sections, strict=True):
+        for n, op in enumerate(section):
             rows.append((title if n == 0 else "", *_operation(op, order, memory)))
     return rows
+
+
+def _titles(sections: int, step: str) -> list[str]:
+    if sections == 3:
+        return ["before the loop", step, "after the loop"]
+    loops = range(1, sections // 2 + 1)
+    titles = [t for k in loops for t in (f"before loop {k}", f"{step}, loop {k}")]
+    return [*titles, "after the loops"]
 
 
 def _once(

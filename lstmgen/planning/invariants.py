@@ -19,7 +19,7 @@ from ..language.cell import Cell
 from ..language.shapes import SCALAR, Shape
 from ..language.symbols import GIVEN, Reduction, Vector, sum_
 from .lifetimes import lifetimes
-from .operations import Fill, Fused, Loop, Multiply, Operation, Outers, Pass, iteration
+from .operations import Fill, Fused, Loop, Multiply, Operation, Outers, Pass, is_loop, iteration
 from .plans import Plan
 
 
@@ -135,7 +135,7 @@ def _places(part: Pass, plan: Plan) -> Iterator[str]:
 
 def _rows(part: Pass, plan: Plan) -> Iterator[str]:
     """What is made for all steps of a tile, and has the room of one step only."""
-    for op in (*part.before, *part.after):
+    for op in part.at_once:
         for v in op.writes:
             if v in plan.home and plan.home[v].scope == "step":
                 yield f"{v} is written for many steps where there is room for one"
@@ -145,16 +145,16 @@ def _shifts(part: Pass, plan: Plan) -> Iterator[str]:
     """What is read of the step before where not all steps have been computed, or by the stage that
     computes them.
     """
-    moment = {v: n for n, op in enumerate(part.operations) for v in op.writes}
-    loop = range(len(part.before), len(part.before) + len(part.step))
-    for n, op in enumerate(part.operations):
+    places = [(n, k) for n, section in enumerate(part.sections) for k in range(len(section))]
+    moment = {v: m for m, op in zip(places, part.operations, strict=True) for v in op.writes}
+    for here, op in zip(places, part.operations, strict=True):
         for v in op.reads:
             out = v.at(-1) if v.category == "carry" else v.at(0)
             if v == out or v.category not in ("state", "carry") or out not in moment:
                 continue  # of this step, not handed on, or the tape's
-            if n in loop and moment[out] in loop:
+            if is_loop(here[0]) and moment[out][0] == here[0]:
                 continue
-            if moment[out] >= n:
+            if moment[out] >= here:
                 yield f"{v} is read before {out} is there for all steps"
             elif v.category == "carry" and not plan.is_shifted(v):
                 yield f"{v} is read outside the loop, and lasts for one step"

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..language.symbols import Vector
-from .operations import AFTER, BEFORE, STEP, Fused, Operation, Pass, atoms
-
-REGIONS = (BEFORE, STEP, AFTER)
+from .operations import Fused, Operation, Pass, atoms, is_loop
 
 
 class Moment(NamedTuple):
     """A place in a pass, in the order in which it runs. Products have one loop, of one equation."""
 
-    region: int
+    section: int
     operation: int
     loop: int = 0
     equation: int = 0
@@ -23,7 +21,7 @@ class Moment(NamedTuple):
     @property
     def in_loop(self) -> bool:
         """Whether it comes again at every step."""
-        return REGIONS[self.region] == STEP
+        return is_loop(self.section)
 
     @property
     def stage(self) -> tuple[int, int]:
@@ -91,6 +89,6 @@ def by_loops(part: Pass) -> Iterator[Access]:
 
 
 def _operations(part: Pass) -> Iterator[tuple[Moment, Operation]]:
-    for region, name in enumerate(REGIONS):
-        for k, op in enumerate(getattr(part, name)):
-            yield Moment(region, k), op
+    for n, section in enumerate(part.sections):
+        for k, op in enumerate(section):
+            yield Moment(n, k), op

@@ -25,7 +25,6 @@ class _Steps(Size):
 
 T, B, K = Size("T"), Size("B"), _Steps("tile")  # steps, rows of the batch, steps in a tile
 ZERO = sympy.S.Zero
-BEFORE, STEP, AFTER = "before", "step", "after"
 
 
 @dataclass(frozen=True)
@@ -167,17 +166,43 @@ class Buffer:
     apart: bool = False
 
 
+Section = tuple[Operation, ...]
+
+
 @dataclass(frozen=True)
 class Pass:
-    """One direction: forward in time, or backward."""
+    """One direction: forward in time, or backward.
 
-    before: tuple[Operation, ...]
-    step: tuple[Operation, ...]
-    after: tuple[Operation, ...]
+    Every other section is a loop over the steps of a tile, beginning with the second; the others
+    do their operations for all steps of the tile at once.
+    """
+
+    sections: tuple[Section, ...]
 
     @property
-    def operations(self) -> tuple[Operation, ...]:
-        return self.before + self.step + self.after
+    def operations(self) -> Section:
+        """All of them, in the order in which they run."""
+        return tuple(op for section in self.sections for op in section)
+
+    @property
+    def in_loops(self) -> Section:
+        """What is done at every step."""
+        return tuple(op for section in self.sections[1::2] for op in section)
+
+    @property
+    def at_once(self) -> Section:
+        """What is done for all steps at once."""
+        return tuple(op for section in self.sections[::2] for op in section)
+
+
+def is_loop(section: int) -> bool:
+    """Whether a section, by its number, is a loop over steps."""
+    return section % 2 == 1
+
+
+def after_loop(section: int) -> int:
+    """The section after a loop; another one is that itself."""
+    return section + 1 if is_loop(section) else section
 
 
 # --------------------------------------------------------------------------- small helpers

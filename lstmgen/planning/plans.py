@@ -144,9 +144,9 @@ class Plan:
     def bytes_of(self, part: Pass) -> Expr:
         """The traffic of one pass over T steps of B rows."""
         total = ZERO
-        for op in part.before + part.after:
+        for op in part.at_once:
             total += T * B * self._traffic(op) + self._weights(op) * self.dtype.bytes
-        for op in part.step:
+        for op in part.in_loops:
             total += T * (B * self._traffic(op) + self._weights(op) * self.dtype.bytes)
         for fused in self._once(part):
             total += sum(map(self.size, (*fused.reads, *fused.writes)), ZERO) * self.dtype.bytes

@@ -1,10 +1,13 @@
-"""Where each equation runs: before the loop over steps, in it, or after it.
+"""Which section of a pass each equation runs in: a loop over steps, or all steps at once.
 
 What steps hand on to each other is in pairs, what comes into a step and what leaves it: a state,
 h[t-1] and h[t], or backward what flows into it, δh⁺ and δh⁺[t-1]. A pair whose ends depend on each
 other is a recurrence, for which there is a loop. Of others all steps can be had at once: x_before
 that only delays the input comes before the loop, and what flows back into it after the loop. There
 what comes into a step is a view of what leaves the steps, shifted by one.
+
+A recurrence that feeds another one through a product, as the values observed last feed the hidden
+state, has a loop of its own: between the two loops, the product is done for all steps at once.
 """
 
 from __future__ import annotations
@@ -13,29 +16,41 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sympy import Eq
+from sympy.utilities.iterables import strongly_connected_components
 
 from ..language.symbols import Product, Vector
-from .operations import AFTER, BEFORE, STEP
+from .operations import after_loop, is_loop
 
 
 @dataclass(frozen=True)
 class Regions:
-    """The region of every equation, by its left-hand side.
+    """The section of every equation, by its left-hand side.
 
     ``equations`` are in an order in which they can be run. ``shifted`` maps what comes into a step
     to what leaves it, for the pairs that are no recurrence: where the first is read outside the
-    loop, the second has been computed for all steps.
+    loop, the second has been computed for all steps. ``recurrent`` are the other pairs.
     """
 
     equations: tuple[Eq, ...]
-    of: Mapping[Vector, str]
+    of: Mapping[Vector, int]
     shifted: Mapping[Vector, Vector]
+    recurrent: Mapping[Vector, Vector]
+
+    @property
+    def sections(self) -> range:
+        """All sections. The first and the last are no loops."""
+        return range(after_loop(max((1, *self.of.values()))) + 1)
+
+    def at_once(self, v: Vector) -> int:
+        """The first section that has ``v`` of all steps before it begins, or makes it."""
+        v = self.shifted.get(v, self.recurrent.get(v, v))
+        return after_loop(self.of.get(v, 0))
 
 
 def regions(
     equations: Sequence[Eq], carried: Mapping[Vector, Vector], movable: Callable[[Eq], bool]
 ) -> Regions:
-    """Put each equation as far out of the loop as it can go, and should.
+    """Put each equation as far out of the loops as it can go, and should.
 
     Parameters
     ----------
@@ -49,11 +64,12 @@ def regions(
     shifted = _without_recurrence(equations, carried)
     while True:
         ordered = _in_order(equations, shifted)
-        made = _Placement(ordered, carried, shifted, movable).region
-        # of a carry that is computed in the loop, nothing outlasts the step
-        short = {v for v, out in shifted.items() if v.category == "carry" and made[out] == STEP}
+        placed = _Placement(ordered, carried, shifted, movable)
+        made = placed.section
+        # of a carry that is computed in a loop, nothing outlasts the step
+        short = {v for v, out in shifted.items() if _is_carry(v) and is_loop(made[out])}
         if not short:
-            return Regions(ordered, made, shifted)
+            return Regions(ordered, made, shifted, placed.recurrent)
         shifted = {v: out for v, out in shifted.items() if v not in short}
 
 
@@ -90,74 +106,76 @@ def _in_order(equations: Sequence[Eq], shifted: Mapping[Vector, Vector]) -> tupl
     return tuple(done)
 
 
-def _needs(e: Eq, shifted: Mapping[Vector, Vector]) -> set[Vector]:
+def _needs(e: Eq, handed_on: Mapping[Vector, Vector]) -> set[Vector]:
+    """What ``e`` reads, and what leaves the step before where it reads what came of that."""
     read: set[Vector] = e.rhs.atoms(Vector)
-    return read | {shifted[v] for v in read if v in shifted}
+    return read | {handed_on[v] for v in read if v in handed_on}
 
 
 class _Placement:
-    """The region of each equation, if the pairs of ``shifted`` need no loop."""
+    """The section of each equation, if the pairs of ``shifted`` need no loop."""
 
     def __init__(
         self, equations: Sequence[Eq], carried: Mapping[Vector, Vector],
         shifted: Mapping[Vector, Vector], movable: Callable[[Eq], bool],
     ) -> None:  # fmt: skip
-        self.equations, self.shifted, self.movable = equations, shifted, movable
-        self.inside = {v: out for v, out in carried.items() if v not in shifted}
-        self.reads = {e.lhs: _needs(e, shifted) for e in equations}
-        self.depends = self._depends()
-        self.feeds = self._feeds()
-        self.region: dict[Vector, str] = {}
-        for e in equations:
-            self.region[e.lhs] = self._first(e)
+        self.equations, self.handed_on, self.shifted = equations, carried, shifted
+        self.movable = movable
+        self.recurrent = {v: out for v, out in carried.items() if v not in shifted}
+        self.equation = {e.lhs: e for e in equations}
+        self.needs = {e.lhs: _needs(e, carried) & self.equation.keys() for e in equations}
+        self.section: dict[Vector, int] = {}
+        self.lazy: set[Vector] = set()
+        for component in self._components():
+            self._place(component)
         self._place_lazy()
 
-    def _depends(self) -> set[Vector]:
-        """What depends on a recurrence."""
-        found = set(self.inside)
-        for e in self.equations:
-            if self.reads[e.lhs] & found:
-                found.add(e.lhs)
-        return found
-
-    def _feeds(self) -> set[Vector]:
-        """What the loop has to compute: what it carries on, and what reads a carry, which is gone
-        after its step.
+    def _components(self) -> list[list[Vector]]:
+        """What depends on each other, through earlier steps, after all that it needs. What reads a
+        carry is in its loop: the carry is gone after its step.
         """
-        found = set(self.inside.values())
-        found |= {e.lhs for e in self.equations if any(_is_carry(v) and v in self.inside
-                                                       for v in e.rhs.atoms(Vector))}  # fmt: skip
-        for e in reversed(self.equations):
-            if e.lhs in found:
-                found |= {v for v in self.reads[e.lhs] if v in self.reads}
+        needs = {v: set(read) for v, read in self.needs.items()}
+        for e in self.equations:
+            for v in e.rhs.atoms(Vector):
+                if _is_carry(v) and self.recurrent.get(v) in needs:
+                    needs[self.recurrent[v]].add(e.lhs)
+        order = {e.lhs: k for k, e in enumerate(self.equations)}
+        edges = [(v, u) for v in needs for u in sorted(needs[v], key=order.__getitem__)]
+        found: list[list[Vector]] = strongly_connected_components((list(needs), edges))
         return found
 
-    def _first(self, e: Eq) -> str:
-        """The region of ``e``, "lazy" if that is where it is needed."""
-        late = any(self.region.get(v) == AFTER for v in self.reads[e.lhs])
-        if e.lhs in self.depends:
-            stays = e.lhs in self.feeds or not (late or self.movable(e))
-            return STEP if stays else AFTER
-        if _is_carry(e.lhs) and e.lhs in self.inside.values():
-            return STEP
-        return BEFORE if self.movable(e) else "lazy"
+    def _place(self, component: Sequence[Vector]) -> None:
+        """Give a component the first section that it can be in, and its products be before it."""
+        first = max((self._ready(u, v) for v in component for u in self.needs[v]
+                     if u not in component), default=0)  # fmt: skip
+        if not set(component).isdisjoint(self.recurrent.values()):
+            first = first if is_loop(first) else first + 1
+        elif self.movable(self.equation[component[0]]):
+            first = after_loop(first)
+        elif not is_loop(first):
+            self.lazy.update(component)
+        self.section.update(dict.fromkeys(component, first))
+
+    def _ready(self, u: Vector, v: Vector) -> int:
+        """When ``u`` is there for the equation of ``v``: for a product, of all steps."""
+        names = {u, *(w for w, out in self.handed_on.items() if out == u)}
+        operands = {p.operand for p in self.equation[v].rhs.atoms(Product)}
+        return self.section[u] if names.isdisjoint(operands) else after_loop(self.section[u])
 
     def _place_lazy(self) -> None:
-        """Elementwise work that no recurrence needs goes to whoever needs it, the step first."""
+        """Elementwise work that no loop has to do goes to whoever needs it, a step first."""
         for e in reversed(self.equations):
-            if self.region[e.lhs] != "lazy":
+            if e.lhs not in self.lazy:
                 continue
+            first = self.section[e.lhs]
             names = {e.lhs, *(v for v, out in self.shifted.items() if out == e.lhs)}
             users = set()
             for u in self.equations:
-                if not u.rhs.has(*names):
-                    continue
-                as_operand = any(p.operand in names for p in u.rhs.atoms(Product))
-                region = self.region[u.lhs]
-                users.add(BEFORE if as_operand and region == STEP else region)
-            if e.lhs in self.inside.values():
-                users.add(STEP)  # the next step reads it
-            self.region[e.lhs] = next((r for r in (BEFORE, STEP, AFTER) if r in users), STEP)
+                if u.rhs.has(*names):
+                    as_operand = any(p.operand in names for p in u.rhs.atoms(Product))
+                    section = self.section[u.lhs]
+                    users.add(first if as_operand and is_loop(section) else section)
+            self.section[e.lhs] = min(users, default=first or 1)
 
 
 def _is_carry(v: Vector) -> bool:

@@ -1,10 +1,10 @@
-"""The plan: what runs before the time loop, in it and after it, and where its values live.
+"""The plan: what runs in loops over steps, what before and after them, and where values live.
 
 A plan is made from equations alone, in five short steps, each a function from equations or
 operations to operations:
 
 1. repeated function values get a name (``tanh_c``), cheap forward values are computed again;
-2. each equation goes before the loop, into it or after it (``regions``);
+2. each equation goes into a loop over steps, or is done for all steps at once (``regions``);
 3. products that share an operand (or, in the backward pass, a sum) become one stacked product;
 4. elementwise work between two products is fused: loops over units, with reductions between them;
 5. every value gets a home: on the tape, for a tile of time, for one step, or in a register.
@@ -46,9 +46,6 @@ from .invariants import require_sound
 from .lanes import Lanes, lane_order
 from .lanes import groups as alike
 from .operations import (
-    AFTER,
-    BEFORE,
-    STEP,
     Fill,
     Fused,
     Loop,
@@ -58,6 +55,7 @@ from .operations import (
     Pass,
     atoms,
     heads,
+    is_loop,
     iteration,
     matrix_shapes,
     moved,
@@ -190,7 +188,7 @@ class _Term:
 
     out: Vector
     product: Product
-    region: str
+    section: int
 
     @property
     def by_operand(self) -> bool:
@@ -198,7 +196,7 @@ class _Term:
 
 
 class _Direction:
-    """One pass over the sequence: its equations cut into regions, and these into operations.
+    """One pass over the sequence: its equations cut into sections, and these into operations.
 
     ``carried`` maps what comes into a step to what leaves it for the next one in this direction.
     """
@@ -211,13 +209,13 @@ class _Direction:
         self.kept = kept | set(carried.values())
         self.matrices = matrix_shapes(equations, cell)
         self.regions = regions(equations, carried, self._movable)
-        self.equations, self.region = self.regions.equations, self.regions.of
+        self.equations, self.section = self.regions.equations, self.regions.of
         self.origin: dict[Vector, Eq] = {}
         self.bias: dict[Vector, Vector | None] = {}
         self.terms: list[_Term] = []
-        self.elementwise: dict[str, list[Eq]] = {BEFORE: [], STEP: [], AFTER: []}
+        self.elementwise: list[list[Eq]] = [[] for _ in self.regions.sections]
         self._lower()
-        self.logical = {r: self._operations(r) for r in (BEFORE, STEP, AFTER)}
+        self.logical = [self._operations(n) for n in self.regions.sections]
 
     def _movable(self, e: Eq) -> bool:
         """Whether ``e`` is better done for all steps at once: products are, and what has a price
@@ -232,22 +230,21 @@ class _Direction:
 
     def _lower(self) -> None:
         """Affine equations become products that add to a sum, and what is left beside them."""
-        stacked, beforehand = self._stacked(), self._multiplied_before()
+        stacked, already = self._stacked(), self._multiplied_at_once()
         for e in self.equations:
-            where = self.region[e.lhs]
+            where = self.section[e.lhs]
             terms = products(e.rhs)
             if not terms:
                 self.elementwise[where].append(e)
                 continue
             bias, rest = self._split_bias(e)
-            early = [self._is_early(p, where, beforehand) for p in terms]
-            # what must stay needs a place of its own, and a carry of the loop lasts for one step
+            sections = [self._section_of(p, where, already) for p in terms]
+            # what must stay needs a place of its own, and a carry of a loop lasts for one step
             apart = e.lhs in self.kept and e.lhs in stacked
-            apart |= e.lhs.category == "carry" and where == STEP and any(early)
+            apart |= e.lhs.category == "carry" and is_loop(where) and min(sections) < where
             out = e.lhs if rest == 0 and not apart else _partial(e.lhs)
             self.bias[out], self.origin[e.lhs] = bias, e
-            for p, is_early in zip(terms, early, strict=True):
-                self.terms.append(_Term(out, p, BEFORE if is_early else where))
+            self.terms += [_Term(out, p, n) for p, n in zip(terms, sections, strict=True)]
             if out is not e.lhs:
                 self.elementwise[where].append(Eq(e.lhs, out + rest, evaluate=False))
 
@@ -260,26 +257,24 @@ class _Direction:
                     by_operand.setdefault(p.operand, set()).add(e.lhs)
         return {v for group in by_operand.values() if len(group) > 1 for v in group}
 
-    def _multiplied_before(self) -> set[Vector]:
-        """Operands of products before the loop."""
-        return {
-            p.operand
-            for e in self.equations
-            for p in products(e.rhs)
-            if self.region[e.lhs] == BEFORE or self._is_early(p, self.region[e.lhs], set())
-        }
+    def _multiplied_at_once(self) -> set[tuple[Vector, int]]:
+        """Operands of products that come as early as they can, with the section of these."""
+        found = set()
+        for e in self.equations:
+            where = self.section[e.lhs]
+            for p in products(e.rhs):
+                first = self.regions.at_once(p.operand)
+                if first == where or (first < where and is_loop(where)):
+                    found.add((p.operand, first))
+        return found
 
-    def _is_early(self, p: Product, where: str, beforehand: set[Vector]) -> bool:
-        """Whether a product comes before the loop though its sum does not: all that a step needs
-        can, and what is needed after the loop does if it is stacked with such products.
+    def _section_of(self, p: Product, where: int, already: set[tuple[Vector, int]]) -> int:
+        """The section of a product whose sum is in ``where``: all that a step needs comes before
+        its loop if it can, and what is needed later does if it is stacked with such products.
         """
-        if where == BEFORE or self._depends(p.operand):
-            return False
-        return where == STEP or (p.operand in beforehand and not p.matrix.transposed)
-
-    def _depends(self, v: Vector) -> bool:
-        v = self.regions.shifted.get(v, v)
-        return v in self.carried or self.region.get(v) in (STEP, AFTER)
+        first = self.regions.at_once(p.operand)
+        stacked = (p.operand, first) in already and not p.matrix.transposed
+        return first if first < where and (is_loop(where) or stacked) else where
 
     def _split_bias(self, e: Eq) -> tuple[Vector | None, Expr]:
         rest = remainder(e.rhs)
@@ -295,29 +290,29 @@ class _Direction:
 
     # -- list scheduling
 
-    def _operations(self, region: str) -> list[Operation]:
-        lines = list(self.elementwise[region])
-        terms = [t for t in self.terms if t.region == region]
+    def _operations(self, section: int) -> list[Operation]:
+        lines = list(self.elementwise[section])
+        terms = [t for t in self.terms if t.section == section]
         pending = {e.lhs for e in lines} | {t.out for t in terms}
         ops: list[Operation] = []
         while lines or terms:
-            ready = self._take_equations(lines, region, pending)
+            ready = self._take_equations(lines, section, pending)
             if ready:
                 ops.append(Fused(_loops(ready, self.cell)))
-            groups = self._take_products(terms, region, pending)
+            groups = self._take_products(terms, section, pending)
             ops.extend(groups)
             if not ready and not groups:
-                raise AssertionError(f"equations of {self.cell.name} form a cycle in {region}")
+                raise AssertionError(f"{self.cell.name}: the equations of {section} form a cycle")
         return ops
 
-    def _earlier(self, read: Iterable[Vector], region: str) -> set[Vector]:
-        """What has to be there for all steps before ``read`` is, of the steps before: in the loop,
+    def _earlier(self, read: Iterable[Vector], section: int) -> set[Vector]:
+        """What has to be there for all steps before ``read`` is, of the steps before: in a loop,
         that is there already.
         """
         shifted = self.regions.shifted
-        return {shifted[v] for v in read if v in shifted} if region != STEP else set()
+        return {shifted[v] for v in read if v in shifted} if not is_loop(section) else set()
 
-    def _take_equations(self, lines: list[Eq], region: str, pending: set[Vector]) -> list[Eq]:
+    def _take_equations(self, lines: list[Eq], section: int, pending: set[Vector]) -> list[Eq]:
         taken: list[Eq] = []
         moved = True
         while moved:
@@ -325,7 +320,7 @@ class _Direction:
             for e in list(lines):
                 read = e.rhs.atoms(Vector)
                 # one stage cannot write a value and read that of the step before
-                earlier = self._earlier(read, region)
+                earlier = self._earlier(read, section)
                 if not (read | earlier) & pending and not any(x.lhs in earlier for x in taken):
                     taken.append(e)
                     lines.remove(e)
@@ -334,10 +329,10 @@ class _Direction:
         return taken
 
     def _take_products(
-        self, terms: list[_Term], region: str, pending: set[Vector]
+        self, terms: list[_Term], section: int, pending: set[Vector]
     ) -> list[Multiply]:
         def needs(v: Vector) -> set[Vector]:
-            return {v, *self._earlier([v], region)}
+            return {v, *self._earlier([v], section)}
 
         ready = [t for t in terms if not needs(t.product.operand) & pending]
         waiting = {t.out for t in terms if t not in ready}
@@ -375,7 +370,7 @@ class _Direction:
         """Sets of values that a stacked product wants side by side."""
         return [
             op.outs if len(op.outs) > 1 else op.operands
-            for ops in self.logical.values()
+            for ops in self.logical
             for op in ops
             if isinstance(op, Multiply) and len(op.matrices) > 1
         ]
@@ -383,7 +378,7 @@ class _Direction:
     @property
     def heirs(self) -> dict[Vector, Vector]:
         """Who may be written over whom."""
-        lines = [e for region in self.elementwise.values() for e in region]
+        lines = [e for section in self.elementwise for e in section]
         operands = [t.product.operand for t in self.terms]
         return heirs(lines, operands, self.kept, self.cell.size)
 
@@ -391,27 +386,26 @@ class _Direction:
         self, layouts: Sequence[tuple[Vector, ...]], gradients: tuple[Operation, ...] = ()
     ) -> Pass:
         started: set[Vector] = set()
-        fills: list[Operation] = []
-        regions: dict[str, list[Operation]] = {}
-        for region in (BEFORE, STEP, AFTER):
+        sections: list[list[Operation]] = []
+        for section, logical in enumerate(self.logical):
             ops: list[Operation] = []
-            for op in self.logical[region]:
+            for op in logical:
                 if isinstance(op, Multiply):
                     for part in contiguous(op, layouts):
                         fresh = [o for o in part.outs if o not in started]
                         mixed = bool(fresh) and len(fresh) < len(part.outs)
                         if mixed:
                             fill = Fill(tuple(fresh), tuple(self.bias[o] for o in fresh))
-                            (fills if region == STEP else ops).append(fill)
+                            (sections[-1] if is_loop(section) else ops).append(fill)
                         add = mixed or not fresh
                         biases = tuple(None if add else self.bias[o] for o in part.outs)
                         ops.append(Multiply(part.outs, part.matrices, part.operands, biases, add))
                         started.update(part.outs)
                 else:
                     ops.append(op)
-            regions[region] = ops
-        after = (*regions[AFTER], *gradients)
-        return Pass((*regions[BEFORE], *fills), tuple(regions[STEP]), after)
+            sections.append(ops)
+        sections[-1] += gradients
+        return Pass(tuple(map(tuple, sections)))
 
 
 def _in_lanes(
@@ -423,7 +417,7 @@ def _in_lanes(
     found = [
         group
         for direction in (ahead, back)
-        for ops in direction.logical.values()
+        for ops in direction.logical
         for op in ops
         if isinstance(op, Fused)
         for group in alike(op.equations, cell, with_callers(cell))

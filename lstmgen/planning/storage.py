@@ -182,7 +182,7 @@ class Housing:
     def _read(self, v: Vector, made: Moment, here: Moment) -> None:
         if self.scope.get(v) in ("given", "carry", "carries", "state"):
             return
-        if made.region != here.region:
+        if made.section != here.section:
             self._raise(v, "tile")
         elif made.stage != here.stage or (made.loop != here.loop and self.cell.size(v) != 1):
             self._raise(v, "step" if here.in_loop else "tile")

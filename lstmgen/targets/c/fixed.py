@@ -26,7 +26,7 @@ class _Rows(Places):
     """All of them are in memory: each is an array of its own."""
 
     def __init__(self, memory: Memory, operations: tuple[Fused, ...]) -> None:
-        super().__init__(memory, Pass(operations, (), ()))
+        super().__init__(memory, Pass((operations,)))
 
     def is_stored(self, v: Vector) -> bool:
         return True

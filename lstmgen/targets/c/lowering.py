@@ -1,4 +1,4 @@
-"""A pass of a plan as a tree: its statements by region, and its stages."""
+"""A pass of a plan as a tree: its statements by section, and its stages."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from sympy import Expr
 
 from ...language.symbols import Vector
 from ...planning.operations import (
-    AFTER,
-    BEFORE,
-    STEP,
     ZERO,
     Fill,
     Fused,
@@ -20,6 +17,7 @@ from ...planning.operations import (
     Outers,
     Pass,
     Sums,
+    is_loop,
 )
 from . import stages
 from .fixed import Fixed, fixed_stages
@@ -30,9 +28,6 @@ from .products import Products, without_repeated_copies
 from .source import Source
 from .stages import Stage
 from .tree import Statement
-
-REGIONS = (BEFORE, STEP, AFTER)
-Regions = dict[str, tuple[Statement, ...]]
 
 
 def lower(source: Source) -> tuple[Direction, Direction]:
@@ -58,20 +53,21 @@ class Direction:
         self, source: Source, name: str, part: Pass, places: Places, once: Sequence[Stage]
     ) -> None:
         self.source, self.name, self.part, self.places = source, name, part, places
+        self._last = len(part.sections) - 1
         self.once = once
         self._packs = Packs(source, places, name)
         self.fixed = Fixed(source, once, self._packs, back=name == "backward")
         self.stages = self._stages()
-        self.regions = self.lowered()
+        self.sections = self.lowered()
 
-    def lowered(self) -> Regions:
+    def lowered(self) -> list[tuple[Statement, ...]]:
         """The statements over tiles of steps. They call the stages."""
-        made: Regions = {}
-        for region in REGIONS:
-            at = Pointers(self.source, self.places, self._packs, region)
+        made: list[tuple[Statement, ...]] = []
+        for n, operations in enumerate(self.part.sections):
+            at = Pointers(self.source, self.places, self._packs, is_loop(n))
             products = Products(self.source, self._packs, at)
             statements: list[Statement] = []
-            for k, op in enumerate(self._operations(region)):
+            for k, op in enumerate(operations):
                 if isinstance(op, Multiply):
                     statements += products.multiply(op)
                 elif isinstance(op, Fill):
@@ -79,9 +75,22 @@ class Direction:
                 elif isinstance(op, Outers):
                     statements += products.outers(op)
                 else:
-                    statements.append(self.stages[region, k].call(at, self._sum_of))
-            made[region] = tuple(without_repeated_copies(statements))
+                    statements.append(self.stages[n, k].call(at, self._sum_of))
+            made.append(tuple(without_repeated_copies(statements)))
         return made
+
+    def section_of(self, v: Vector) -> int:
+        """The number of the section that writes ``v``."""
+        return next(
+            n
+            for n, operations in enumerate(self.part.sections)
+            if any(v in op.writes for op in operations)
+        )
+
+    @property
+    def statements(self) -> list[Statement]:
+        """Those of all sections."""
+        return [s for section in self.sections for s in section]
 
     # ------------------------------------------------------------------ what it needs
 
@@ -90,13 +99,13 @@ class Direction:
         """The parameters that have to be packed, those first of which others are made."""
         of_fixed = self.fixed.packs
         known = {pack.name for pack in of_fixed}
-        found = packs_in(s for region in REGIONS for s in self.regions[region])
+        found = packs_in(self.statements)
         return [*of_fixed, *(pack for pack in found if pack.name not in known)]
 
     @cached_property
     def sums(self) -> list[Summed]:
         """The gradients of parameters that are summed."""
-        return sums_in(s for region in REGIONS for s in self.regions[region])
+        return sums_in(self.statements)
 
     @property
     def packed(self) -> Expr:
@@ -124,10 +133,6 @@ class Direction:
 
     # ------------------------------------------------------------------ lowering
 
-    def _operations(self, region: str) -> Sequence[Operation]:
-        operations: Sequence[Operation] = getattr(self.part, region)
-        return operations
-
     def _sum_of(self, v: Vector) -> SummedVector:
         """Where the gradient of a learned vector is summed."""
         return SummedVector(
@@ -140,41 +145,52 @@ class Direction:
 
     # ------------------------------------------------------------------ stages
 
-    def _stages(self) -> dict[tuple[str, int], Stage]:
-        """The stages, by region and the number of the operation in it."""
+    def _stages(self) -> dict[tuple[int, int], Stage]:
+        """The stages, by section and the number of the operation in it."""
         return {
-            (region, k): self._stage(region, op, ops[k - 1] if k else None)
-            for region in REGIONS
-            for ops in [self._operations(region)]
-            for k, op in enumerate(ops)
+            (n, k): self._stage(n, op, operations[k - 1] if k else None)
+            for n, operations in enumerate(self.part.sections)
+            for k, op in enumerate(operations)
             if isinstance(op, (Fused, Sums))
         }
 
-    def _stage(self, region: str, op: Fused | Sums, before: Operation | None) -> Stage:
+    def _stage(self, section: int, op: Fused | Sums, before: Operation | None) -> Stage:
         if isinstance(op, Sums):
             return stages.sums(self.source, self.places, self._named("sums"), op)
-        name = self._stage_name(region, op)
-        about = self._about(region, op, before)
+        name = self._stage_name(section, op)
+        about = self._about(section, op, before)
         return stages.fused(self.source, self.places, name, about, op)
 
-    def _stage_name(self, region: str, op: Fused) -> str:
-        where = {BEFORE: "before", STEP: "stage", AFTER: "after"}[region]
-        those = [other for other in self._operations(region) if isinstance(other, Fused)]
-        number = next(k for k, other in enumerate(those, 1) if other is op)
-        return self._named(f"{where}_{number}" if len(those) > 1 else where)
+    def _where(self, section: int) -> str:
+        if is_loop(section):
+            return "stage"
+        return "before" if section == 0 else "after" if section == self._last else "between"
+
+    def _stage_name(self, section: int, op: Fused) -> str:
+        where = self._where(section)
+        alike = [
+            other
+            for n, operations in enumerate(self.part.sections)
+            for other in operations
+            if isinstance(other, Fused) and self._where(n) == where
+        ]
+        number = next(k for k, other in enumerate(alike, 1) if other is op)
+        return self._named(f"{where}_{number}" if len(alike) > 1 else where)
 
     def _named(self, stage: str) -> str:
         """The name of a stage: names of a cell's functions begin with the cell's."""
         wish = f"{self.source.cell.name}_{self.name}_{stage}"
         return self.source.file(("stage", wish), wish)
 
-    def _about(self, region: str, op: Fused, before: Operation | None) -> str:
-        text = self.source.text
-        when = {
-            BEFORE: "Before the loop over steps",
-            STEP: f"One step {self.name}",
-            AFTER: "After the loop over steps",
-        }[region]
+    def _about(self, section: int, op: Fused, before: Operation | None) -> str:
+        text, several = self.source.text, self._last > 2
+        if is_loop(section):
+            when = f"One step {self.name}"
+            when += f" in loop {section // 2 + 1}" if several else ""
+        else:
+            when = f"{'After' if section == self._last else 'Before'} the loop"
+            when += f" {section // 2 + 1}" if several and section < self._last else ""
+            when += "s over steps" if several and section == self._last else " over steps"
         if isinstance(before, Multiply):
             operands = list(dict.fromkeys(text(v) for v in before.operands))
             when += f", after the product with {' '.join(operands)}"

@@ -14,7 +14,7 @@ import sympy
 from ...derivation.reverse import carry
 from ...language.matrices import Matrix
 from ...language.symbols import Vector
-from ...planning.operations import AFTER, BEFORE, STEP, B, T
+from ...planning.operations import B, T, is_loop
 from .copies import Copies
 from .lowering import Direction
 from .memory import Memory, Region
@@ -53,6 +53,7 @@ from .tree import (
     together,
 )
 from .vocabulary import (
+    AMONG,
     AT,
     BATCH,
     BEGUN,
@@ -180,9 +181,9 @@ class Passes:
             last = shifted(state, product(STEPS, *rows))
             carried.append(do("memcpy", state, last, product(*rows, _BYTES)))
             saved.append(self._save(s, shifted(self._in_memory(s), product(LAST, *rows)), "final"))
-        after = [*direction.regions[AFTER], *copies.outputs(), *copies.written()]
+        steps = [*_over_steps(direction.sections), *copies.outputs(), *copies.written()]
         kept = [_IS_KEPT] if self.cell.states else []  # the template asks for a tape
-        return self._function(direction, copies, loaded, after, carried, saved, kept)
+        return self._function(direction, loaded, copies.read(), steps, saved, carried, kept)
 
     def _backward(self) -> dict[str, list[str]]:
         """The body of the function that runs backward over a slice."""
@@ -199,7 +200,8 @@ class Passes:
             sums = Member(IN_WORK, "sums", "size")
             count = Sum((Member(IN_WORK, "total", "size"), sums), "+-")
             start.append(do("memset", shifted(WORK, sums), NIL, product(count, _BYTES)))
-        first, last, swapped, saved = [], [], [], []
+        first, last, saved = list[Statement](), list[Statement](), list[Statement]()
+        sections = [list(section) for section in direction.sections]
         for s in self.cell.states:
             arriving = self.source.carry(s, "next")
             start.append(self._load(s, "dfinal", arriving))
@@ -211,10 +213,11 @@ class Passes:
                 last.append(do("memcpy", arriving, every, product(*rows, _BYTES)))
             else:
                 leaving = self.source.carry(s, "prev")
-                swapped.append(do("swap", Address(arriving), Address(leaving)))
+                loop = sections[direction.section_of(carry(s, -1))]
+                loop.append(do("swap", Address(arriving), Address(leaving)))
             saved.append(self._save(s, arriving, "dinitial"))
-        after = [*direction.regions[AFTER], *last, *copies.written()]
-        return self._function(direction, copies, start, after, swapped, saved, [], first)
+        steps = [*_over_steps(sections, backwards=True), *last, *copies.written()]
+        return self._function(direction, start, [*copies.read(), *first], steps, saved)
 
     def _is_shifted(self, s: Vector) -> bool:
         """Whether what flows back into a state is there for all steps of a tile."""
@@ -223,22 +226,19 @@ class Passes:
     def _function(
         self,
         direction: Direction,
-        copies: Copies,
         start: Sequence[Statement],
-        after: Sequence[Statement],
-        moved: Sequence[Statement],
+        first: Sequence[Statement],
+        steps: Sequence[Statement],
         saved: Sequence[Statement],
-        mentioned: Sequence[Node],
-        first: Sequence[Statement] = (),
+        moved: Sequence[Statement] = (),
+        mentioned: Sequence[Node] = (),
     ) -> dict[str, list[str]]:
         """The lines of the function, by their places in its template.
 
-        ``mentioned`` is what the template itself has, ``moved`` what it does with states after a
-        step or a tile, ``first`` what begins a tile.
+        ``first`` is what begins a tile, ``steps`` what is done for its steps, ``moved`` what the
+        template does after it, and ``mentioned`` what else it has.
         """
-        regions, read = direction.regions, [*copies.read(), *first]
-        inside = [s for region in (BEFORE, STEP) for s in regions[region]]
-        inside += [*after, *moved, *read]
+        inside = [*first, *steps, *moved]
         pointers = live(self._pointers(direction.name), inside)
         every = [*start, *pointers, *inside, *saved, *mentioned, N, MOST]
         variables = self._variables(direction)
@@ -246,10 +246,8 @@ class Passes:
         lines = self._lines
         return {
             "start": lines([*top, *start]),
-            "tile": lines([*together(pointers), *read], 8),
-            "before": lines(regions[BEFORE], 8),
-            "step": lines(regions[STEP], 12),
-            "after": lines(after, 8),
+            "tile": lines([*together(pointers), *first], 8),
+            "steps": lines(steps, 8),
             "moved": lines(moved, 12),
             "saved": lines(saved, 8),
         }
@@ -403,6 +401,19 @@ class Passes:
                 zeroed.append(Comment(f"no gradient reaches {v.name}"))
                 zeroed.append(do("memset", to, NIL, product(*rows, _BYTES)))
         return self._lines([*together(self.sizes.declared(zeroed)), *zeroed])
+
+
+def _over_steps(
+    sections: Sequence[Sequence[Statement]], backwards: bool = False
+) -> list[Statement]:
+    """What is done for a tile of steps: every other section in a loop over them."""
+    made: list[Statement] = []
+    for n, section in enumerate(sections):
+        if not is_loop(n):
+            made += section
+        elif section:
+            made.append(Loop(AMONG, STEPS, tuple(section), backwards))
+    return made
 
 
 def _given(s: Vector, struct: str) -> Expression:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...language.symbols import OF_PARAMETERS, Vector
-from ...planning.operations import STEP, B
+from ...planning.operations import B
 from .packs import Packs
 from .places import Places, Row
 from .source import Source
@@ -12,12 +12,12 @@ from .vocabulary import AMONG, STEPS
 
 
 class Pointers:
-    """Pointers from within a region of a pass."""
+    """Pointers from within a section of a pass, which is a loop over steps or is not."""
 
-    def __init__(self, source: Source, places: Places, packs: Packs, region: str) -> None:
+    def __init__(self, source: Source, places: Places, packs: Packs, in_loop: bool) -> None:
         self.places = places
         self._source, self._packs = source, packs
-        self._in_loop = region == STEP
+        self._in_loop = in_loop
 
     @property
     def rows(self) -> Expression:

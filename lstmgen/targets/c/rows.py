@@ -14,7 +14,7 @@ from itertools import pairwise, starmap
 from sympy import Eq
 
 from ...language.symbols import Scan, Vector
-from ...planning.lifetimes import REGIONS, Moment, lifetimes
+from ...planning.lifetimes import Moment, lifetimes
 from ...planning.operations import (
     Fill,
     Fused,
@@ -34,15 +34,15 @@ class Writes:
         self._loops: dict[tuple[int, int, int], Loop] = {}
         self._products: list[frozenset[Vector]] = []
         self._fused: set[Vector] = set()
-        for region, name in enumerate(REGIONS):
-            for k, op in enumerate(getattr(part, name)):
-                self._visit(region, k, op)
+        for section, operations in enumerate(part.sections):
+            for k, op in enumerate(operations):
+                self._visit(section, k, op)
         self._equations = {id(loop): loop.equations for loop in self._loops.values()}
 
-    def _visit(self, region: int, k: int, op: Operation) -> None:
+    def _visit(self, section: int, k: int, op: Operation) -> None:
         if isinstance(op, Fused):
             for n, loop in enumerate(op.loops):
-                self._loops[region, k, n] = loop
+                self._loops[section, k, n] = loop
             self._fused.update(op.writes)
         self._products += [frozenset(blocks) for blocks in sides(op)]
 

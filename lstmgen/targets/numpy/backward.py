@@ -17,6 +17,7 @@ from .gradients import FIRST
 from .lower import (
     Lowering,
     all_sizes,
+    block,
     block_of_steps,
     check_parameters,
     flat,
@@ -102,12 +103,18 @@ def backward(plan: Plan, order: Order) -> Function:
     """The function ``backward`` of the module."""
     cell = plan.cell
     operands = _Operands(plan)
-    regions = Lowering(operands, order).regions(plan.backward)
+    sections = Lowering(operands, order).sections(plan.backward)
 
     carried = [(s, operands.carried(carry(s)), operands.carried(carry(s, -1))) for s in cell.states]
-    apart = [(here, there) for _, here, there in carried if here != there]
     moves = [_moves(operands, s, here) for s, here, _ in carried if plan.is_shifted(carry(s))]
-    swaps = [Assign((here, there), (there, here)) for here, there in apart]
+    swaps: list[list[Node]] = [
+        [
+            Assign((here, there), (there, here))
+            for s, here, there in carried
+            if here != there and carry(s, -1) in {v for op in loop for v in op.writes}
+        ]
+        for loop in plan.backward.sections[1::2]
+    ]
     results = {v: operands.result(adjoint(v)) for v in cell.inputs}
     given = {v: shaped(cell, v, a, size("T"), size("B")) for v, a in results.items()}
     several = Dict(tuple((v.name, array) for v, array in given.items()))
@@ -146,14 +153,14 @@ def backward(plan: Plan, order: Order) -> Function:
                     Declare((Kind.SLICE,), (_STEPS, _ENDS)),
                     Declare((Kind.BLOCK,)),
                     *(begin for begin, _ in moves),
-                    *regions.statements(True, swaps),
+                    *block(sections, True, swaps),
                     *(end for _, end in moves),
                 ),
             ),
             Blank(),
             Declare((Kind.RESULT,)),
-            *_made_of_parameters(plan, regions.after),
-            bind(_GRADS, _gradients(plan, regions.after)),
+            *_made_of_parameters(plan, sections[-1]),
+            bind(_GRADS, _gradients(plan, sections[-1])),
             Return(
                 (
                     _GRADS,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ...language.cell import Cell
 from ...language.symbols import Vector
@@ -12,8 +12,8 @@ from ...printing.orders import Order
 from .analysis import Usage
 from .lower import (
     Lowering,
-    Regions,
     all_sizes,
+    block,
     block_of_steps,
     check_parameters,
     flat,
@@ -93,7 +93,7 @@ def forward(plan: Plan, order: Order) -> Function:
     """The function ``forward`` of the module."""
     cell = plan.cell
     operands = _Operands(plan)
-    regions = Lowering(operands, order).regions(plan.forward)
+    sections = Lowering(operands, order).sections(plan.forward)
     states = {s: operands.stored(s) for s in cell.states}
 
     arguments = [X, _STATE, *([MASKS] if cell.masks else [])]
@@ -135,7 +135,7 @@ def forward(plan: Plan, order: Order) -> Function:
             For(
                 START,
                 call(Global("range"), number(0), size("T"), BLOCK),
-                _block(operands, regions),
+                _block(operands, sections),
             ),
             Blank(),
             bind(_FINAL, final),
@@ -157,10 +157,10 @@ def _no_output(cell: Cell, v: Vector) -> Node:
     return call(Global("_zeros"), Tuple(strings("T", "B", *cell.shape(v))), SIZES, DTYPE)
 
 
-def _block(operands: _Operands, regions: Regions) -> tuple[Node, ...]:
+def _block(operands: _Operands, sections: Sequence[tuple[Node, ...]]) -> tuple[Node, ...]:
     """What is done for each block of steps."""
     cell, plan = operands.cell, operands.plan
-    handed = _handed_on(operands, regions.step)
+    handed = _handed_on(operands, sections[1::2])
     ends: list[Node] = []
     for v in cell.outputs:
         if plan.home[v].scope != "given":
@@ -175,22 +175,25 @@ def _block(operands: _Operands, regions: Regions) -> tuple[Node, ...]:
         bind(_AT, Choice(_TAPE, START, number(0))),
         Declare((Kind.SLICE,), (_STEPS, _KEPT, _ENDS)),
         Declare((Kind.BLOCK,)),
-        *(bind(come, item(array, _AT)) for come, _, array in handed),
-        *regions.statements(False, [bind(come, go) for come, go, _ in handed]),
+        *(bind(come, item(array, _AT)) for loop in handed for come, _, array in loop),
+        *block(sections, False, [[bind(come, go) for come, go, _ in loop] for loop in handed]),
         *([Blank(), *ends] if ends else []),
     )
 
 
-def _handed_on(operands: _Operands, step: tuple[Node, ...]) -> list[tuple[Node, Node, Local]]:
-    """States as they come into a step, and as they leave it, where the loop has both: what a step
-    leaves is what comes into the next one, so that no view is needed for it.
+def _handed_on(
+    operands: _Operands, loops: Sequence[Sequence[Node]]
+) -> list[list[tuple[Node, Node, Local]]]:
+    """States as they come into a step, and as they leave it, by the loop that alone has both: what
+    a step leaves is what comes into the next one, so that no view is needed for it.
     """
-    inside = Usage(Function("step", step)).locals
-    handed: list[tuple[Node, Node, Local]] = []
+    inside = [Usage(Function("step", tuple(loop))).locals for loop in loops]
+    handed: list[list[tuple[Node, Node, Local]]] = [[] for _ in loops]
     for s in operands.cell.states:
         come, go = operands.of(s, True), operands.of(s.at(0), True)
-        if come in inside and go in inside:
-            handed.append((come, go, operands.stored(s)))
+        for k, found in enumerate(inside):
+            if come in found and go in found and sum(come in f for f in inside) == 1:
+                handed[k].append((come, go, operands.stored(s)))
     return handed
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 from ...language.cell import Cell
 from ...language.symbols import Vector
-from ...planning.operations import Fill, Fused, Multiply, Operation, Outers, Pass, Sums
+from ...planning.operations import Fill, Fused, Multiply, Operation, Outers, Pass, Sums, is_loop
 from ...printing.orders import Order
 from .fused import Equations
 from .gradients import Gradients
@@ -39,24 +38,6 @@ from .tree import (
 )
 
 
-@dataclass(frozen=True)
-class Regions:
-    """Equations before the loop over the steps of a block, in it, and after it."""
-
-    before: tuple[Equation, ...]
-    step: tuple[Equation, ...]
-    after: tuple[Equation, ...]
-
-    def statements(self, backwards: bool, between: Iterable[Node]) -> tuple[Node, ...]:
-        """What is done for a block, with statements ``between`` one step and the next."""
-        loop = TimeLoop(COUNT, backwards, (*self.step, *between))
-        return (
-            Section("before the loop", self.before),
-            *([loop] if self.step else []),
-            Section("after the loop", self.after),
-        )
-
-
 class Lowering:
     """Lowers each kind of operation by who knows it."""
 
@@ -65,13 +46,9 @@ class Lowering:
         self.fused = Equations(operands, order)
         self.gradients = Gradients(operands, order, self.fused)
 
-    def regions(self, part: Pass) -> Regions:
-        """The equations of a pass over a sequence, by the place where they run."""
-        return Regions(
-            self.equations(part.before, False),
-            self.equations(part.step, True),
-            self.equations(part.after, False),
-        )
+    def sections(self, part: Pass) -> list[tuple[Equation, ...]]:
+        """The equations of each section of a pass over a sequence."""
+        return [self.equations(ops, is_loop(n)) for n, ops in enumerate(part.sections)]
 
     def equations(self, operations: Iterable[Operation], inside: bool) -> tuple[Equation, ...]:
         """``operations`` in order, ``inside`` the loop over steps or for all steps of a block."""
@@ -91,6 +68,21 @@ class Lowering:
 
 
 # --------------------------------------------------------------------------- what functions share
+
+
+def block(
+    sections: Sequence[tuple[Node, ...]], backwards: bool, ends: Sequence[Sequence[Node]]
+) -> list[Node]:
+    """What is done for a block of steps, with ``ends`` after each step of each loop."""
+    last = len(sections) - 1
+    made: list[Node] = []
+    for n, section in enumerate(sections):
+        if not is_loop(n):
+            title = f"{'after' if n == last else 'before'} the loop"
+            made.append(Section(title if last == 2 else f"{title}s", section))
+        elif section:
+            made.append(TimeLoop(COUNT, backwards, (*section, *ends[n // 2])))
+    return made
 
 
 def check_parameters() -> Node:

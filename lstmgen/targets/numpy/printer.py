@@ -28,6 +28,7 @@ from .tree import (
     Empty,
     Equation,
     For,
+    Function,
     Gather,
     Global,
     If,
@@ -154,7 +155,8 @@ class _Printer:
         return [f"{first}  # σ(a) = 1 / (1 + exp(-a))", *others]
 
     def loop_head(self, s: TimeLoop) -> list[str]:
-        each = self.bindings[Kind.STEP]
+        inside = Usage(Function("step", s.body)).locals  # a function may have several loops
+        each = [v for v in self.bindings[Kind.STEP] if v in inside]
         back = "[::-1]" if s.backwards else ""
         names = [self.names[v] for v in each]
         arrays = [f"{self.show(v.made)}{back}" for v in each if v.made]
