@@ -98,6 +98,11 @@ _dtype = click.option(
     show_default=True,
     help="Precision of the C code.",
 )
+_tape = click.option(
+    "--tape",
+    type=click.Choice(["float16"]),
+    help="NumPy: what forward keeps for backward is stored in this, states aside.",
+)
 _sizes = click.option(
     "--size",
     "sizes",
@@ -197,6 +202,7 @@ def plan(cell: str, dtype: str, target: str) -> None:
     is_flag=True,
     help="C: have the runtime in the source, not in a file beside it.",
 )
+@_tape
 @click.option("--force", is_flag=True, help="Overwrite files that were edited.")
 @_reports
 def codegen(
@@ -206,6 +212,7 @@ def codegen(
     dtype: str,
     sizes: tuple[tuple[str, int], ...],
     single_file: bool,
+    tape: str | None,
     force: bool,
 ) -> None:
     """Generate code: numpy (one module), c (.h, .c, and a runtime that all cells share), or latex.
@@ -222,6 +229,8 @@ def codegen(
         options["dtype"] = dtype
     if single_file:
         options["single_file"] = True
+    if tape:
+        options["tape"] = tape
     files = generate(found, target, **options)
     paths = write_files(files, out, force=force)
     width = max(len(str(p)) for p in paths)
@@ -255,6 +264,7 @@ def latex(cell: str, document: bool) -> None:
 @click.option("--steps", "T", default=7, show_default=True, help="Steps of the sequence, T.")
 @click.option("--batch", "B", default=3, show_default=True, help="Rows of the batch, B.")
 @_sizes
+@_tape
 @click.option("--seed", default=0, show_default=True, help="Seed of the first random case.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True,
               help="How many random cases there are.")  # fmt: skip
@@ -268,6 +278,7 @@ def check(
     T: int,
     B: int,
     sizes: tuple[tuple[str, int], ...],
+    tape: str | None,
     seed: int,
     seeds: int,
     timeout: float,
@@ -278,7 +289,8 @@ def check(
     All of it runs in a process of its own, the cell's file too. Exits with 1 if anything
     disagrees, and also if that process ends in any other way than with a verdict.
     """
-    arguments = {"T": T, "B": B, "sizes": dict(sizes) or None, "seed": seed, "seeds": seeds}
+    arguments: dict[str, Any] = {"T": T, "B": B, "sizes": dict(sizes) or None}
+    arguments |= {"seed": seed, "seeds": seeds, **({"tape": tape} if tape else {})}
     with _progress("checking") as progress:
         report = supervise(Task(cell, target, dtype, arguments), timeout, progress)
     click.echo(str(report))

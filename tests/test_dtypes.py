@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import delays
 import numpy as np
 import pytest
+import series
+import several_axes
 import sympy
+from sympy import Eq
 
 import lstmgen
 from lstmgen import GenerateError, cells
-from lstmgen.language.dtypes import FLOAT16, FLOAT32, FLOAT64, OF_MODULES, dtype
-from lstmgen.language.sizes import Size
+from lstmgen.language.dtypes import FLOAT32, FLOAT64, HALF, OF_MODULES, SINGLE, dtype
+from lstmgen.planning.operations import B, K, T
 from lstmgen.targets import plan_options
+from lstmgen.verification.examination import Examination
+
+FLOAT16 = replace(FLOAT32, tape=HALF).of_tape
 
 
 @pytest.mark.parametrize("known", [FLOAT16, FLOAT32, FLOAT64], ids=str)
@@ -37,18 +44,123 @@ def test_a_value_is_as_exact_as_the_coarsest_format_that_it_goes_through():
 
 
 @pytest.mark.parametrize("target", ["numpy", "c"])
-def test_a_tape_of_another_type_changes_what_is_moved_and_nothing_else(target):
+def test_a_tape_of_another_type_changes_what_is_moved_and_copied_and_nothing_else(target):
     """A buffer has a type of its own, and the costs of a plan are those of its buffers."""
     plan = lstmgen.plan(cells.get("lstm"), **plan_options(target), dtype="float32")
+    half = lstmgen.plan(cells.get("lstm"), **plan_options(target), dtype="float32", tape="float16")
     assert {b.dtype for b in plan.buffers} == {FLOAT32}
-    buffers = tuple(replace(b, dtype=FLOAT16) if b.scope == "tape" else b for b in plan.buffers)
-    half = replace(plan, buffers=buffers)
+    assert {b.scope for b in half.buffers if b.dtype != half.dtype} == {"tape"}
     taped = {v for b in plan.buffers if b.scope == "tape" for v in b.blocks}
     operations = (*plan.forward.operations, *plan.backward.operations)
     accesses = sum(plan.size(v) for op in operations for v in (*op.reads, *op.writes) if v in taped)
-    saved = sympy.expand(Size("T") * Size("B") * accesses * (FLOAT32.bytes - FLOAT16.bytes))
+    saved = sympy.expand(T * B * accesses * (SINGLE.bytes - HALF.bytes))
     assert saved != 0 and sympy.expand(plan.bytes - half.bytes - saved) == 0
-    assert (half.flops, half.tape, half.workspace) == (plan.flops, plan.tape, plan.workspace)
+    assert (half.flops, half.tape) == (plan.flops, plan.tape)
+    width = sum(plan.size(v) for v in taped)
+    for part in ("forward", "backward"):
+        more = half.workspace_of(getattr(half, part)) - plan.workspace_of(getattr(plan, part))
+        assert sympy.expand(more - K * B * width) == 0
+    assert "states in float16" in str(half)
+
+
+# --------------------------------------------------------------------------- NumPy's tapes
+
+
+ALL = {n: cells.get(n) for n in cells.names()} | delays.CELLS | series.CELLS | several_axes.CELLS
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_narrow_tape_is_the_wide_one_rounded(name):
+    """Forward is the same to the bit, and backward is that of the other module, on a tape on which
+    the same values have been rounded.
+    """
+    cell = ALL[name]
+    wide, narrow = lstmgen.compile(cell, "numpy"), lstmgen.compile(cell, "numpy", tape="float16")
+    case = Examination(cell, T=40, B=3, seed=1).witnesses[0].case
+    given = {n: a for (kind, n), a in case.values.items() if kind == "parameter"}
+    given |= {c.name: case.given[c.name] for c in cell.constants}
+    xs = {v.name: case.values["input", v.name] for v in cell.inputs}
+    x = xs if len(xs) > 1 else next(iter(xs.values()))
+    state = {s.name: case.values["state", s.name] for s in cell.states}
+    masks = [{m.name: case.given[m.name] for m in cell.masks}] if cell.masks else []
+    (y, final, tape), (same, last, kept) = (
+        module.forward(given, x, state, *masks) for module in (wide, narrow)
+    )
+    assert_same((y, final), (same, last))
+    halves = [n for n, a in kept.items() if getattr(a, "dtype", None) == np.float16]
+    buffers = lstmgen.plan(cell, tape="float16", **plan_options("numpy")).buffers
+    assert bool(halves) == any(b.scope == "tape" for b in buffers)
+    for n in halves:
+        tape[n][...] = tape[n].astype(np.float16)
+        assert (tape[n] == kept[n]).all()
+    dy = case.dy if len(case.dy) > 1 else next(iter(case.dy.values()))
+    assert_same(
+        wide.backward(given, tape, dy, case.dstate), narrow.backward(given, kept, dy, case.dstate)
+    )
+
+
+def assert_same(one, other):
+    if isinstance(one, (dict, tuple)):
+        keys = one.keys() if isinstance(one, dict) else range(len(one))
+        assert len(one) == len(other)
+        for key in keys:
+            assert_same(one[key], other[key])
+    else:
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["lstm", "gru", "mlstm", "delta_net"])
+def test_check_allows_for_the_digits_of_a_tape(name, dtype):
+    report = lstmgen.check(cells.get(name), dtype=dtype, tape="float16")
+    assert report.passed, f"\n{report}"
+    assert f"{dtype}, tape float16" in str(report)
+
+
+def test_check_finds_a_gradient_that_a_narrow_tape_does_not_explain():
+    class Wrong:
+        def __init__(self, module):
+            self.module = module
+
+        def __getattr__(self, name):
+            return getattr(self.module, name)
+
+        def backward(self, *arguments):
+            grads, dx, dstate = self.module.backward(*arguments)
+            return grads | {"U_f": 2 * grads["U_f"]}, dx, dstate
+
+    module = lstmgen.compile(cells.get("lstm"), tape="float16")
+    report = lstmgen.check(cells.get("lstm"), module=Wrong(module))
+    assert [row.name for row in report.rows if not row.passed] == ["∂L/∂U_f", "dot product"]
+
+
+def test_what_has_no_room_on_a_narrow_tape_is_refused():
+    x, h = lstmgen.inputs("x", size="H"), lstmgen.states("h")
+    a = lstmgen.vectors("a")
+    cell = lstmgen.Cell("square", [Eq(a, x * h), Eq(h.next, a**2)], output=h)
+    module = lstmgen.compile(cell, tape="float16")
+    x, state = np.full((1, 1, 2), 300.0), {"h": np.full((1, 2), 300.0)}
+    with pytest.raises(OverflowError, match=r"up to 65504, as float16; the largest here is 9e\+04"):
+        module.forward({}, x, state)
+    module.forward({}, x, state, tape=False)
+    with pytest.raises(TypeError, match="a tape of float16 keeps real numbers"):
+        module.forward({}, x * 1j, state)
+
+
+def test_a_tape_of_a_module_with_another_one_is_refused():
+    cell = cells.get("lstm")
+    wide, narrow = lstmgen.compile(cell), lstmgen.compile(cell, tape="float16")
+    params = wide.init(3, 4)
+    y, _, tape = narrow.forward(params, np.zeros((2, 1, 3), np.float32))
+    with pytest.raises(ValueError, match="tape=float16"):
+        wide.backward(params, tape, y)
+
+
+def test_other_tapes_are_refused():
+    with pytest.raises(GenerateError, match="tape is \"float16\", not 'int8'"):
+        lstmgen.generate(cells.get("lstm"), "numpy", tape="int8")
+    with pytest.raises(GenerateError, match="the target c has no option 'tape'"):
+        lstmgen.generate(cells.get("lstm"), "c", tape="float16")
 
 
 def test_a_type_that_c_has_not_is_refused(monkeypatch):

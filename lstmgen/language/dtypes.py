@@ -1,13 +1,16 @@
 """Number types: what values are stored in, computed with, and summed up in.
 
 A module has one, ``FLOAT32`` or ``FLOAT64``, by the name that users give; so has each buffer of a
-plan. What depends on precision asks the object: widths in bytes, rounding errors, names in NumPy
-and C. A further type is a further object here; what a target cannot do with it, it refuses.
+plan, of which those on the tape may have a narrower one. What depends on precision asks the object:
+widths in bytes, rounding errors, names in NumPy and C. A further type is a further object here;
+what a target cannot do with it, it refuses.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from ..errors import GenerateError
 
@@ -59,20 +62,37 @@ DOUBLE = Format("float64", 8, 53, 1023, c="double", integer="int64_t")
 
 @dataclass(frozen=True)
 class DType:
-    """What values are stored in (arrays, buffers), computed with, and summed up in."""
+    """What values are stored in (arrays, buffers), computed with, and summed up in.
+
+    ``tape`` is what those are stored in that are kept for the backward pass, states aside, if that
+    is another format.
+    """
 
     name: str
     storage: Format
     compute: Format
     accumulate: Format
+    tape: Format | None = None
 
     def __str__(self) -> str:
-        return self.name
+        return f"{self.name}, tape {self.tape.name}" if self.tape else self.name
 
     @property
     def bytes(self) -> int:
         """Of one number in memory."""
         return self.storage.bytes
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether values are stored in fewer bits than they are computed with."""
+        return self.storage.bytes < self.compute.bytes
+
+    @property
+    def of_tape(self) -> DType:
+        """The type of buffers on the tape."""
+        if self.tape is None:
+            return self
+        return DType(self.tape.name, self.tape, self.compute, self.accumulate)
 
     @property
     def eps(self) -> float:
@@ -87,22 +107,29 @@ class DType:
 
 FLOAT32 = DType("float32", SINGLE, SINGLE, SINGLE)
 FLOAT64 = DType("float64", DOUBLE, DOUBLE, DOUBLE)
-# For buffers alone: kept as half, computed with as single.
-FLOAT16 = DType("float16", HALF, SINGLE, SINGLE)
 
 OF_MODULES = (FLOAT32, FLOAT64)
+OF_TAPES = (HALF,)
 
 
-def dtype(name: object) -> DType:
-    """The type of a module, by its name.
+def dtype(name: object, tape: object = None) -> DType:
+    """The type of a module, by its name, and by that of what its tapes are stored in.
 
     Raises
     ------
     GenerateError
-        If there are no modules of such a type.
+        If there are no modules of such a type, or no such tapes.
     """
-    for known in OF_MODULES:
-        if known.name == name:
-            return known
-    names = " or ".join(f'"{known.name}"' for known in OF_MODULES)
-    raise GenerateError(f"dtype is {names}, not {name!r}")
+    found = _named("dtype", name, OF_MODULES)
+    return found if tape is None else replace(found, tape=_named("tape", tape, OF_TAPES))
+
+
+Known = TypeVar("Known", Format, DType)
+
+
+def _named(what: str, name: object, known: Sequence[Known]) -> Known:
+    for one in known:
+        if one.name == name:
+            return one
+    names = " or ".join(f'"{one.name}"' for one in known)
+    raise GenerateError(f"{what} is {names}, not {name!r}")

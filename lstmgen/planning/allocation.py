@@ -59,7 +59,9 @@ def workspace(assignment: Assignment, part: Pass, *, arrays: bool) -> tuple[Allo
     values = {*used.reads, *used.writes}
     taken = {b for v in values if (b := assignment.home(v)) is not None}
     pieces = [
-        (b.blocks, _WORK[b.scope]) for b in assignment.real if b in taken and b.scope in _WORK
+        (b.blocks, _WORK["tile" if b.is_copied else b.scope])
+        for b in assignment.real
+        if b in taken and (b.scope in _WORK or b.is_copied)
     ]
     if arrays:
         loose = (v for v in made if v.category != "carry")

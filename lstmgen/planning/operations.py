@@ -156,6 +156,7 @@ class Buffer:
     scope: "tape" (every step, kept for the backward pass), "tile" (the steps that are worked on
     together), "step" (one step), "state", "carry" (what a step hands on to the next one), "carries"
     (that of all steps of a tile, and what comes into it), or "given" (the caller's own array).
+    dtype: a tape's may have fewer bits than are computed with. Passes then copy a tile of it.
     apart: blocks lie one after another, each with all rows of the batch, not side by side in rows.
     """
 
@@ -164,6 +165,11 @@ class Buffer:
     scope: str
     dtype: DType
     apart: bool = False
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether a pass has the values of a tile in another place than the tape."""
+        return self.scope == "tape" and self.dtype.is_narrow
 
 
 Section = tuple[Operation, ...]

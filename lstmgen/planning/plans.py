@@ -213,12 +213,17 @@ class Plan:
             ("forward", f"{poly(self.flops_of(self.forward))} flop"),
             ("backward", f"{poly(self.flops_of(self.backward))} flop"),
             ("moved", f"{poly(self.bytes_of(self.forward))} bytes forward,"),
-            ("", f"{poly(self.bytes_of(self.backward))} bytes backward ({self.dtype})"),
-            ("tape", f"{poly(self.tape)} numbers"),
+            ("", f"{poly(self.bytes_of(self.backward))} bytes backward ({self.dtype.name})"),
+            ("tape", f"{poly(self.tape)} numbers{self._kept_as()}"),
             ("workspace", f"{poly(self.workspace_of(self.forward))} numbers forward,"),
             ("", f"{poly(self.workspace_of(self.backward))} numbers backward{tiles}"),
             ("weights", f"{poly(sum(weights, ZERO))} numbers in matrices"),
         ]
+
+    def _kept_as(self) -> str:
+        """What the tape is stored in, if that is not the type of all else."""
+        tape = self.dtype.tape
+        return f", those that are no states in {tape.name}" if tape else ""
 
 
 def _numbers(pieces: Iterable[Allocation]) -> Expr:

@@ -77,7 +77,9 @@ from .storage import (
 from .together import all_lanes, with_callers
 
 
-def plan(cell: Cell | Derivation, *, dtype: str = "float64", **options: bool) -> Plan:
+def plan(
+    cell: Cell | Derivation, *, dtype: str = "float64", tape: str | None = None, **options: bool
+) -> Plan:
     """Plan the forward and the backward pass of ``cell``.
 
     Parameters
@@ -85,6 +87,9 @@ def plan(cell: Cell | Derivation, *, dtype: str = "float64", **options: bool) ->
     cell : Cell or Derivation
     dtype : str
         "float32" or "float64", for the count of bytes.
+    tape : str, optional
+        "float16": what values are stored in that are kept for the backward pass, states aside. They
+        are computed with in ``dtype``.
     **options : bool
         ``hoist``, ``split``, ``lanes``, ``recompute``, ``arrays``: see ``Options``. Without any, it
         is the plan of the C target.
@@ -95,7 +100,7 @@ def plan(cell: Cell | Derivation, *, dtype: str = "float64", **options: bool) ->
         ``print`` shows it; ``flops``, ``bytes`` and ``tape`` are polynomials in T, B and the
         cell's sizes.
     """
-    number_type = dtypes.dtype(dtype)
+    number_type = dtypes.dtype(dtype, tape)
     derivation = cell if isinstance(cell, Derivation) else reverse(cell, once=True)
     made = _Planner(derivation, _options(options), number_type).run()
     require_sound(made)
@@ -106,9 +111,10 @@ def _options(given: dict[str, bool]) -> Options:
     known = [f.name for f in fields(Options)]
     for name in given:
         if name not in known:
+            takes = f"it takes {', '.join(known)}, dtype and tape"
             raise LstmgenError(
                 f"a plan has no option {name!r}\n"
-                f"  hint: {did_you_mean(name, known)} it takes {', '.join(known)} and dtype".strip()
+                f"  hint: {f'{did_you_mean(name, known)} {takes}'.strip()}"
             )
     return Options(**given)
 

@@ -192,6 +192,8 @@ class Housing:
             self.scope[v] = scope
 
     def buffers(self, dtype: DType) -> tuple[Buffer, ...]:
+        """The buffers, of a module of that type."""
+        types = {"tape": dtype.of_tape}
         placed: set[Vector] = set()
         out: list[Buffer] = []
         for order in self.layouts:
@@ -200,11 +202,12 @@ class Housing:
                 if len(blocks) > 1 and not placed & set(blocks):
                     scope = "tile" if any(self.scope[v] == "tile" for v in blocks) else "step"
                     scope = "tape" if scopes == ("tape",) else scope
-                    out.append(Buffer(_common_name(blocks), blocks, scope, dtype))
+                    type_ = types.get(scope, dtype)
+                    out.append(Buffer(_common_name(blocks), blocks, scope, type_))
                     placed.update(blocks)
         for v, scope in self.scope.items():
             if v not in placed:
-                out.append(Buffer(v.name, (v,), scope, dtype))
+                out.append(Buffer(v.name, (v,), scope, types.get(scope, dtype)))
         rank = {"given": 0, "state": 1, "tape": 2, "tile": 3, "step": 4, "carry": 5, "carries": 6}
         return tuple(sorted(out, key=lambda b: rank[b.scope]))
 

@@ -29,9 +29,10 @@ def generate(cell: Cell, target: str, **options: Any) -> dict[str, str]:
     target : str
         "numpy", "c" or "latex".
     **options
-        What the target offers. C: ``dtype`` ("float32" or "float64"), ``single_file=True`` for a
-        source that has the runtime in it, and sizes that become compile-time constants
-        (``D=24, H=32``).
+        What the target offers. NumPy: ``tape="float16"``, what values are stored in that are kept
+        for the backward pass, states aside. C: ``dtype`` ("float32" or "float64"),
+        ``single_file=True`` for a source that has the runtime in it, and sizes that become
+        compile-time constants (``D=24, H=32``).
 
     Raises
     ------
@@ -49,9 +50,9 @@ def generate(cell: Cell, target: str, **options: Any) -> dict[str, str]:
     return {name: seal(text) for name, text in files.items()}
 
 
-def plan_options(target: str) -> dict[str, bool]:
+def plan_options(target: str) -> dict[str, Any]:
     """What a target asks of a plan."""
-    options: dict[str, bool] = importlib.import_module(f".{target}.target", __name__).PLAN
+    options: dict[str, Any] = importlib.import_module(f".{target}.target", __name__).PLAN
     return options
 
 

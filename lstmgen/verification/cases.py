@@ -207,8 +207,10 @@ class _Large(Maker):
     special = True
 
     def input(self, shape: tuple[int, ...]) -> Array:
-        # σ(-40) is beside 1 what rounding is, and σ(-17) in single precision
-        return np.asarray((40 if self.dtype.eps < 1e-12 else 15) * self._drawn(shape))
+        # σ(-40) is beside 1 what rounding is, and σ(-17) in single precision; a tape in half
+        # precision has no room for values of thousands
+        eps = self.dtype.of_tape.eps
+        return np.asarray((40 if eps < 1e-12 else 15 if eps < 1e-5 else 4) * self._drawn(shape))
 
 
 # Cases at kinks and ties, and in the tails.

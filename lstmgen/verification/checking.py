@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from ..errors import require_cell
 from ..language.cell import Cell
 from .examination import Examination
@@ -116,5 +118,9 @@ def check_here(
         fixed = {n.name: int(options[n.name]) for n in cell.sizes if n.name in options}
         sizes = {**(sizes or {}), **fixed}  # sizes that became compile-time constants
     stage("checking")
-    examination = Examination(cell, dtype, sizes=sizes, T=T, B=B, seed=seed, seeds=seeds)
+    tape = getattr(module, "TAPE_DTYPE", None)  # what it keeps may be of fewer bits
+    examination = Examination(
+        cell, dtype, sizes=sizes, T=T, B=B, seed=seed, seeds=seeds,
+        tape=tape and np.dtype(tape).name,
+    )  # fmt: skip
     return examination.judge(module, _TARGET_NAMES.get(target, target), progress)

@@ -58,8 +58,9 @@ class Examination:
         seed: int = 0,
         seeds: int = 3,
         kinks: bool = True,
+        tape: str | None = None,
     ) -> None:
-        self.cell, self.dtype = cell, dtypes.dtype(dtype)
+        self.cell, self.dtype = cell, dtypes.dtype(dtype, tape)
         self.sizes = choose_sizes(cell, sizes, {T, B})
         select = Selection(cell, self.sizes, self.dtype)
         # The first is the one that central differences are taken of.

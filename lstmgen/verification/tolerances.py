@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 
@@ -23,11 +23,20 @@ def chain(cell: Cell, sizes: Mapping[str, int]) -> int:
     """Roundings that follow each other in one step: along the longest path of equations, the
     terms that are summed and the functions that are applied.
     """
-    longest: dict[Vector, int] = {}
+    return _longest(cell, lambda e: _roundings(e, cell, sizes))
+
+
+def depth(cell: Cell) -> int:
+    """Equations that follow each other in one step."""
+    return _longest(cell, lambda e: 1)
+
+
+def _longest(cell: Cell, length: Callable[[Expr], int]) -> int:
+    found: dict[Vector, int] = {}
     for e in cell.equations:
-        before = [longest.get(v, 0) for v in e.rhs.atoms(Vector)]
-        longest[e.lhs] = _roundings(e.rhs, cell, sizes) + max(before, default=0)
-    return max(longest.values())
+        before = [found.get(v, 0) for v in e.rhs.atoms(Vector)]
+        found[e.lhs] = length(e.rhs) + max(before, default=0)
+    return max(found.values())
 
 
 def _roundings(e: Expr, cell: Cell, sizes: Mapping[str, int]) -> int:
@@ -50,7 +59,9 @@ class Tolerance:
     than what they sum to, give or take: T · chain · eps leaves a factor 2 for that, and for
     functions that are right to an ulp or two. A gradient goes through all steps twice, there and
     back; its factors subtract, as 1 - i where i is near 1, which costs two bits more; and it is a
-    sum over T · B rows.
+    sum over T · B rows. What is kept on a tape in fewer bits is off by half their eps where it is a
+    factor of an adjoint: once in each equation, of which ``depth`` follow each other, and with the
+    same two bits for differences.
 
     Attributes
     ----------
@@ -66,11 +77,13 @@ class Tolerance:
     def __init__(self, witness: Witness, chain: int) -> None:
         self.witness = witness
         steps, batch = witness.case.steps, witness.case.batch
-        eps = witness.dtype.eps
+        eps, kept = witness.dtype.eps, witness.dtype.of_tape.eps
         self.results = steps * chain * eps
         self.gradients = 8 * self.results + steps * batch * eps
+        if kept > eps:
+            self.gradients += 4 * steps * depth(witness.cell) * kept
         self.tangents = 32 * steps * chain * FLOAT64.eps
-        self.ceiling = math.sqrt(eps)
+        self.ceiling = math.sqrt(max(eps, kept))
 
     def scale(self, entity: Entity) -> float:
         """What an error of a gradient is relative to: its largest entry.

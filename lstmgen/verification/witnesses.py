@@ -111,7 +111,7 @@ class Witness:
         module has none.
         """
         found = results_of(self.base)
-        if self.extent > 1e-6 * self.dtype.largest:
+        if self.extent > min(1e-6 * self.dtype.largest, self.dtype.of_tape.largest):
             return math.nan
         return float(np.max([np.max(np.abs(a)) if np.isfinite(a).all() else np.nan for a in found]))
 
@@ -166,7 +166,8 @@ class Witness:
         """What rounding does: whether all decisions stand, and how much more than the error of a
         single operation the results and L are off, both as numbers.
         """
-        amount = 32 * self.dtype.eps  # beyond what a module's functions are off
+        # beyond what a module's functions are off, and what values on a tape are
+        amount = max(32 * self.dtype.eps, self.dtype.of_tape.eps)
         nodes, settled = decisions(self.cell), []
         moved = self._run(
             self.start,

@@ -152,6 +152,7 @@ def backward(plan: Plan, order: Order) -> Function:
                     ),
                     Declare((Kind.SLICE,), (_STEPS, _ENDS)),
                     Declare((Kind.BLOCK,)),
+                    *(store(here, there) for here, there in operands.copied()),
                     *(begin for begin, _ in moves),
                     *block(sections, True, swaps),
                     *(end for _, end in moves),

@@ -35,6 +35,7 @@ from .tree import (
     Choice,
     Declare,
     Dict,
+    Do,
     For,
     Function,
     Global,
@@ -51,6 +52,7 @@ from .tree import (
     empty,
     item,
     method,
+    np,
     number,
     size,
 )
@@ -78,6 +80,9 @@ class _Operands(Operands):
     window = Window(_STEPS, _KEPT, _ENDS)
 
     def kept(self, buffer: Buffer, name: str, shape: tuple[Node, ...]) -> Local:
+        if buffer.is_copied:
+            narrow = empty(_ROOM, *shape, dtype=np(buffer.dtype.storage.name))
+            return Local((buffer, "seq"), name, Kind.NARROW, narrow)
         return Local((buffer, "seq"), name, Kind.KEPT, empty(_ROOM, *shape))
 
     def stored(self, state: Vector) -> Local:
@@ -124,6 +129,7 @@ def forward(plan: Plan, order: Order) -> Function:
             block_of_steps(),
             bind(_ROOM, Choice(_TAPE, size("T"), BLOCK), "steps that are kept"),
             Declare((Kind.KEPT, Kind.STORED), tuple(states.values()), Global("_arrays")),
+            Declare((Kind.NARROW,)),
             Declare((Kind.SCRATCH,)),
             *(bind(a, empty(size("T"), size("B"), operands.units(v))) for v, a in ys.items()),
             Declare((Kind.CHOICE, Kind.VIEW)),
@@ -165,6 +171,10 @@ def _block(operands: _Operands, sections: Sequence[tuple[Node, ...]]) -> tuple[N
     for v in cell.outputs:
         if plan.home[v].scope != "given":
             ends.append(bind(item(operands.result(v), _STEPS), operands.whole(v)))
+    copied = operands.copied()
+    if copied:
+        keep = Global("_keep")
+        ends.append(If(_TAPE, tuple(Do(call(keep, there, here)) for here, there in copied)))
     if cell.states:  # what is kept is overwritten by the next block
         kept = [operands.stored(s) for s in cell.states]
         first = tuple(item(array, number(0)) for array in kept)

@@ -192,7 +192,7 @@ class Operands:
     def _memory(self, v: Vector, name: str, shape: tuple[Node, ...]) -> Node:
         """The part that the block uses of the memory that begins with ``v``."""
         buffer = self.plan.home.get(v)
-        if buffer is not None and buffer.scope == "tape":
+        if buffer is not None and buffer.scope == "tape" and not buffer.is_copied:
             return item(self.memory(buffer), self.window.kept)
         if buffer is not None and buffer.scope == "given":
             return item(self.result(v), self.window.steps)
@@ -216,6 +216,18 @@ class Operands:
             units = self.units(buffer.blocks[0])
             shape = (number(len(buffer.blocks)), size("B"), units)
         return self._name(buffer.blocks), shape
+
+    def copied(self) -> list[tuple[Node, Node]]:
+        """What the block computes with of buffers that the tape has in fewer bits, and its place
+        there.
+        """
+        pairs: list[tuple[Node, Node]] = []
+        for buffer in self.plan.buffers:
+            if buffer.is_copied:
+                alone = len(buffer.blocks) == 1
+                here = self.whole(buffer.blocks[0]) if alone else self.base(buffer)
+                pairs.append((here, item(self.memory(buffer), self.window.kept)))
+        return pairs
 
     # ------------------------------------------------------------------ blocks of a buffer
 

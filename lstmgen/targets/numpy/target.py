@@ -45,15 +45,15 @@ PLAN: dict[str, bool] = {
     "recompute": False,
     "arrays": True,
 }
-OPTIONS: frozenset[str] = frozenset()
+OPTIONS: frozenset[str] = frozenset({"tape"})
 TAKES_SIZES = False
 
 # The arguments of ``init``, beside sizes and constants by name.
 _INIT = {"input_size": "", "hidden_size": "", "seed": "0", "dtype": "np.float32"}
 
 
-def files(cell: Cell, *, source: str = "") -> dict[str, str]:
-    """The module for ``cell``: ``{"lstm.py": text}``.
+def files(cell: Cell, *, source: str = "", tape: str | None = None) -> dict[str, str]:
+    """The module for ``cell``: ``{"lstm.py": text}``, which keeps values on the tape as ``tape``.
 
     A cell called as a module of Python's library, of any version, or as NumPy or lstmgen is in
     ``math_cell.py`` or the like: scripts beside it would import it instead of the library.
@@ -69,7 +69,7 @@ def files(cell: Cell, *, source: str = "") -> dict[str, str]:
                 f"the NumPy target cannot name a size {size.name}\n"
                 "  hint: choose another letter, such as N"
             )
-    plan = make_plan(cell, dtype="float64", **PLAN)
+    plan = make_plan(cell, dtype="float64", tape=tape, **PLAN)
     order = Order(cell, plan.derivation.forward)
     made = [forward, backward, step]
     made += [fixed] if plan.fixed else []
@@ -84,11 +84,12 @@ def files(cell: Cell, *, source: str = "") -> dict[str, str]:
             **_tables(
                 cell,
                 [*plan.made.values()],
+                tape,
             ),
             **_interface(cell),
             **{"fixed_gradients": ""}
             | {name: _body(lines(usage, names)) for name, usage in functions.items()},
-            header=header(cell, "numpy", source),
+            header=header(cell, "numpy", source, f" --tape {tape}" if tape else ""),
             may_overflow=[name for name, usage in functions.items() if usage.may_overflow],
             stacks=[(name, _listed(members)) for name, members in stacks.items()],
             transposed=sorted(transposed),
@@ -111,7 +112,7 @@ def interface(cell: Cell) -> str:
     return environment("numpy").get_template("interface.py.j2").render(**_tables(cell))
 
 
-def _tables(cell: Cell, fixed: Sequence[Vector] = ()) -> dict[str, object]:
+def _tables(cell: Cell, fixed: Sequence[Vector] = (), tape: str | None = None) -> dict[str, object]:
     """What the tables of a module hold, and ``init``."""
     binds = _binds(cell)
     initial = {p.name: start for p in cell.parameters if (start := cell.initial(p))}
@@ -125,7 +126,8 @@ def _tables(cell: Cell, fixed: Sequence[Vector] = ()) -> dict[str, object]:
     rows = bool(fixed or wide)
     return {
         "cell": cell,
-        "maker": json.dumps(maker(cell)),
+        "maker": json.dumps({**maker(cell), **({"tape": tape} if tape else {})}),
+        "tape": tape,
         "parameters": [(p.name, _shape(cell, p)) for p in cell.parameters],
         "output": _output(cell),
         "several_outputs": len(cell.outputs) > 1,

@@ -27,6 +27,7 @@ class Kind(Enum):
     PARAMETER = auto()  # parameters and stacks of them
     NUMBER = auto()  # numbers as arrays
     KEPT = auto()  # memory for the whole sequence
+    NARROW = auto()  # the same, in fewer bits than are computed with
     SCRATCH = auto()  # memory for a block or a step
     TOTAL = auto()  # what is summed over the sequence
     CHOICE = auto()  # what depends on the size of the batch
@@ -457,9 +458,9 @@ def amount(e: Expr, whole: bool = True) -> Amount:
     return Amount(value, whole, tuple(size(n) for n in names))
 
 
-def empty(*shape: Node) -> Empty:
+def empty(*shape: Node, dtype: Node = DTYPE) -> Empty:
     """np.empty(shape, dtype)."""
-    return Empty(Tuple(shape), DTYPE)
+    return Empty(Tuple(shape), dtype)
 
 
 def product(first: Node, *others: Node) -> Node:
