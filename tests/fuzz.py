@@ -37,7 +37,8 @@ import strategies
 from lstmgen import Cell, CellError, compile, generate
 from lstmgen.language import dtypes
 from lstmgen.language.matrices import Matrix
-from lstmgen.runtime import native
+from lstmgen.runtime.memory import Memory
+from lstmgen.runtime.native import NativeModule
 from lstmgen.verification.arithmetic import Dual, value_of
 from lstmgen.verification.evaluation import Evaluator, number
 from lstmgen.verification.rounding import Rounding
@@ -335,25 +336,29 @@ BUILDS = (
 _PAGE = mmap.PAGESIZE
 
 
-class _Fenced(native.NativeModule):
-    """A module whose buffers are exactly as large as C asks for: NaN, and before a page that
-    nobody may touch.
+class _Fenced(Memory):
+    """Buffers that are exactly as large as C asks for: NaN, and before a page that nobody may
+    touch.
     """
 
-    def _memory(self, numbers: int) -> Any:
-        size = numbers * self.dtype.itemsize
+    def buffer(self, numbers: int) -> Any:
+        size = numbers * self._dtype.itemsize
         pages = -(-size // _PAGE)
         memory = mmap.mmap(-1, (pages + 1) * _PAGE)
         whole = np.frombuffer(memory, np.uint8)
         _protect(whole.ctypes.data + pages * _PAGE)
-        made = whole[pages * _PAGE - size : pages * _PAGE].view(self.dtype)
+        made = whole[pages * _PAGE - size : pages * _PAGE].view(self._dtype)
         made[:] = np.nan
-        return self._at(made)
+        return self.at(made)
 
-    def _workspace(self, numbers: int) -> Any:
-        return numbers, self._memory(numbers)
+    def workspace(self, numbers: int) -> Any:
+        return numbers, self.buffer(numbers)
 
-    _tape_memory = _workspace
+    tape = workspace
+
+
+class _FencedModule(NativeModule):
+    _memory_kind = _Fenced
 
 
 def _protect(address: int) -> None:
@@ -392,7 +397,9 @@ def fuzz_c(seeds: Sequence[int]) -> Iterator[tuple[int, str]]:
 
         def one(seed: int) -> str:
             header = next(text for name, text in files[seed].items() if name.endswith(".h"))
-            module = _Fenced(cells[seed], header, home / "library.so", dtype, fixed[seed], threads)
+            module = _FencedModule(
+                cells[seed], header, home / "library.so", dtype, fixed[seed], threads
+            )
             return judge_module(module, points(cells[seed], seed, dtype, **fixed[seed]))
 
         for seed in files:

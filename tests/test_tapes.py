@@ -33,8 +33,8 @@ from lstmgen import (
     vectors,
     weights,
 )
+from lstmgen.runtime.kept import Tape
 from lstmgen.runtime.loading import load_python
-from lstmgen.runtime.native import Tape
 from lstmgen.runtime.toolchain import MOST_THREADS
 
 T, B, D, H, P = 5, 4, 3, 6, 4
@@ -282,7 +282,7 @@ def test_a_tape_that_is_half_made_is_no_trouble(monkeypatch):
     raised: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", raised.append)
     module = made("lstm", "c")
-    before = len(module._free)
+    before = len(module._memory.tapes)
     for half in range(4):
         tape = Tape.__new__(Tape)
         for name, value in [("module", module), ("memory", None), ("room", None)][:half]:
@@ -291,7 +291,7 @@ def test_a_tape_that_is_half_made_is_no_trouble(monkeypatch):
         del tape
     gc.collect()
     assert not raised
-    assert len(module._free) == before
+    assert len(module._memory.tapes) == before
 
 
 def test_tapes_at_the_end_of_the_interpreter():

@@ -430,8 +430,8 @@ def test_tapes_keep_what_they_need(lstm, given):
                         {**expected[0], "dx": expected[1], **expected[2]}, 1e-12)  # fmt: skip
     del tape
     tapes.clear()
-    assert len(lstm._free) == 2
-    assert lstm._free[0][1] != lstm._free[1][1]
+    assert len(lstm._memory.tapes) == 2
+    assert lstm._memory.tapes[0][1] != lstm._memory.tapes[1][1]
 
 
 def test_a_cell_without_parameters_or_states():
@@ -711,8 +711,8 @@ def test_workspaces_do_not_pile_up(lstm, given):
     for rows in range(1, 40):
         lstm.forward(params, np.ones((T, rows, D)))
         lstm.forward(params, np.ones((rows, 1, D)))
-    assert len(lstm._workspaces) <= 8
-    assert len(lstm._last.rooms) <= 128
+    assert len(lstm._memory.workspaces) <= 8
+    assert len(lstm._arguments.last.rooms) <= 128
 
 
 def test_a_call_costs_microseconds(given):

@@ -1,0 +1,111 @@
+"""Memory for C: pointers to arrays, fresh results, and buffers that are used again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..language import dtypes
+from .rooms import Shapes
+
+Array = NDArray[Any]
+Buffer = tuple[int, Any]  # how many numbers, and where
+
+
+class Memory:
+    """The memory of one module's calls.
+
+    Where C takes a pointer to a struct, cffi takes [values] and makes the struct for the call.
+
+    Attributes
+    ----------
+    at : callable
+        A pointer to an array, which it keeps alive.
+    null
+        The pointer to nothing.
+    workspaces, tapes : list of Buffer
+        What is free to be used again.
+    """
+
+    def __init__(self, ffi: Any, dtype: str) -> None:
+        self._ffi, self._dtype = ffi, np.dtype(dtype)
+        array = ffi.typeof(f"{dtypes.dtype(dtype).storage.c}[]")
+        # What ffi.from_buffer calls in the end, where cffi still has that. The Python before it
+        # would take as long again.
+        plain = getattr(ffi, "_backend", ffi)
+        self.at = partial(plain.from_buffer, array)
+        self.null = ffi.NULL
+        self.workspaces: list[Buffer] = []
+        self.tapes: list[Buffer] = []
+
+    def struct(self, arrays: Sequence[Array] | None) -> Any:
+        """A struct of pointers to arrays; NULL if there are none."""
+        return [[self.at(a) for a in arrays]] if arrays else self.null
+
+    def fresh(self, shapes: Shapes) -> tuple[dict[str, Array], Any]:
+        """Arrays for C to write, and what it takes for them."""
+        arrays, pointers = {}, []
+        empty, dtype, at = np.empty, self._dtype, self.at
+        for name, shape in shapes:
+            arrays[name] = array = empty(shape, dtype)
+            pointers.append(at(array))
+        return arrays, [pointers] if pointers else self.null
+
+    def fresh_outputs(self, shapes: Shapes) -> tuple[Any, Any]:
+        """The same for the outputs: one is an array, several are a dict."""
+        if len(shapes) > 1:
+            return self.fresh(shapes)
+        y = np.empty(shapes[0][1], self._dtype)
+        return y, self.at(y)
+
+    def buffer(self, numbers: int) -> Any:
+        """Memory from a multiple of 64 bytes on: a vector then is in one line of the cache."""
+        room = np.empty(numbers + 64 // self._dtype.itemsize, self._dtype)
+        start = -room.__array_interface__["data"][0] % 64 // self._dtype.itemsize
+        return self.at(room[start:])
+
+    def workspace(self, numbers: int) -> Buffer:
+        """A workspace that no other call has, for at least so many numbers."""
+        try:
+            work = self.workspaces.pop()
+        except IndexError:
+            return numbers, self.buffer(numbers)
+        return work if work[0] >= numbers else (numbers, self.buffer(numbers))
+
+    def give_back(self, work: Buffer) -> None:
+        """What a call is done with, for others."""
+        if len(self.workspaces) < 8:  # as many as threads are likely to need at once
+            self.workspaces.append(work)
+
+    def tape(self, numbers: int) -> Buffer:
+        """Memory for a tape: what another one has left, if that is of much the same size."""
+        try:
+            while True:
+                found = self.tapes.pop()
+                if numbers <= found[0] <= 2 * numbers:
+                    return found
+        except IndexError:
+            return numbers, self.buffer(numbers)
+
+    def give_back_tape(self, memory: Buffer) -> None:
+        """The memory of a tape that is gone, for the next one."""
+        if len(self.tapes) < 2:  # one may live until the next is there
+            self.tapes.append(memory)
+
+    def copy_of_tape(self, memory: Buffer, numbers: int) -> Buffer:
+        """The first ``numbers`` of a tape's memory, once more."""
+        copy = self.tape(numbers)
+        self._ffi.memmove(copy[1], memory[1], numbers * self._dtype.itemsize)
+        return copy
+
+    def copy(self, given: Any) -> Any:
+        """What C takes for arrays, with arrays of its own: a pointer, or structs of pointers."""
+        if isinstance(given, (list, tuple)):
+            return type(given)(map(self.copy, given))
+        array = np.empty(len(given), self._dtype)
+        self._ffi.memmove(at := self.at(array), given, array.nbytes)
+        return at
