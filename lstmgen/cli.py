@@ -15,7 +15,7 @@ import click.shell_completion
 
 from . import __version__
 from .errors import LstmgenError
-from .language.dtypes import OF_MODULES
+from .language.dtypes import OF_MODULES, OF_TAPES
 from .runtime import RUNS
 from .targets import NAMES
 from .verification.supervision import TIMEOUT, Task, supervise
@@ -91,6 +91,7 @@ def _find(name: str) -> Cell:
 
 _cell = click.argument("cell", type=_Cell())
 _DTYPES = [known.name for known in OF_MODULES]
+_TAPES = [known.name for known in OF_TAPES]
 _dtype = click.option(
     "--dtype",
     type=click.Choice(_DTYPES),
@@ -100,7 +101,7 @@ _dtype = click.option(
 )
 _tape = click.option(
     "--tape",
-    type=click.Choice(["float16"]),
+    type=click.Choice(_TAPES),
     help="NumPy: what forward keeps for backward is stored in this, states aside.",
 )
 _sizes = click.option(

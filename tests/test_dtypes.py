@@ -159,7 +159,7 @@ def test_a_tape_of_a_module_with_another_one_is_refused():
 def test_other_tapes_are_refused():
     with pytest.raises(GenerateError, match="tape is \"float16\", not 'int8'"):
         lstmgen.generate(cells.get("lstm"), "numpy", tape="int8")
-    with pytest.raises(GenerateError, match="the target c has no option 'tape'"):
+    with pytest.raises(GenerateError, match=r'c has no option .*\n.*the target "numpy" has it'):
         lstmgen.generate(cells.get("lstm"), "c", tape="float16")
 
 

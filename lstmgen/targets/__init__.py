@@ -1,7 +1,8 @@
 """Targets: one package a language, each a printer and templates. ``generate`` is the way in.
 
 Every package in this folder is a target, under its own name; its module ``target`` has ``files``,
-``OPTIONS`` and ``TAKES_SIZES``, and ``PLAN`` if it has a plan made.
+``OPTIONS`` and ``TAKES_SIZES``, ``PLAN`` if it has a plan made, and ``OF_COMPILE`` if ``compile``
+takes more for it.
 """
 
 from __future__ import annotations
@@ -58,9 +59,7 @@ def plan_options(target: str) -> dict[str, Any]:
 
 def _checked(cell: Cell, target: str, module: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Options that the target has; ``dtype`` is accepted by all, since NumPy code fits any."""
-    known = set(module.OPTIONS) | {"source"}
-    if module.TAKES_SIZES:
-        known |= {str(n) for n in cell.sizes}
+    known = _known(cell, module)
     options = dict(options)
     if "dtype" in options:
         dtypes.dtype(options["dtype"])
@@ -69,8 +68,16 @@ def _checked(cell: Cell, target: str, module: Any, options: dict[str, Any]) -> d
     unknown = sorted(set(options) - known)
     if unknown:
         takes = f"it takes {', '.join(sorted(known - {'source'})) or 'none'}"
-        if target != "c" and unknown[0] in ("threads", "single_file", *map(str, cell.sizes)):
-            takes = 'the target "c" has it'
         hint = f"{did_you_mean(unknown[0], known)} {takes}".strip()
+        for other in NAMES:
+            there = importlib.import_module(f".{other}.target", __name__)
+            if unknown[0] in _known(cell, there) | getattr(there, "OF_COMPILE", set()):
+                hint = f'the target "{other}" has it'
         raise GenerateError(f"the target {target} has no option {unknown[0]!r}\n  hint: {hint}")
     return options
+
+
+def _known(cell: Cell, module: Any) -> set[str]:
+    """The options of a target."""
+    sizes = {str(n) for n in cell.sizes} if module.TAKES_SIZES else set()
+    return {*module.OPTIONS, "source"} | sizes

@@ -41,6 +41,7 @@ from .vocabulary import TEMPLATES
 
 PLAN: dict[str, bool] = {}  # as it is without options
 OPTIONS = frozenset({"dtype", "single_file"})
+OF_COMPILE = frozenset({"threads"})
 TAKES_SIZES = True
 
 # A file of one of these names would stand in the way of #include <math.h>.
