@@ -310,7 +310,7 @@ def test_lowering_again_gives_the_same_tree(name: str) -> None:
     parts = Parts(cells.get(name), "float32", {})
     for direction in (parts.forward, parts.backward):
         before = direction.packed, direction.summed
-        assert direction.lowered() == direction.regions
+        assert direction.lowered() == direction.sections
         assert (direction.packed, direction.summed) == before
 
 
