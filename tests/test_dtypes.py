@@ -11,6 +11,7 @@ import series
 import several_axes
 import sympy
 from sympy import Eq
+from test_gradients import arguments
 
 import lstmgen
 from lstmgen import GenerateError, cells
@@ -77,15 +78,8 @@ def test_a_narrow_tape_is_the_wide_one_rounded(name):
     cell = ALL[name]
     wide, narrow = lstmgen.compile(cell, "numpy"), lstmgen.compile(cell, "numpy", tape="float16")
     case = Examination(cell, T=40, B=3, seed=1).witnesses[0].case
-    given = {n: a for (kind, n), a in case.values.items() if kind == "parameter"}
-    given |= {c.name: case.given[c.name] for c in cell.constants}
-    xs = {v.name: case.values["input", v.name] for v in cell.inputs}
-    x = xs if len(xs) > 1 else next(iter(xs.values()))
-    state = {s.name: case.values["state", s.name] for s in cell.states}
-    masks = [{m.name: case.given[m.name] for m in cell.masks}] if cell.masks else []
-    (y, final, tape), (same, last, kept) = (
-        module.forward(given, x, state, *masks) for module in (wide, narrow)
-    )
+    given, cotangents = arguments(cell, case)
+    (y, final, tape), (same, last, kept) = (module.forward(**given) for module in (wide, narrow))
     assert_same((y, final), (same, last))
     halves = [n for n, a in kept.items() if getattr(a, "dtype", None) == np.float16]
     buffers = lstmgen.plan(cell, tape="float16", **plan_options("numpy")).buffers
@@ -93,9 +87,9 @@ def test_a_narrow_tape_is_the_wide_one_rounded(name):
     for n in halves:
         tape[n][...] = tape[n].astype(np.float16)
         assert (tape[n] == kept[n]).all()
-    dy = case.dy if len(case.dy) > 1 else next(iter(case.dy.values()))
     assert_same(
-        wide.backward(given, tape, dy, case.dstate), narrow.backward(given, kept, dy, case.dstate)
+        wide.backward(given["params"], tape, *cotangents),
+        narrow.backward(given["params"], kept, *cotangents),
     )
 
 

@@ -58,8 +58,8 @@ def autograd():
     return differentiate_case
 
 
-def run(cell: Cell, module, case, dtype: str = "float64"):
-    """A module's outputs and gradients for a case, by kind and name as autograd has them."""
+def arguments(cell: Cell, case, dtype: str = "float64"):
+    """What forward takes for a case, by name, and what backward takes beside it."""
     arrays = {e: np.ascontiguousarray(a, dtype) for e, a in case.values.items()}
     params = {n: a for (kind, n), a in arrays.items() if kind == "parameter"}
     params |= {c.name: case.given[c.name] for c in cell.constants}
@@ -68,11 +68,17 @@ def run(cell: Cell, module, case, dtype: str = "float64"):
     state = {s.name: arrays["state", s.name] for s in cell.states}
     given_ = {m.name: np.ascontiguousarray(case.given[m.name], dtype) for m in cell.masks}
     extra = {"masks": given_} if given_ else {}
-    y, final, tape = module.forward(params, x, state, **extra)
     dy, dstate = ({n: a.astype(dtype) for n, a in d.items()} for d in (case.dy, case.dstate))
     dy = dy if len(dy) > 1 else next(iter(dy.values()))
-    grads, dx, initial = module.backward(params, tape, dy, dstate)
-    by_input = dx if len(xs) > 1 else {next(iter(xs)): dx}
+    return {"params": params, "x": x, "state": state, **extra}, (dy, dstate)
+
+
+def run(cell: Cell, module, case, dtype: str = "float64"):
+    """A module's outputs and gradients for a case, by kind and name as autograd has them."""
+    given, cotangents = arguments(cell, case, dtype)
+    y, final, tape = module.forward(**given)
+    grads, dx, initial = module.backward(given["params"], tape, *cotangents)
+    by_input = dx if len(cell.inputs) > 1 else {cell.inputs[0].name: dx}
     gradients = {("parameter", n): g for n, g in grads.items()}
     gradients |= {("input", n): g for n, g in by_input.items()}
     gradients |= {("state", n): g for n, g in initial.items()}

@@ -25,6 +25,7 @@ from .operations import (
     Pass,
     Sums,
     area,
+    is_loop,
 )
 
 _WIDTHS = (56, 60)  # of what is done, and of the note beside it
@@ -62,18 +63,13 @@ def describe(
 
 def _pass(part: Pass, step: str, order: Order, memory: Assignment) -> list[tuple[str, str, str]]:
     rows: list[tuple[str, str, str]] = []
-    for title, section in zip(_titles(len(part.sections), step), part.sections, strict=True):
+    several = len(part.sections) > 3
+    for k, section in enumerate(part.sections):
+        in_loop = f"{step}, loop {k // 2 + 1}" if several else step
+        title = in_loop if is_loop(k) else part.title(k)
         for n, op in enumerate(section):
             rows.append((title if n == 0 else "", *_operation(op, order, memory)))
     return rows
-
-
-def _titles(sections: int, step: str) -> list[str]:
-    if sections == 3:
-        return ["before the loop", step, "after the loop"]
-    loops = range(1, sections // 2 + 1)
-    titles = [t for k in loops for t in (f"before loop {k}", f"{step}, loop {k}")]
-    return [*titles, "after the loops"]
 
 
 def _once(

@@ -200,6 +200,18 @@ class Pass:
         """What is done for all steps at once."""
         return tuple(op for section in self.sections[::2] for op in section)
 
+    def section_of(self, v: Vector) -> int:
+        """The number of the section that writes ``v``."""
+        sections = enumerate(self.sections)
+        return next(n for n, section in sections if any(v in op.writes for op in section))
+
+    def title(self, number: int) -> str:
+        """Where a section stands that is no loop: "before loop 2", or "after the loops"."""
+        last = len(self.sections) - 1
+        if last == 2:
+            return "before the loop" if number == 0 else "after the loop"
+        return "after the loops" if number == last else f"before loop {number // 2 + 1}"
+
 
 def is_loop(section: int) -> bool:
     """Whether a section, by its number, is a loop over steps."""

@@ -12,7 +12,7 @@ state, has a loop of its own: between the two loops, the product is done for all
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sympy import Eq
@@ -146,9 +146,9 @@ class _Placement:
 
     def _place(self, component: Sequence[Vector]) -> None:
         """Give a component the first section that it can be in, and its products be before it."""
-        first = max((self._ready(u, v) for v in component for u in self.needs[v]
-                     if u not in component), default=0)  # fmt: skip
-        if not set(component).isdisjoint(self.recurrent.values()):
+        own = set(component)
+        first = max((n for v in component for n in self._ready(v, own)), default=0)
+        if not own.isdisjoint(self.recurrent.values()):
             first = first if is_loop(first) else first + 1
         elif self.movable(self.equation[component[0]]):
             first = after_loop(first)
@@ -156,11 +156,14 @@ class _Placement:
             self.lazy.update(component)
         self.section.update(dict.fromkeys(component, first))
 
-    def _ready(self, u: Vector, v: Vector) -> int:
-        """When ``u`` is there for the equation of ``v``: for a product, of all steps."""
-        names = {u, *(w for w, out in self.handed_on.items() if out == u)}
+    def _ready(self, v: Vector, own: set[Vector]) -> Iterator[int]:
+        """When each value is there that ``v`` needs, but for its ``own`` component: for a product,
+        when it is there for all steps.
+        """
         operands = {p.operand for p in self.equation[v].rhs.atoms(Product)}
-        return self.section[u] if names.isdisjoint(operands) else after_loop(self.section[u])
+        operands |= {self.handed_on[w] for w in operands if w in self.handed_on}
+        for u in self.needs[v] - own:
+            yield after_loop(self.section[u]) if u in operands else self.section[u]
 
     def _place_lazy(self) -> None:
         """Elementwise work that no loop has to do goes to whoever needs it, a step first."""

@@ -193,7 +193,10 @@ class Housing:
 
     def buffers(self, dtype: DType) -> tuple[Buffer, ...]:
         """The buffers, of a module of that type."""
-        types = {"tape": dtype.of_tape}
+
+        def buffer(name: str, blocks: tuple[Vector, ...], scope: str) -> Buffer:
+            return Buffer(name, blocks, scope, dtype.of_tape if scope == "tape" else dtype)
+
         placed: set[Vector] = set()
         out: list[Buffer] = []
         for order in self.layouts:
@@ -202,12 +205,11 @@ class Housing:
                 if len(blocks) > 1 and not placed & set(blocks):
                     scope = "tile" if any(self.scope[v] == "tile" for v in blocks) else "step"
                     scope = "tape" if scopes == ("tape",) else scope
-                    type_ = types.get(scope, dtype)
-                    out.append(Buffer(_common_name(blocks), blocks, scope, type_))
+                    out.append(buffer(_common_name(blocks), blocks, scope))
                     placed.update(blocks)
         for v, scope in self.scope.items():
             if v not in placed:
-                out.append(Buffer(v.name, (v,), scope, types.get(scope, dtype)))
+                out.append(buffer(v.name, (v,), scope))
         rank = {"given": 0, "state": 1, "tape": 2, "tile": 3, "step": 4, "carry": 5, "carries": 6}
         return tuple(sorted(out, key=lambda b: rank[b.scope]))
 

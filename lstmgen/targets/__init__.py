@@ -46,15 +46,19 @@ def generate(cell: Cell, target: str, **options: Any) -> dict[str, str]:
             f'there is no target "{target}"\n'
             f"  hint: {did_you_mean(target, NAMES)} the targets are {', '.join(NAMES)}"
         )
-    module = importlib.import_module(f".{target}.target", __name__)
+    module = _module(target)
     files: dict[str, str] = module.files(cell, **_checked(cell, target, module, options))
     return {name: seal(text) for name, text in files.items()}
 
 
 def plan_options(target: str) -> dict[str, Any]:
     """What a target asks of a plan."""
-    options: dict[str, Any] = importlib.import_module(f".{target}.target", __name__).PLAN
+    options: dict[str, Any] = _module(target).PLAN
     return options
+
+
+def _module(target: str) -> Any:
+    return importlib.import_module(f".{target}.target", __name__)
 
 
 def _checked(cell: Cell, target: str, module: Any, options: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +74,7 @@ def _checked(cell: Cell, target: str, module: Any, options: dict[str, Any]) -> d
         takes = f"it takes {', '.join(sorted(known - {'source'})) or 'none'}"
         hint = f"{did_you_mean(unknown[0], known)} {takes}".strip()
         for other in NAMES:
-            there = importlib.import_module(f".{other}.target", __name__)
+            there = _module(other)
             if unknown[0] in _known(cell, there) | getattr(there, "OF_COMPILE", set()):
                 hint = f'the target "{other}" has it'
         raise GenerateError(f"the target {target} has no option {unknown[0]!r}\n  hint: {hint}")

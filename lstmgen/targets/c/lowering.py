@@ -79,14 +79,6 @@ class Direction:
             made.append(tuple(without_repeated_copies(statements)))
         return made
 
-    def section_of(self, v: Vector) -> int:
-        """The number of the section that writes ``v``."""
-        return next(
-            n
-            for n, operations in enumerate(self.part.sections)
-            if any(v in op.writes for op in operations)
-        )
-
     @property
     def statements(self) -> list[Statement]:
         """Those of all sections."""
@@ -183,14 +175,12 @@ class Direction:
         return self.source.file(("stage", wish), wish)
 
     def _about(self, section: int, op: Fused, before: Operation | None) -> str:
-        text, several = self.source.text, self._last > 2
-        if is_loop(section):
-            when = f"One step {self.name}"
-            when += f" in loop {section // 2 + 1}" if several else ""
+        text = self.source.text
+        if not is_loop(section):
+            when = f"{self.part.title(section).capitalize()} over steps"
         else:
-            when = f"{'After' if section == self._last else 'Before'} the loop"
-            when += f" {section // 2 + 1}" if several and section < self._last else ""
-            when += "s over steps" if several and section == self._last else " over steps"
+            when = f"One step {self.name}"
+            when += f" in loop {section // 2 + 1}" if self._last > 2 else ""
         if isinstance(before, Multiply):
             operands = list(dict.fromkeys(text(v) for v in before.operands))
             when += f", after the product with {' '.join(operands)}"

@@ -213,7 +213,7 @@ class Passes:
                 last.append(do("memcpy", arriving, every, product(*rows, _BYTES)))
             else:
                 leaving = self.source.carry(s, "prev")
-                loop = sections[direction.section_of(carry(s, -1))]
+                loop = sections[direction.part.section_of(carry(s, -1))]
                 loop.append(do("swap", Address(arriving), Address(leaving)))
             saved.append(self._save(s, arriving, "dinitial"))
         steps = [*_over_steps(sections, backwards=True), *last, *copies.written()]

@@ -143,6 +143,11 @@ class Usage:
         return {stack for c in calls for stack in c.arguments if isinstance(stack, Stack)}
 
 
+def variables(body: Iterable[Node]) -> set[Local]:
+    """The variables that a part of a function mentions."""
+    return Usage(Function("part", tuple(body))).locals
+
+
 def _assigned(function: Function) -> set[Local]:
     """The variables that statements bind."""
     found: set[Local] = set()

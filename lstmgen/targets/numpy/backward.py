@@ -111,9 +111,9 @@ def backward(plan: Plan, order: Order) -> Function:
         [
             Assign((here, there), (there, here))
             for s, here, there in carried
-            if here != there and carry(s, -1) in {v for op in loop for v in op.writes}
+            if here != there and plan.backward.section_of(carry(s, -1)) == n
         ]
-        for loop in plan.backward.sections[1::2]
+        for n in range(1, len(sections), 2)
     ]
     results = {v: operands.result(adjoint(v)) for v in cell.inputs}
     given = {v: shaped(cell, v, a, size("T"), size("B")) for v, a in results.items()}
@@ -154,7 +154,7 @@ def backward(plan: Plan, order: Order) -> Function:
                     Declare((Kind.BLOCK,)),
                     *(store(here, there) for here, there in operands.copied()),
                     *(begin for begin, _ in moves),
-                    *block(sections, True, swaps),
+                    *block(plan.backward, sections, True, swaps),
                     *(end for _, end in moves),
                 ),
             ),

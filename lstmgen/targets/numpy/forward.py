@@ -9,7 +9,7 @@ from ...language.symbols import Vector
 from ...planning.operations import Buffer
 from ...planning.plans import Plan
 from ...printing.orders import Order
-from .analysis import Usage
+from .analysis import variables
 from .lower import (
     Lowering,
     all_sizes,
@@ -186,7 +186,12 @@ def _block(operands: _Operands, sections: Sequence[tuple[Node, ...]]) -> tuple[N
         Declare((Kind.SLICE,), (_STEPS, _KEPT, _ENDS)),
         Declare((Kind.BLOCK,)),
         *(bind(come, item(array, _AT)) for loop in handed for come, _, array in loop),
-        *block(sections, False, [[bind(come, go) for come, go, _ in loop] for loop in handed]),
+        *block(
+            plan.forward,
+            sections,
+            False,
+            [[bind(come, go) for come, go, _ in loop] for loop in handed],
+        ),
         *([Blank(), *ends] if ends else []),
     )
 
@@ -197,7 +202,7 @@ def _handed_on(
     """States as they come into a step, and as they leave it, by the loop that alone has both: what
     a step leaves is what comes into the next one, so that no view is needed for it.
     """
-    inside = [Usage(Function("step", tuple(loop))).locals for loop in loops]
+    inside = [variables(loop) for loop in loops]
     handed: list[list[tuple[Node, Node, Local]]] = [[] for _ in loops]
     for s in operands.cell.states:
         come, go = operands.of(s, True), operands.of(s.at(0), True)

@@ -71,15 +71,16 @@ class Lowering:
 
 
 def block(
-    sections: Sequence[tuple[Node, ...]], backwards: bool, ends: Sequence[Sequence[Node]]
+    part: Pass,
+    sections: Sequence[tuple[Node, ...]],
+    backwards: bool,
+    ends: Sequence[Sequence[Node]],
 ) -> list[Node]:
-    """What is done for a block of steps, with ``ends`` after each step of each loop."""
-    last = len(sections) - 1
+    """What a pass does for a block of steps, with ``ends`` after each step of each loop."""
     made: list[Node] = []
     for n, section in enumerate(sections):
         if not is_loop(n):
-            title = f"{'after' if n == last else 'before'} the loop"
-            made.append(Section(title if last == 2 else f"{title}s", section))
+            made.append(Section(part.title(n), section))
         elif section:
             made.append(TimeLoop(COUNT, backwards, (*section, *ends[n // 2])))
     return made

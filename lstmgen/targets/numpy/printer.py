@@ -11,7 +11,7 @@ from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.str import StrPrinter
 
 from ...printing.orders import literal
-from .analysis import Usage
+from .analysis import Usage, variables
 from .tree import (
     AddRows,
     Amount,
@@ -28,7 +28,6 @@ from .tree import (
     Empty,
     Equation,
     For,
-    Function,
     Gather,
     Global,
     If,
@@ -155,7 +154,7 @@ class _Printer:
         return [f"{first}  # σ(a) = 1 / (1 + exp(-a))", *others]
 
     def loop_head(self, s: TimeLoop) -> list[str]:
-        inside = Usage(Function("step", s.body)).locals  # a function may have several loops
+        inside = variables(s.body)  # a function may have several loops
         each = [v for v in self.bindings[Kind.STEP] if v in inside]
         back = "[::-1]" if s.backwards else ""
         names = [self.names[v] for v in each]
