@@ -51,7 +51,10 @@ from lstmgen.language.symbols import Vector
 from lstmgen.printing.orders import Order
 from lstmgen.targets import rendering
 from lstmgen.targets.latex import target as latex
-from lstmgen.targets.latex.typesetting import STAR, Names, Typesetter, escape, filled, width
+from lstmgen.targets.latex.breaking import filled, width
+from lstmgen.targets.latex.names import STAR, Names, escape
+from lstmgen.targets.latex.page import Page
+from lstmgen.targets.latex.typesetting import Typesetter
 from lstmgen.targets.sealing import is_untouched
 
 CELLS = lstmgen.cells.names()
@@ -263,10 +266,10 @@ def expand(equations, letters):
 
 @pytest.mark.parametrize("name", [*CELLS, *ODD])
 def test_stars_stand_for_what_was_derived(name):
-    page = latex._Page(ODD.get(name) or lstmgen.cells.get(name), "")
+    page = Page(ODD.get(name) or lstmgen.cells.get(name), "").equations
     for (shown, letters), derived in (
-        (page._adjoints, page._backward),
-        (page._totals, page._ends[: len(page.cell.parameters)]),
+        (page.adjoints, page.backward),
+        (page.totals, page.gradients[: len(page.cell.parameters)]),
     ):
         assert set(expand(shown, letters)) == set(expand(derived, []))
 
@@ -274,14 +277,14 @@ def test_stars_stand_for_what_was_derived(name):
 @hypothesis_settings(max_examples=10)
 @given(made_up_cells())
 def test_all_that_is_read_is_defined(cell):
-    page = latex._Page(cell, "")
-    forward, (parts, letters) = page._forward[0], page._parts
+    page = Page(cell, "").equations
+    forward, (parts, letters) = page.forward, page.parts
     given_names = {v.name for v in (*cell.inputs, *cell.masks, *cell.parameters, *cell.constants)}
     defined = given_names | {s.name for s in cell.states}
-    defined |= {e.lhs.name for e in (*page._once, *forward, *expand(parts, letters))}
-    defined |= {b.args[1].name for e in forward for b in page._braces(e)}
-    adjoints = [*expand(*page._adjoints), *expand(*page._totals), *page._ends]
-    known = {e.lhs for e in expand(page._backward, [])}
+    defined |= {e.lhs.name for e in (*page.once, *forward, *expand(parts, letters))}
+    defined |= {b.args[1].name for e in forward for b in page.braces(e)}
+    adjoints = [*expand(*page.adjoints), *expand(*page.totals), *page.gradients]
+    known = {e.lhs for e in expand(page.backward, [])}
     for e in adjoints:
         for v in e.rhs.atoms(Vector):
             if v.category == "adjoint":
@@ -292,7 +295,7 @@ def test_all_that_is_read_is_defined(cell):
 
 
 def test_what_is_made_of_parameters_stands_before_the_steps():
-    page = latex._Page(FIXED["of_parameters"], "")
+    page = Page(FIXED["of_parameters"], "")
     text = "".join(lstmgen.generate(FIXED["of_parameters"], "latex").values())
     once, _, steps = text.partition("For $t = 1")
     assert "Once for a sequence:" in once and r"\mathbf{v} &= V \mathbf{b}_k" in once
@@ -446,15 +449,16 @@ def test_every_function_of_the_language_can_be_set(tmp_path):
 
 
 def test_breaking_a_line_loses_nothing():
-    page = latex._Page(ODD["lengthy"], "")
+    page = Page(ODD["lengthy"], "")
+    shown, setting = page.equations, page.lines
 
     def joined(text):
         return re.sub(r"\\biggl|\\left", "", re.sub(r"\\biggr|\\right", "", text)).replace(" ", "")
 
-    for e in (page._backward[1], page._ends[page.cell.parameters.index(vector("k"))]):
-        _, pieces = page._sides(e)
+    for e in (shown.backward[1], shown.gradients[page.cell.parameters.index(vector("k"))]):
+        _, pieces = setting.sides(e)
         assert len(pieces) > 1
-        whole = page._math(e.rhs)
+        whole = setting.math(e.rhs)
         if r"\frac" not in whole:  # a long fraction is set as a factor 1/…
             assert joined(" ".join(pieces)) == joined(whole)
         for room in (100.0, 200.0, 340.0):
@@ -466,8 +470,10 @@ def test_breaking_a_line_loses_nothing():
 def test_width_is_about_that_of_tex(tmp_path):
     lines = []
     for name in CELLS:
-        page = latex._Page(lstmgen.cells.get(name), "")
-        lines += [page._line(e) for e in (*page._forward[0], *page._adjoints[0], *page._ends)]
+        page = Page(lstmgen.cells.get(name), "")
+        shown = page.equations
+        shown = (*shown.forward, *shown.adjoints[0], *shown.gradients)
+        lines += [page.lines.line(e) for e in shown]
     body = "".join(
         rf"\setbox0\hbox{{$\displaystyle {line}$}}\typeout{{WIDTH {k} \the\wd0}}" + "\n"
         for k, line in enumerate(lines)

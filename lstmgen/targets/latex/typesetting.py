@@ -1,10 +1,9 @@
-"""Expressions in LaTeX: names, formulas as a person sets them, and where a long one breaks."""
+"""Expressions in LaTeX as a person sets them, in pieces between which a line may break."""
 
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import sympy
@@ -34,106 +33,11 @@ from ...printing.orders import (
     binds,
     is_negative,
     number,
-    one_line,
     tidy,
     unnamed,
 )
-
-# --------------------------------------------------------------------------- names
-
-_GREEK = frozenset(
-    """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau
-    upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega""".split()
-)
-STAR = "⋆"
-
-
-class Names:
-    """Names of symbols in LaTeX: a letter, bold for a vector, and its indices.
-
-    ``W_i`` is W with index i; ``my_gate`` is my with index gate; ``h1`` is h with index 1. Where
-    two names would look alike, the second is spelled out.
-    """
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self._parts: dict[str, tuple[str, tuple[str, ...]]] = {}
-        looks: dict[tuple[str, ...], str] = {}
-        for name in names:
-            letter, *indices = _split(name)
-            if looks.setdefault((letter, *indices), name) != name:
-                letter, indices = name.replace("_", r"\_"), []
-            self._parts[name] = (letter, tuple(indices))
-
-    def __call__(self, name: str, *, bold: bool, time: str = "") -> str:
-        letter, indices = self._parts.get(name) or (_split(name)[0], tuple(_split(name)[1:]))
-        if letter == STAR:
-            base = r"\star"
-        elif letter in _GREEK:
-            base = rf"\boldsymbol{{\{letter}}}" if bold else rf"\{letter}"
-        elif bold:
-            base = rf"\mathbf{{{letter}}}"
-        else:
-            base = letter if len(letter) == 1 else rf"\mathrm{{{letter}}}"
-        index = ",".join([*(_index(i) for i in indices), *([time] if time else [])])
-        if not index:
-            return base
-        return f"{base}_{index}" if len(index) == 1 else f"{base}_{{{index}}}"
-
-
-def _split(name: str) -> list[str]:
-    first, *indices = [part for part in name.split("_") if part]
-    numbered = re.fullmatch(r"([A-Za-z]+)([0-9]+)", first)
-    return [*numbered.groups(), *indices] if numbered else [first, *indices]
-
-
-def _index(part: str) -> str:
-    if part == STAR:
-        return r"\star"
-    if part in _GREEK:
-        return rf"\{part}"
-    plain = re.fullmatch(r"[A-Za-z]?[0-9]*", part)
-    return part if plain else rf"\mathrm{{{part}}}"
-
-
-_ACCENTS = {
-    "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u",
-    "\u0307": ".", "\u0308": '"', "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0327": "c",
-}  # fmt: skip
-_SPELLED = {
-    "ß": r"\ss{}", "æ": r"\ae{}", "Æ": r"\AE{}", "œ": r"\oe{}", "Œ": r"\OE{}", "ø": r"\o{}",
-    "Ø": r"\O{}", "ł": r"\l{}", "Ł": r"\L{}", "–": "--", "—": "---", "‘": "`", "’": "'",
-    "“": "``", "”": "''", "…": r"\dots{}", "−": "$-$", "×": r"$\times$", "·": r"$\cdot$",
-    "⊙": r"$\odot$", "∘": r"$\circ$", "′": "$'$", "→": r"$\to$", "≤": r"$\le$", "≥": r"$\ge$",
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": "$<$", ">": "$>$", "|": "$|$", '"': "''",
-    **{c: rf"\{c}" for c in "&%$#_{}"},
-}  # fmt: skip
-
-
-def escape(text: str) -> str:
-    """``text`` from a user, to be set as it stands: no command, no comment, in ASCII."""
-    return "".join(_escaped(c) for c in unicodedata.normalize("NFC", one_line(text)))
-
-
-def _escaped(c: str) -> str:
-    if c in _SPELLED:
-        return _SPELLED[c]
-    if c.isascii():
-        return c
-    name = unicodedata.name(c, "").replace("LAMDA", "LAMBDA").split()
-    if name[:1] == ["GREEK"] and len(name) == 4 and name[3].lower() in _GREEK:
-        greek = name[3].capitalize() if name[1] == "CAPITAL" else name[3].lower()
-        return rf"$\{greek}$" if greek in _GREEK else "?"
-    parts = unicodedata.normalize("NFD", c)
-    base = parts[0]
-    if not base.isascii():
-        return "?"
-    for mark in parts[1:]:  # an accent that the oldest font encoding lacks is left out
-        base = rf"\{_ACCENTS[mark]}{{{base}}}" if mark in _ACCENTS else base
-    return base
-
-
-# --------------------------------------------------------------------------- the printer
+from .breaking import LINE, THIN, joined, width
+from .names import Names
 
 _COMMANDS = {
     "sigmoid": r"\sigma",
@@ -191,7 +95,7 @@ class Typesetter(LatexPrinter):
             above, below = self.person.fraction(e)
             pieces = self._long_row(above)
             if below:
-                joint = _THIN if all(map(self.person.scalar, below)) else r"\odot "
+                joint = THIN if all(map(self.person.scalar, below)) else r"\odot "
                 pieces[:1] = [self._fraction("1", below), f"{joint}{pieces[0]}"]
             return pieces
         if isinstance(e, Function) and len(e.args) == 1:
@@ -252,7 +156,7 @@ class Typesetter(LatexPrinter):
             numbers = [a for a in above if self.person.scalar(a)]
             vectors = [a for a in above if not self.person.scalar(a)]
             fraction = self._fraction(self._product(numbers) or "1", below)
-            return f"{fraction}{_THIN}{self._product(vectors)}" if vectors else fraction
+            return f"{fraction}{THIN}{self._product(vectors)}" if vectors else fraction
         return self._fraction(self._product(above) or "1", below)
 
     def _fraction(self, above: str, below: Sequence[Expr]) -> str:
@@ -277,7 +181,7 @@ class Typesetter(LatexPrinter):
                 elif text.startswith(r"\mathbf{1}") or (
                     before.atoms(Vector) and not text.startswith(r"\left")
                 ):
-                    text = f"{_THIN}{text}"
+                    text = f"{THIN}{text}"
             pieces.append(text)
         return pieces
 
@@ -471,14 +375,6 @@ class Typesetter(LatexPrinter):
         return r"\begin{cases} " + r" \\ ".join(rows) + r" \end{cases}"
 
 
-_THIN = r"\, "  # between factors of which one is a number
-
-
-def joined(pieces: Sequence[str]) -> str:
-    """``pieces`` on one line."""
-    return " ".join(pieces).replace(f" {_THIN}", _THIN)
-
-
 def _parentheses(inner: str) -> str:
     return rf"\left({inner}\right)"
 
@@ -493,102 +389,3 @@ def _enclosed(head: str, pieces: list[str]) -> list[str]:
 
 def _script(mark: str, text: str) -> str:
     return f"{mark}{text}" if len(text) == 1 else f"{mark}{{{text}}}"
-
-
-# --------------------------------------------------------------------------- how wide it is
-
-# Points in Computer Modern at 10pt, near enough to choose where a line breaks.
-_WIDTHS = {
-    r"\odot": 13.0, r"\delta": 4.5, r"\,": 1.7, r"\quad": 10.0, r"\qquad": 20.0,
-    r"\left": 2.0, r"\right": 0.0, r"\operatorname": 2.0, r"\mathbf": 0.8, r"\boldsymbol": 0.8,
-    r"\cdot": 7.0, r"\sqrt": 9.0, r"\mathrm": 0.0, r"\text": 0.0, r"\biggl": 3.0, r"\biggr": 3.0,
-    "+": 12.5, "-": 12.5, "=": 13.5, "<": 13.5, ">": 13.5, ",": 4.5, "&": 0.0, "(": 4.0, ")": 4.0,
-    ".": 2.8, "|": 2.8, r"\top": 8.5, r"\partial": 6.0, r"\_": 5.0, r"\\": 0.0,
-    r"\star": 5.0, r"\lfloor": 2.5, r"\rfloor": 2.5, r"\lceil": 2.5, r"\rceil": 2.5,
-}  # fmt: skip
-LINE = 340.0  # what remains of \textwidth in a plain article, beside the equation's number
-
-
-def width(tex: str) -> float:
-    """About how wide a formula is, in points at 10pt."""
-    cases = re.compile(r"\\begin\{cases\}(.*?)\\end\{cases\}")
-    while found := cases.search(tex):
-        rows = found.group(1).split(r"\\")
-        tex = tex[: found.start()] + max(rows, key=width) + r"\quad " + tex[found.end() :]
-    tokens = re.findall(r"\\[A-Za-z]+|\\.|[^\s]", tex)
-    return _widths(tokens)
-
-
-def _widths(tokens: list[str], nested: bool = False) -> float:
-    total, scripts = 0.0, 0.0
-    while tokens:
-        token = tokens.pop(0)
-        if token == "}" and nested:
-            break
-        if token in "_^":
-            scripts = max(scripts, 0.72 * _argument(tokens))
-            continue
-        total, scripts = total + scripts, 0.0
-        if token == "{":
-            total += _widths(tokens, nested=True)
-        elif token == r"\frac":
-            total += max(_argument(tokens), _argument(tokens)) + 3.0
-        elif token in (r"\underbrace", r"\sum"):  # with something below and above, not beside
-            total += _argument(tokens) if token == r"\underbrace" else 18.0
-            while tokens and tokens[0] in "_^":
-                tokens.pop(0)
-                _argument(tokens)
-        else:
-            total += _WIDTHS.get(token, _letter(token))
-    return total + scripts
-
-
-def _argument(tokens: list[str]) -> float:
-    if not tokens:
-        return 0.0
-    token = tokens.pop(0)
-    return _widths(tokens, nested=True) if token == "{" else _WIDTHS.get(token, _letter(token))
-
-
-def _letter(token: str) -> float:
-    if token[0] == "\\":
-        name = token[1:]
-        return 6.0 if name.lower() in {n.lower() for n in _GREEK} else 5.0 * len(name) + 1.7
-    return 9.6 if token in "mwMW" else 8.0 if token.isupper() else 5.3
-
-
-def filled(pieces: Sequence[str], room: float) -> list[str]:
-    """``pieces`` in as few lines as hold them; if two do, the terms of step t+1 on the second."""
-    chunks: list[str] = []
-    for piece in pieces:
-        # a term is broken, at a factor, only if it fits in no line
-        whole = joined([chunks[-1], piece]) if chunks else ""
-        if not whole or piece.startswith(("+", "-")):
-            chunks.append(piece)
-        elif width(whole) <= room - 10:
-            chunks[-1] = whole
-        else:
-            has_sign = piece.startswith((r"\odot", r"\cdot"))
-            chunks.append(piece if has_sign else rf"\cdot {piece.removeprefix(_THIN)}")
-    if width(" ".join(chunks)) > room:
-        later = next((k for k, chunk in enumerate(chunks) if "t+1" in chunk), 0)
-        halves = [" ".join(chunks[:later]), " ".join(chunks[later:])]
-        if later and max(map(width, halves)) <= room - 10:
-            return halves
-    lines = _greedy(chunks, room)
-    for narrower in range(int(room) - 10, 0, -10):  # as even as so many lines can be
-        even = _greedy(chunks, narrower)
-        if len(even) > len(lines):
-            break
-        lines = even
-    return lines
-
-
-def _greedy(chunks: Sequence[str], room: float) -> list[str]:
-    lines = list(chunks[:1])
-    for chunk in chunks[1:]:
-        if width(f"{lines[-1]} {chunk}") > room - (10 if len(lines) > 1 else 0):
-            lines.append(chunk)
-        else:
-            lines[-1] += f" {chunk}"
-    return lines
