@@ -303,8 +303,12 @@ def matrix_shapes(equations: Iterable[Eq], cell: Cell) -> set[Shape]:
 
 def moved(e: Expr) -> set[Vector]:
     """What an equation's right-hand side reads at other units than the one that it computes."""
-    mixing = e.atoms(View, Concat, Contract)
-    return {v for m in mixing for v in m.atoms(Vector)}
+    found = {v for m in e.atoms(View, Concat) for v in m.atoms(Vector)}
+    for m in e.atoms(Contract):
+        # a loop over all axes that are contracted is at one unit of what has all of them
+        letters = nesting(m.spec)
+        found |= {v for v, word in zip(m.args[:2], m.spec, strict=False) if word != letters}
+    return found
 
 
 def count_arithmetic(e: Expr) -> int:

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from sympy import Eq
 from sympy.utilities.iterables import strongly_connected_components
 
-from ..language.symbols import Product, Vector
-from .operations import after_loop, is_loop
+from ..language.symbols import Contract, Product, Vector
+from .operations import after_loop, is_loop, moved
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,21 @@ class _Placement:
                     as_operand = any(p.operand in names for p in u.rhs.atoms(Product))
                     section = self.section[u.lhs]
                     users.add(first if as_operand and is_loop(section) else section)
+            users |= {n for n in self._beside(e) if n > first}
             self.section[e.lhs] = min(users, default=first or 1)
+
+    def _beside(self, e: Eq) -> set[int]:
+        """The loops that read, of another step, the matrix that ``e`` contracts: in these it is in
+        cache, and to go over those of all steps at once would fetch them from memory again.
+        """
+        if not isinstance(e.rhs, Contract) or e.rhs.is_outer:
+            return set()
+        matrices = {v.name for v in e.rhs.atoms(Vector) - moved(e.rhs) if v.category == "state"}
+        return {
+            self.section[u.lhs]
+            for u in self.equations
+            if is_loop(self.section[u.lhs]) and matrices & {v.name for v in u.rhs.atoms(Vector)}
+        }
 
 
 def _is_carry(v: Vector) -> bool:

@@ -507,7 +507,21 @@ def _loops(equations: Sequence[Eq], cell: Cell) -> tuple[Loop, ...]:
             loops.append((shape, backwards, []))
         loops[k][2].append(e)
         # a loop that runs the other way cannot share a register with this one, nor can a sum
-        summed = isinstance(e.rhs, (Reduction, Contract)) and not isinstance(e.rhs, Scan)
+        is_sum = isinstance(e.rhs, Reduction) and not isinstance(e.rhs, Scan)
+        summed = is_sum or (isinstance(e.rhs, Contract) and not e.rhs.is_outer)
         made[e.lhs] = k
         ready[e.lhs] = k + 1 if summed or alone or shape != cell.shape(e.lhs) else k
-    return tuple(Loop(shape, tuple(lines), back) for shape, back, lines in loops)
+    _sink([lines for _, _, lines in loops], [loop[:2] for loop in loops])
+    return tuple(Loop(shape, tuple(lines), back) for shape, back, lines in loops if lines)
+
+
+def _sink(loops: Sequence[list[Eq]], kinds: Sequence[tuple[Shape, bool]]) -> None:
+    """Make outer products where they are read, if that is one later loop over the same axes: they
+    cost less than the memory that they would take until then.
+    """
+    for k, lines in enumerate(loops):
+        for e in [e for e in lines if isinstance(e.rhs, Contract) and e.rhs.is_outer]:
+            readers = [j for j in range(k, len(loops)) if any(r.rhs.has(e.lhs) for r in loops[j])]
+            if len(readers) == 1 and readers[0] > k and kinds[readers[0]] == kinds[k]:
+                lines.remove(e)
+                loops[readers[0]].insert(0, e)

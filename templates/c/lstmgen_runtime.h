@@ -432,6 +432,12 @@ LSTMGEN_INLINE vec LG(running_back)(vec a, real *total)
 
 /* ------------------------------------------------------------------ functions */
 
+/* max(a, 0); NaN stays NaN. */
+LSTMGEN_INLINE vec LG(relu)(vec a)
+{
+    return LG(choose)((mask)(a < LG(splat)(0)), LG(splat)(0), a);
+}
+
 #ifdef LSTMGEN_BYTES
 /* These are quotients made of e^a = 2^n (q + r) / (q - r), where n = round(a / ln 2),
  * r = a - n ln 2 and q = r coth(r / 2), an even function that a short polynomial in r^2 gives. The
@@ -439,6 +445,7 @@ LSTMGEN_INLINE vec LG(running_back)(vec a, real *total)
  * and without fused multiply-add. */
 #if LSTMGEN_REAL == 32
 #define POLYNOMIAL(z) ((-0.002766723f * z + 0.16666625f) * z + 2.0f)
+#define LOGARITHM(z) ((0.0023336904f * z + 0.012492992f) * z + 0.08333347f)
 #define MANTISSA 23
 #define BIAS 127
 #define ROUNDER 12582912.0f /* 1.5 2^23: added, it leaves no room for a fraction */
@@ -450,6 +457,10 @@ LSTMGEN_INLINE vec LG(running_back)(vec a, real *total)
 #define POLYNOMIAL(z) \
     (((((4.138116821888254e-08 * z - 1.6533901687322552e-06) * z + 6.613756320964232e-05) * z \
         - 0.002777777777701375) * z + 0.16666666666666602) * z + 2.0)
+#define LOGARITHM(z) \
+    ((((((4.515817299639447e-06 * z + 1.8693736056419034e-05) * z + 8.878696125049259e-05) * z \
+        + 0.0004340273139400924) * z + 0.0022321428705734435) * z + 0.012499999999815728) * z \
+        + 0.08333333333333419)
 #define MANTISSA 52
 #define BIAS 1023
 #define ROUNDER 6755399441055744.0 /* 1.5 2^52 */
@@ -535,7 +546,22 @@ LSTMGEN_INLINE vec LG(expm1)(vec a)
     return (vec)((bits)(up / ((real)0.25 * (q - r))) | sign_of_a);
 }
 
+/* log(1 + e^a) = max(a, 0) + log(1 + u) with u = e^-|a|. Of 1 + u, or of its half where that is
+ * nearer to 1, the logarithm is t f(t^2) with t = 2 (1 + u - 1) / (1 + u + 1) and an even function f
+ * that a short polynomial in t^2 gives; 3.6 ulp */
+LSTMGEN_INLINE vec LG(softplus)(vec a)
+{
+    const vec u = LG(exp)((vec)((bits)a | SIGN)), one = LG(splat)(1);
+    const mask is_half = (mask)(u > LG(splat)((real)0.41421356));
+    const vec above = LG(choose)(is_half, u - one, u);
+    const vec below = LG(choose)(is_half, u * (real)0.5 + (real)1.5, u * (real)0.5 + one);
+    const vec t = above / below, z = t * t;
+    const vec whole = LG(choose)(is_half, LG(splat)(LN_2), LG(splat)(0));
+    return LG(relu)(a) + (whole + t * (z * (LOGARITHM(z))) + t);
+}
+
 #undef POLYNOMIAL
+#undef LOGARITHM
 #undef MANTISSA
 #undef BIAS
 #undef ROUNDER
@@ -565,6 +591,11 @@ LSTMGEN_INLINE vec LG(sigmoid)(vec a)
 {
     const real e = LIBM(exp)(-LIBM(fabs)(a)); /* not e^-a, which is infinite in the tail */
     return (a < 0 ? e : 1) / (1 + e);
+}
+
+LSTMGEN_INLINE vec LG(softplus)(vec a)
+{
+    return LG(relu)(a) + LIBM(log1p)(LIBM(exp)(-LIBM(fabs)(a)));
 }
 #endif
 
@@ -618,22 +649,6 @@ LSTMGEN_INLINE vec LG(one_pow)(vec a, vec b)
 LSTMGEN_INLINE vec LG(one_rsqrt)(vec a)
 {
     return LG(splat)(1 / LIBM(sqrt)(LSTMGEN_LANE(a, 0)));
-}
-
-/* max(a, 0); NaN stays NaN. */
-LSTMGEN_INLINE vec LG(relu)(vec a)
-{
-    return LG(choose)((mask)(a < LG(splat)(0)), LG(splat)(0), a);
-}
-
-/* log(1 + exp(a)), without overflow. No lane decides what is done. */
-LSTMGEN_INLINE vec LG(softplus)(vec a)
-{
-    vec rest = a;
-    for (size_t l = 0; l < LANES; ++l) {
-        LSTMGEN_LANE(rest, l) = LIBM(log1p)(LIBM(exp)(-LIBM(fabs)(LSTMGEN_LANE(a, l))));
-    }
-    return LG(relu)(a) + rest;
 }
 
 LSTMGEN_INLINE vec LG(positive)(vec a)
@@ -812,8 +827,8 @@ LSTMGEN_INLINE factors LG(blocks_of)(const real *from, size_t stride, size_t gro
 LSTMGEN_KERNEL void LG(multiply_by)(size_t team, size_t rows, size_t width, const factors *x,
     const real *w, const real *start, size_t start_stride, real *out, size_t out_stride);
 
-/* That, where x is made for the call. It is not passed by value: copying it costs a small layer some
- * 5 % of its time, since what was just stored is read again in other pieces. */
+/* That, where x is made for the call. It is not passed by value: copying it costs a small layer
+ * some 5 % of its time, since what was just stored is read again in other pieces. */
 LSTMGEN_INLINE void LG(multiply)(size_t team, size_t rows, size_t width, factors x, const real *w,
     const real *start, size_t start_stride, real *out, size_t out_stride)
 {
@@ -1051,20 +1066,66 @@ LSTMGEN_KERNEL void LG(multiply_heads)(size_t rows, size_t heads, size_t width, 
     }
 }
 
+/* A few rows and vecs of a gradient gain the sum of d xT over all `rows`. */
+LSTMGEN_INLINE void LG(outer_tile)(const size_t height, const size_t vecs, size_t rows,
+    const real *d, size_t d_stride, const real *x, size_t x_stride, real *gradient, size_t width)
+{
+    vec sum[LSTMGEN_ROWS][LSTMGEN_VECS], factor;
+    LSTMGEN_UNROLL
+    for (size_t p = 0; p < height; ++p) {
+        memcpy(sum[p], gradient + p * width, vecs * sizeof(vec));
+    }
+    for (; rows > 0; --rows, d += d_stride, x += x_stride) {
+        LSTMGEN_UNROLL
+        for (size_t v = 0; v < vecs; ++v) {
+            memcpy(&factor, x + v * LANES, sizeof factor);
+            LSTMGEN_UNROLL
+            for (size_t p = 0; p < height; ++p) {
+                sum[p][v] += d[p] * factor;
+            }
+        }
+    }
+    LSTMGEN_UNROLL
+    for (size_t p = 0; p < height; ++p) {
+        memcpy(gradient + p * width, sum[p], vecs * sizeof(vec));
+    }
+}
+
+LSTMGEN_INLINE void LG(outer_rows)(const size_t height, size_t width, size_t rows, const real *d,
+    size_t d_stride, const real *x, size_t x_stride, real *gradient)
+{
+    size_t n = 0;
+    for (; n + PANEL <= width; n += PANEL) {
+        LG(outer_tile)(height, LSTMGEN_VECS, rows, d, d_stride, x + n, x_stride, gradient + n,
+            width);
+    }
+    for (; n + LANES <= width; n += LANES) {
+        LG(outer_tile)(height, 1, rows, d, d_stride, x + n, x_stride, gradient + n, width);
+    }
+    for (size_t r = 0; n < width && r < rows; ++r) { /* less than a vec */
+        for (size_t p = 0; p < height; ++p) {
+            for (size_t q = n; q < width; ++q) {
+                gradient[p * width + q] += d[r * d_stride + p] * x[r * x_stride + q];
+            }
+        }
+    }
+}
+
 LSTMGEN_KERNEL void LG(outer_heads)(size_t rows, size_t heads, size_t height, size_t width,
     const real *LSTMGEN_RESTRICT d, size_t d_stride, const real *LSTMGEN_RESTRICT x,
     size_t x_stride, size_t step, real *LSTMGEN_RESTRICT gradient)
 {
     for (size_t h = 0; h < heads; ++h, d += height, x += width, gradient += step) {
-        for (size_t p = 0; p < height; ++p) { /* a row of the gradient stays in the cache */
-            real *const to = gradient + p * width;
-            for (size_t r = 0; r < rows; ++r) {
-                const real one = d[r * d_stride + p];
-                const real *const row = x + r * x_stride;
-                for (size_t q = 0; q < width; ++q) {
-                    to[q] += one * row[q];
-                }
-            }
+        size_t p = 0;
+        for (; p + LSTMGEN_ROWS <= height; p += LSTMGEN_ROWS) {
+            LG(outer_rows)(LSTMGEN_ROWS, width, rows, d + p, d_stride, x, x_stride,
+                gradient + p * width);
+        }
+        for (; p + 2 <= height; p += 2) {
+            LG(outer_rows)(2, width, rows, d + p, d_stride, x, x_stride, gradient + p * width);
+        }
+        if (p < height) {
+            LG(outer_rows)(1, width, rows, d + p, d_stride, x, x_stride, gradient + p * width);
         }
     }
 }
