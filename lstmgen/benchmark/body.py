@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
 import sympy
-from sympy import Expr, Integer, Symbol
+from sympy import Expr, Integer
 
+from ..language.matrices import Matrix
 from ..language.symbols import Concat, Contract, Part, Product, Vector
 from .expressions import Printer, spelled
 from .hoisting import Normalised
@@ -113,37 +115,46 @@ class Body:
 
     def _product(self, stack: Stack, operand: str, added: str, early: bool | None) -> str:
         """The products of a stack; ``added`` are ``early`` values or biases."""
-        members, axes = stack.members, stack.axes
-        first = members[0]
-        if stack.form == "einsum":
-            value, inside = self._einsum(stack, operand), ""
+        shape = [*self.lead(stack.members[0].product), *stack.shape]
+        inside = ""
+        if stack.form == "heads":
+            value = self._by_heads(stack, operand, shape)
+        elif stack.form == "einsum":
+            value = self._einsum(stack, operand)
         else:
-            weights, turned = self._weights(members)
-            # what the library adds has one axis, as the product has
-            inside = added if stack.form == "rows" and not (early and axes) else ""
+            weights, turned = self._weights(stack.members)
+            rows, apart = stack.form == "rows", len(stack.shape) > 1
+            inside = added if rows and not (early and apart) else ""  # adds what has one axis
             value = self.dialect.product(operand, weights, inside, self.in_loop, turned)
-            if stack.form == "rows" and axes:
-                value = self.dialect.reshaped(value, [*self.lead(first.product), *axes])
+            value = self.dialect.reshaped(value, shape) if rows and apart else value
         return f"{value} + {added}" if added and not inside else value
 
+    def _by_heads(self, stack: Stack, operand: str, shape: Sequence[int]) -> str:
+        """Products with a matrix for each head, as one of batches, which are the heads."""
+        product, count = stack.members[0].product, len(stack.members)
+        lead, (heads, columns) = self.lead(product.operand), self.shape(product.operand)
+        rows, units = math.prod(lead), stack.members[0].shape[1]
+        if len(lead) != 1:
+            operand = self.dialect.reshaped(operand, [rows, heads, columns])
+        weights = self._weights_by_heads(stack)
+        value = self.dialect.batched(self.dialect.permuted(operand, [1, 0, 2]), weights)
+        if count == 1:
+            value = self.dialect.permuted(value, [1, 0, 2])
+            return value if len(lead) == 1 else self.dialect.reshaped(value, shape)
+        name = self.scope.namer("by_head")
+        self._line(name, self.dialect.reshaped(value, [heads, rows, count, units]))
+        return self.dialect.reshaped(self.dialect.permuted(name, [1, 2, 0, 3]), shape)
+
     def _einsum(self, stack: Stack, operand: str) -> str:
-        """The products with a matrix for each head."""
-        members = stack.members
-        product, several = members[0].product, len(members) > 1
+        product = stack.members[0].product
         matrix, heads = product.matrix, "abcdefgh"[: len(product.matrix.axes) - 2]
-        inner = self.axes(product.operand)
-        sizes = {**dict(zip(f"{heads}i", self.axes(product), strict=True)), "j": inner[-1]}
-        words = [f"{heads[:len(inner) - 1]}j", f"{heads}{'ji' if matrix.transposed else 'ij'}", f"{heads}i"]
-        if several:
-            words, sizes = [words[0], f"z{words[1]}", f"z{words[2]}"], {"z": Symbol("gates"), **sizes}
+        axes = self.axes(product.operand)
+        sizes = {**dict(zip(f"{heads}i", self.axes(product), strict=True)), "j": axes[-1]}
+        entries = "ji" if matrix.transposed else "ij"
+        words = [f"{heads[: len(axes) - 1]}j", f"{heads}{entries}", f"{heads}i"]
         leads = [self.lead(product.operand), (), self.lead(product)]
-        matrices = [m.product.matrix.base for m in members]
-        weights = matrix.name
-        if weights not in self.scope.derived:
-            weights = self.scope.argument(matrices, "heads" if several else "whole")
-        value = self.dialect.einsum(spelled(words, sizes, leads), [operand, self._closed(weights)])
-        width = sum(m.width for m in members)
-        return self.dialect.reshaped(value, [*leads[-1], width]) if several else value
+        weights = self._closed(self._natural(matrix.base))
+        return self.dialect.einsum(spelled(words, sizes, leads), [operand, weights])
 
     def _pieces(self, stack: Stack, value: str) -> list[str]:
         """The stack's value, cut into its groups."""
@@ -233,15 +244,28 @@ class Body:
         matrices = [m.product.matrix.base for m in members]
         name, transposed = matrices[0].name, members[0].product.matrix.transposed
         if name in self.scope.whole:
-            transposed ^= self.dialect.transposed
-            if name not in self.scope.derived:
-                self.scope.argument(matrices, "whole")
+            name, transposed = self._natural(matrices[0]), transposed ^ self.dialect.transposed
         else:
             kind = "transposed" if self.dialect.transposed else "matrix"
             name = self.scope.argument(matrices, kind)
         if self.in_loop and not transposed:
-            name = self._prepared(f"{name}_T", self.dialect.turned(name), name in self.scope.derived)
+            name = self._turned(name, self.dialect.turned(name))
         return self._closed(name), transposed
+
+    def _weights_by_heads(self, stack: Stack) -> str:
+        matrices = [m.product.matrix for m in stack.members]
+        if matrices[0].name not in self.scope.whole:
+            return self._closed(self.scope.argument(matrices, "heads"))
+        name = self._natural(matrices[0].base)
+        if matrices[0].transposed:
+            return self._closed(name)
+        turned = f"{name}.mT"
+        return self._closed(self._turned(name, turned)) if self.in_loop else turned
+
+    def _natural(self, matrix: Matrix) -> str:
+        """A matrix that is an argument as it is, or is made of others."""
+        name = str(matrix.name)
+        return name if name in self.scope.derived else self.scope.argument([matrix], "whole")
 
     def _vector(self, vectors: Sequence[Any]) -> str:
         return self._closed(self.scope.argument(vectors, "vector" if len(vectors) > 1 else "whole"))
@@ -262,14 +286,16 @@ class Body:
             parts.append(part if has else self.dialect.zeros(name, width))
             start += width if has else 0
         self.scope.closed.pop(name, None)
-        return self._closed(self._prepared(f"{name}_padded", self.dialect.concatenated(parts)))
+        padded = self.dialect.concatenated(parts)
+        return self._closed(self._prepared(f"{name}_padded", padded, self.scope.prepared))
 
-    def _prepared(self, name: str, value: str, late: bool = False) -> str:
-        """A name for what is made from parameters, once; it is the same for the same value.
+    def _turned(self, name: str, value: str) -> str:
+        """The transpose ``value`` of a matrix; if that is made of others, after these."""
+        prepared = self.scope.turned if name in self.scope.derived else self.scope.prepared
+        return self._prepared(f"{name}_T", value, prepared)
 
-        ``late``, it is made from what lines before the loop make.
-        """
-        prepared = self.scope.turned if late else self.scope.prepared
+    def _prepared(self, name: str, value: str, prepared: dict[str, str]) -> str:
+        """A name for what is made from parameters, once; it is the same for the same value."""
         for known, text in prepared.items():
             if text == value:
                 return known

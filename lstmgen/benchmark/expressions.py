@@ -184,7 +184,13 @@ class Printer(SympyPrinter):
             return f"{self.whole(a, tight=True)}[..., None] * {self.whole(b, tight=True)}[..., None, :]"
         sizes = dict(zip(left + right, (*self.body.axes(a), *self.body.axes(b)), strict=True))
         leads = [self.body.lead(x) for x in (a, b, e)]
-        return self.d.einsum(spelled(e.spec, sizes, leads), [self.whole(a), self.whole(b)])
+        letters = spelled(e.spec, sizes, leads)
+        for axis in (-1, -2):
+            rest = left.replace(left[axis], "")
+            if len(left) > 1 and (right, out) == (rest[:-1] + left[axis], rest):
+                matrix, vector = self.whole(a, tight=True), self.whole(b, tight=True)
+                return self.d.applied(matrix, vector, axis, letters)
+        return self.d.einsum(letters, [self.whole(a), self.whole(b)])
 
     # ------------------------------------------------------------------ elementwise
 

@@ -16,7 +16,7 @@ from sympy import Expr
 from ..derivation.normalform import Namer
 from ..language.cell import Cell
 from ..language.matrices import Matrix
-from ..language.symbols import Vector
+from ..language.symbols import Product, Vector
 from ..verification.evaluation import number
 from .dialects import Dialect
 from .hoisting import Equations
@@ -31,7 +31,7 @@ class Argument:
 
     kind: how the arrays of several parameters make one.
         "matrix": below each other, the rows of all heads as rows; "transposed": that as (columns,
-        rows); "heads": along a new axis; "vector": one after another, all axes as one; "whole":
+        rows); "heads": of each head as (columns, rows), beside each other; "vector": one after another, all axes as one; "whole":
         there is one, as it is. Of no parameter: "constant", "input", "mask" or "state".
     shapes : of the parameters.
     learned : whether it has a gradient.
@@ -54,7 +54,7 @@ class Argument:
             rows = np.concatenate([a.reshape(-1, a.shape[-1]) for a in arrays])
             return rows.T if self.kind == "transposed" else rows
         if self.kind == "heads":
-            return np.stack(arrays)
+            return np.concatenate([a.swapaxes(1, 2) for a in arrays], axis=2)
         if self.kind == "vector":
             return np.concatenate([a.reshape(-1) for a in arrays])
         return arrays[0].reshape(1) if self.kind == "constant" else arrays[0]
@@ -66,8 +66,10 @@ class Argument:
             own = [shape if self.kind == "vector" else shape[:-1] for shape in self.shapes]
             pieces = np.split(rows, np.cumsum([math.prod(shape) for shape in own])[:-1])
             pieces = [a.reshape(shape) for a, shape in zip(pieces, self.shapes, strict=True)]
+        elif self.kind == "heads":
+            pieces = [a.swapaxes(1, 2) for a in np.split(array, len(self.parts), axis=2)]
         else:
-            pieces = list(array) if self.kind == "heads" else [array]
+            pieces = [array]
         return dict(zip(self.parts, pieces, strict=True))
 
 
@@ -93,11 +95,20 @@ class Scope:
         self.derived = {e.lhs.name for e in self.equations.before if e.lhs.category == "derived"}
         read = {v.name for e in self.equations.before for v in e.rhs.atoms(Vector)}
         self.whole = {m.name for m in self.uses if isinstance(m, Matrix)} & (read | self.derived)
+        self.whole |= self._of_several_uses()
         self.prepared: dict[str, str] = {}  # made from parameters alone: name and value
         self.turned: dict[str, str] = {}  # the same, of what is made of parameters
         self.wanted: dict[tuple[Vector, ...], tuple[str, str]] = {}  # names for all steps, for one
         self.closed: dict[str, None] = {}  # what the loop reads that is the same at each step
         self._new: dict[Vector, str] = {}
+
+    def _of_several_uses(self) -> set[str]:
+        """The matrices of heads that are not in one product, as they are, only."""
+        equations = (*self.equations.before, *self.equations.step)
+        found = {p for e in equations for p in e.rhs.atoms(Product) if len(p.matrix.axes) > 2}
+        count = Counter(p.matrix.name for p in found)
+        turned = {p.matrix.name for p in found if p.matrix.transposed}
+        return {name for name, n in count.items() if n > 1} | turned
 
     def number(self, size: Expr) -> int:
         return number(size, self.sizes)

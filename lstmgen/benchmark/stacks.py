@@ -61,8 +61,9 @@ class Stack:
     """All products with one operand, in groups that are treated alike.
 
     form: "rows" (the operand is a vector, the result one vector, too, of all units of all members),
-    "plain" (each head of the operand times one matrix) or "einsum". Of several members the units
-    of one come after those of the other; what belongs to one alone has its own shape.
+    "heads" (each head of the operand times its own matrix), "shared" (times the same matrix) or
+    "einsum" (other axes). Of several members the units of one come after those of the other; what
+    belongs to one alone has its own shape.
     """
 
     operand: Expr
@@ -70,10 +71,10 @@ class Stack:
     groups: tuple[tuple[Member, ...], ...]
 
     @property
-    def axes(self) -> tuple[int, ...]:
-        """Of what has several, the axes of the value; else it is a vector."""
-        shape = self.members[0].shape
-        return shape if len(self.members) == 1 and len(shape) > 1 else ()
+    def shape(self) -> tuple[int, ...]:
+        """Of the value."""
+        apart = len(self.members) == 1
+        return self.members[0].shape if apart else (sum(m.width for m in self.members),)
 
     @cached_property
     def members(self) -> tuple[Member, ...]:
@@ -116,14 +117,16 @@ class Region:
         """The form of a product, and what it has in common with those it is stacked with."""
         matrix, scope = product.matrix, self.scope
         axes, inner = len(matrix.axes), len(scope.shape(product.operand))
-        alone = matrix.transposed or scope.uses[matrix.base] > 1 or matrix.name in scope.whole
+        alone = matrix.name in scope.whole
+        if axes == 2:
+            alone = alone or matrix.transposed or scope.uses[matrix.base] > 1
         if axes == 2 and inner > 1:
-            return "plain", product
+            return "shared", product
         if inner == 1 and (axes == 2 or not alone):
             return "rows", product if alone else matrix.learned
-        if alone or inner < axes - 1:
-            return "einsum", product
-        return "einsum", (matrix.learned, scope.shape(matrix))
+        if (inner, axes) == (2, 3):
+            return "heads", product if alone else (matrix.learned, scope.shape(matrix))
+        return "einsum", product
 
     def _member(self, product: Product) -> Member:
         node: Expr = product
