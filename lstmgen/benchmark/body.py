@@ -45,7 +45,8 @@ class Body:
             if found is None or is_narrow:
                 value = found or self.printer.doprint(equation.rhs)
                 if is_lower or is_narrow:
-                    value = self.dialect.widened(value, [*self.lead(equation.lhs), *shape])
+                    lead = self.lead(equation.lhs)
+                    value = self.printer.widened(value, equation.rhs, [*lead, *shape])
                 self._line(name, value)
                 self._known[equation.rhs] = name
             elif found != name and not self._is_part_of_a_stack(equation.lhs):
@@ -80,10 +81,13 @@ class Body:
         if part in self._known or len(found) == 1:
             return
         operand, names = self.printer.whole(part.operand), ["_"] * len(part.sizes)
+        equations = self.scope.equations
         for p in sorted(found, key=lambda p: p.number):
             lhs = self.region.roots.get(p)
-            is_made_here = lhs is not None and self.scope.equations.level(p) == self.scope.equations.levels[lhs]
-            name = self.scope.name(lhs) if is_made_here else self.scope.namer(f"part_{p.number + 1}")
+            if lhs is not None and equations.levels[lhs] == equations.level(p):
+                name = self.scope.name(lhs)
+            else:
+                name = self.scope.namer(f"part_{p.number + 1}")
             names[p.number] = self._known[p] = name
         widths = [self.scope.number(n) for n in part.sizes]
         self._line(", ".join(names), self.dialect.split(operand, widths))
@@ -95,7 +99,7 @@ class Body:
             return
         self._done.append(stack)
         members = stack.members
-        operand = self.atom(stack.operand, "u")
+        operand = self._atom(stack.operand, self.printer.whole(stack.operand), "u")
         plain = all(m.eps is None and m.gain is None for m in members)
         added, kind = "", None
         if plain and all(m.early for m in members):
@@ -274,8 +278,8 @@ class Body:
         """The biases of all members, with zeros where a member has none."""
         members = stack.members
         own = [m for m in members if m.bias]
-        is_vector = len(members) > 1 or stack.form == "rows"
-        name = self._closed(self.scope.argument([m.bias for m in own], "vector" if is_vector else "whole"))
+        kind = "vector" if len(members) > 1 or stack.form == "rows" else "whole"
+        name = self._closed(self.scope.argument([m.partner for m in own if m.partner], kind))
         if len(own) == len(members):
             return name
         parts, start = [], 0
@@ -345,12 +349,14 @@ class Body:
 
     def atom(self, e: Expr, hint: str) -> str:
         """``e`` as a name, which it is given if it has none."""
-        text: str = self.printer.doprint(e)
-        if not text.isidentifier():
-            name = self.scope.namer(hint)
-            self._line(name, text)
-            text = self._known[e] = name
-        return text
+        return self._atom(e, self.printer.doprint(e), hint)
+
+    def _atom(self, e: Expr, text: str, hint: str) -> str:
+        if text.isidentifier():
+            return text
+        name = self._known[e] = self.scope.namer(hint)
+        self._line(name, text)
+        return name
 
     def is_repeated(self, e: Expr) -> bool:
         return self.region.uses[e] > 1

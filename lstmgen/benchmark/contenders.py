@@ -185,6 +185,8 @@ def _autograd(problem: Problem, run: Callable[[], Any], leaves: Sequence[Any]) -
         out = run()
         # an output need not depend on anything that is learned
         pairs = [(y, dy) for y, dy in zip(out, dys, strict=False) if y.requires_grad]
+        if not pairs:
+            return out, [None] * len(leaves)
         ys, given = zip(*pairs, strict=True)
         return out, torch.autograd.grad(ys, leaves, given, allow_unused=True)
 

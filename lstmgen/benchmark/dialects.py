@@ -310,8 +310,9 @@ class Jax(Dialect):
         whole = group([name for name, _ in parts.wanted])
         wholes = [y.whole for y in parts.outputs]
         states = group(parts.states)
+        y = several([y.made for y in parts.outputs])
         step = [f"{states} = carry", f"{now} = now", *parts.step,
-                f"return {group(parts.new)}, {several([y.made for y in parts.outputs])}"]  # fmt: skip
+                f"return {group(parts.new)}, {y}"]  # fmt: skip
         body = [
             *parts.before, "",
             "def step(carry, now):", *_indented(step), "",

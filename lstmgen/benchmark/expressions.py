@@ -71,9 +71,7 @@ def _operands(e: Any) -> Iterator[Expr]:
             yield from _operands(arg)
 
 
-def spelled(
-    words: Sequence[str], sizes: Mapping[str, Expr], leads: Sequence[Sequence[int]]
-) -> str:
+def spelled(words: Sequence[str], sizes: Mapping[str, Expr], leads: Sequence[Sequence[int]]) -> str:
     """The letters of an einsum: the initials of sizes, after t and b for steps and rows.
 
     ``words`` and ``leads`` are of the operands and of the result, which comes last.
@@ -139,11 +137,15 @@ class Printer(SympyPrinter):
         """
         own, shape = self.body.lead(e), self.body.shape(e)
         lead = own if lead is None else lead
-        if not e.atoms(Vector):
-            return self.d.filled(self._print(e), [*lead, *shape], self.body.some_array())
-        if len(lead) == len(own) and self.extent(e) == shape:
+        if e.atoms(Vector) and len(lead) == len(own) and self.extent(e) == shape:
             return self._inner(e) if tight else self._print(e)
-        return self.d.widened(self._print(e), [*lead, *shape])
+        return self.widened(self._print(e), e, [*lead, *shape])
+
+    def widened(self, text: str, e: Expr, shape: Sequence[int]) -> str:
+        """``e``, whose text is given, as an array of a larger shape."""
+        if e.atoms(Vector):
+            return self.d.widened(text, shape)
+        return self.d.filled(text, shape, self.body.some_array())
 
     def _print_Expand(self, e: Expand) -> str:
         inner = e.operand
@@ -179,9 +181,9 @@ class Printer(SympyPrinter):
     def _print_Contract(self, e: Contract) -> str:
         a, b = e.args[:2]
         left, right, out = e.spec
-        *heads, i, j = out if len(out) > 1 else ("", "", out)
-        if (left, right) == ("".join([*heads, i]), "".join([*heads, j])):
-            return f"{self.whole(a, tight=True)}[..., None] * {self.whole(b, tight=True)}[..., None, :]"
+        if (left, right) == (out[:-1], out[:-2] + out[-1:]):
+            a, b = self.whole(a, tight=True), self.whole(b, tight=True)
+            return f"{a}[..., None] * {b}[..., None, :]"
         sizes = dict(zip(left + right, (*self.body.axes(a), *self.body.axes(b)), strict=True))
         leads = [self.body.lead(x) for x in (a, b, e)]
         letters = spelled(e.spec, sizes, leads)

@@ -119,7 +119,7 @@ class Equations:
         return e.func(*(self._lift(a, hint) for a in args))
 
     def _widens(self, e: Expr) -> bool:
-        """Whether ``e`` only repeats units of what is smaller, which then is what is worth keeping."""
+        """Whether ``e`` only repeats units of what is smaller, which then is worth keeping."""
         if isinstance(e, (Expand, Contract)):
             return isinstance(e, Expand) or e.is_outer
         if isinstance(e, (Product, Reduction, View, Concat)):

@@ -1,7 +1,6 @@
 """A cell's equations in a form that libraries have words for.
 
-- What is made of matrices is an equation of quantities, and where ``f(U) @ h`` makes one in passing,
-  it has a name.
+- What is made of matrices is an equation of quantities, and has a name in ``f(U) @ h``, too.
 - One number beside a quantity of several axes is expanded: libraries align axes from the last one.
 - ``expand(g, C) * outer(v, k)`` is ``outer(g * v, k)``, which is less work.
 - ``W @ concat(x, h)`` is ``W_x @ x + W_h @ h`` where only one of the two depends on the recurrence.
@@ -86,7 +85,7 @@ class Rewriting:
             return e
         args = [self._products(a, cut, hint) if a.args else a for a in e.args]
         if not isinstance(e, Product):
-            return e.func(*args)
+            return e.func(*args) if args != list(e.args) else e
         matrix, operand = e.matrix, args[1]
         if matrix in cut:
             parts = self._concats.get(operand, operand).args
@@ -95,7 +94,7 @@ class Rewriting:
             if matrix not in self._made:
                 *heads, rows, columns = self.shapes.declared(matrix)
                 name = self.namer(f"M_{hint}")
-                made = self._made[matrix] = Matrix(name, rows, columns, heads=tuple(heads))
+                self._made[matrix] = Matrix(name, rows, columns, heads=tuple(heads))
                 derived = Vector(name, "derived", (*heads, rows, columns))
                 rhs = self._expanded(derived, self._of_quantities(matrix))
                 self.equations.append(Eq(derived, rhs, evaluate=False))
@@ -124,9 +123,11 @@ class Rewriting:
             whole = self._concats.get(product.operand, product.operand)
             if not isinstance(whole, Concat) or len(self.shapes.axes(whole)) != 1:
                 return ()
+            if not all(part.atoms(Vector) for part in whole.args):
+                return ()
             sizes.add(tuple(self.shapes.of(part) for part in whole.args))
             late = [self._is_late(part) for part in whole.args]
-            is_mixed = is_mixed or any(late) and not all(late)
+            is_mixed = is_mixed or (any(late) and not all(late))
         return sizes.pop() if is_mixed and len(sizes) == 1 else ()
 
     def _blocks(
@@ -180,13 +181,14 @@ class Rewriting:
         outer = next((f for f in factors if isinstance(f, Contract) and f.is_outer), None)
         if outer is None:
             return factors
-        (left, right, out), (v, k, spec) = outer.spec, outer.args
+        (left, _, out), (v, k, spec) = outer.spec, outer.args
+        axes = Tuple(*self.shapes.axes(v))
         taken = []
         for f in factors:
             if isinstance(f, Expand) and all(out[place] in left for place in f.places):
                 places = Tuple(*(left.index(out[place]) for place in f.places))
-                fits = len(places) == len(left) or not places and len(left) == 1
-                inner = f.operand if fits else Expand(f.operand, Tuple(*self.shapes.axes(v)), places)
+                fits = len(places) == len(left) or (not places and len(left) == 1)
+                inner = f.operand if fits else Expand(f.operand, axes, places)
                 taken.append((f, inner))
             elif f != -1 and self._is_single(f):
                 taken.append((f, f))

@@ -31,8 +31,9 @@ class Argument:
 
     kind: how the arrays of several parameters make one.
         "matrix": below each other, the rows of all heads as rows; "transposed": that as (columns,
-        rows); "heads": of each head as (columns, rows), beside each other; "vector": one after another, all axes as one; "whole":
-        there is one, as it is. Of no parameter: "constant", "input", "mask" or "state".
+        rows); "heads": of each head as (columns, rows), beside each other; "vector": one after
+        another, all axes as one; "whole": there is one, as it is.
+        Of no parameter: "constant", "input", "mask" or "state".
     shapes : of the parameters.
     learned : whether it has a gradient.
     """

@@ -94,7 +94,8 @@ def _written(scope: Scope) -> Transcript:
     outer = Body(Region(scope.equations.before, scope, rank), scope)
     outer.write()
     outer.gather()
-    there = {part for a in scope.arguments.values() for part in a.parts} | set(scope.rewritten.columns)
+    there = {part for a in scope.arguments.values() for part in a.parts}
+    there.update(scope.rewritten.columns)
     for p in scope.cell.parameters:  # those that are in no stack
         if p.name not in there:
             scope.argument([p], "whole")
