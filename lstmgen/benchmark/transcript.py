@@ -5,7 +5,9 @@ library writes by hand, and not a product an equation: what does not depend on t
 done before the loop and for all steps at once; the matrices that act on one vector are kept as one,
 and so are their biases and gains; what follows the products in the same way (a normalisation, a
 gain, a sum, an activation) is done for all of them at once; values that are needed twice are
-computed once; and PyTorch's own ``layer_norm`` is used where the equations spell one out.
+computed once; and PyTorch's own ``layer_norm`` is used where the equations spell one out. The
+matrices of several heads are kept as one, too: for a vector as rows, for heads as a batch. What is
+repeated along other axes is left to broadcasting.
 
 For the LSTM and PyTorch:
 
