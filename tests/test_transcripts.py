@@ -290,9 +290,11 @@ def test_products_that_need_no_state_are_one_before_the_loop(dialect):
 
 
 def test_a_memory_is_written_once_and_not_before_its_step():
-    step, before, _ = written(cells.get("mlstm"), Torch())
+    step, _, _ = written(cells.get("mlstm"), Torch())
     assert "(i[..., None] * v_t)[..., None] * k_t[..., None, :]" in step
-    assert "None, :]" not in before, "an outer product is as large as the memory, for all steps"
+    step, before, _ = written(MADE_UP["outputs_of_all_kinds"], Torch())
+    assert "e_t[..., None] * k_t[..., None, :]" in step
+    assert "None, :]" not in before, "for all steps at once it would be as large as all memories"
 
 
 def test_columns_are_told_apart():
