@@ -12,7 +12,6 @@ import lstmgen
 from lstmgen import (
     Cell,
     CellError,
-    LstmgenError,
     biases,
     cells,
     derive,
@@ -32,9 +31,7 @@ from lstmgen import (
     weights,
 )
 from lstmgen.benchmark.contenders import Generated
-from lstmgen.benchmark.dialects import Torch
 from lstmgen.benchmark.problem import STEP, TRAINING, Problem
-from lstmgen.benchmark.transcript import transcribe
 from lstmgen.printing.text import show, text
 from lstmgen.verification.examination import Examination
 
@@ -388,8 +385,3 @@ def test_timing_ours(work):
     for target in TARGETS:
         prepared = Generated(target).prepare(p)
         p.check(target, prepared.values(prepared.call()))
-
-
-def test_transcripts_refuse_several_outputs():
-    with pytest.raises(LstmgenError, match=r"gated cannot be written for PyTorch yet.* g, h"):
-        transcribe(CELLS["gated"], {"T": 3, "B": 2, "D": 3, "H": 4}, Torch())

@@ -169,7 +169,7 @@ def _written(problem: Problem, dialect: Dialect) -> tuple[Transcript, Any]:
 
 
 def _autograd(problem: Problem, run: Callable[[], Any], leaves: Sequence[Any]) -> Any:
-    """What is timed with PyTorch: ``run`` gives (y, *final states)."""
+    """What is timed with PyTorch: ``run`` gives (*outputs, *final states)."""
     torch = library("torch")
     if problem.work != TRAINING:
         inference = torch.inference_mode
@@ -179,11 +179,16 @@ def _autograd(problem: Problem, run: Callable[[], Any], leaves: Sequence[Any]) -
                 return run(), ()
 
         return infer
-    dy = torch.from_numpy(problem.dy)
+    dys = [torch.from_numpy(dy) for dy in problem.dys]
 
     def train() -> Any:
         out = run()
-        return out, torch.autograd.grad(out[0], leaves, dy, allow_unused=True)
+        # an output need not depend on anything that is learned
+        pairs = [(y, dy) for y, dy in zip(out, dys, strict=False) if y.requires_grad]
+        if not pairs:
+            return out, [None] * len(leaves)
+        ys, given = zip(*pairs, strict=True)
+        return out, torch.autograd.grad(ys, leaves, given, allow_unused=True)
 
     return train
 
@@ -219,9 +224,9 @@ class TorchLoop(Contender):
         values = problem.values()
         training = problem.work == TRAINING
         tensors, leaves = [], {}
-        for argument in made.arguments:
-            tensor = torch.tensor(argument.join(values), dtype=getattr(torch, problem.dtype))
-            if training and argument.kind not in ("constant", "mask"):
+        for argument, array in zip(made.arguments, made.arrays(values), strict=True):
+            tensor = torch.tensor(array, dtype=getattr(torch, problem.dtype))
+            if training and argument.has_gradient:
                 leaves[argument] = tensor.requires_grad_()
             tensors.append(tensor)
         sequence = self._built(torch, module)
@@ -233,14 +238,10 @@ class TorchLoop(Contender):
                 call()
 
         def found(result: Any) -> Values:
-            (y, *final), gradients = result
-            parts: dict[str, Any] = {}
-            for (argument, leaf), gradient in zip(leaves.items(), gradients, strict=False):
-                parts |= argument.split(_array(gradient, leaf))
-            return _sorted(
-                problem, y.detach().numpy(),
-                {n: a.detach().numpy() for n, a in zip(made.states, final, strict=True)}, parts,
-            )  # fmt: skip
+            out, gradients = result
+            found = zip(leaves.items(), gradients, strict=False)
+            parts = made.parts({a: _array(gradient, leaf) for (a, leaf), gradient in found})
+            return _returned(problem, made, [a.detach().numpy() for a in out], parts)
 
         return Prepared(call, found)
 
@@ -264,6 +265,16 @@ def _quiet() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def _returned(
+    problem: Problem, made: Transcript, out: Sequence[Any], parts: Mapping[str, Any]
+) -> Values:
+    """What a transcript returned, (*outputs, *final states), and gradients by name."""
+    names = [v.name for v in problem.cell.outputs]
+    ys = dict(zip(names, out, strict=False))
+    final = dict(zip(made.states, out[len(names) :], strict=True))
+    return _sorted(problem, problem.joined(ys), final, parts)
 
 
 def _sorted(problem: Problem, y: Any, final: Mapping[str, Any], parts: Mapping[str, Any]) -> Values:
@@ -410,14 +421,11 @@ class JaxScan(Contender):
             jax.config.update("jax_enable_x64", True)
         made, module = _written(problem, _JAX)
         values = problem.values()
-        arrays = [
-            jax.numpy.asarray(argument.join(values), dtype=problem.dtype)
-            for argument in made.arguments
-        ]
-        learned = [k for k, a in enumerate(made.arguments) if a.kind not in ("constant", "mask")]
-        dy = jax.numpy.asarray(problem.dy)
+        arrays = [jax.numpy.asarray(a, dtype=problem.dtype) for a in made.arrays(values)]
+        learned = [k for k, a in enumerate(made.arguments) if a.has_gradient]
+        dys = tuple(jax.numpy.asarray(dy) for dy in problem.dys)
 
-        def train(given: Any, dy: Any) -> Any:
+        def train(given: Any, dys: Any) -> Any:
             def of_learned(*changed: Any) -> Any:
                 filled = list(given)
                 for k, value in zip(learned, changed, strict=True):
@@ -425,22 +433,20 @@ class JaxScan(Contender):
                 return module.sequence(*filled)
 
             out, pull = jax.vjp(of_learned, *(given[k] for k in learned))
-            return out, pull((dy, *map(jax.numpy.zeros_like, out[1:])))
+            return out, pull((*dys, *map(jax.numpy.zeros_like, out[len(dys) :])))
 
         if problem.work == TRAINING:
             compiled = jax.jit(train)
-            call = _blocking(jax, lambda: compiled(arrays, dy))
+            call = _blocking(jax, lambda: compiled(arrays, dys))
         else:
             compiled = jax.jit(module.sequence)
             call = _blocking(jax, lambda: (compiled(*arrays), ()))
 
         def found(result: Any) -> Values:
-            (y, *final), gradients = result
-            parts: dict[str, Any] = {}
-            for k, gradient in zip(learned, gradients, strict=False):
-                parts |= made.arguments[k].split(np.asarray(gradient))
-            new = {n: np.asarray(a) for n, a in zip(made.states, final, strict=True)}
-            return _sorted(problem, np.asarray(y), new, parts)
+            out, gradients = result
+            pairs = zip(learned, gradients, strict=False)
+            parts = made.parts({made.arguments[k]: np.asarray(g) for k, g in pairs})
+            return _returned(problem, made, list(map(np.asarray, out)), parts)
 
         return Prepared(call, found)
 

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sympy
 from sympy import Eq, Expr, Function
 
 from ..derivation.normalform import Namer
 from ..language.cell import Cell
 from ..language.functions import rsqrt
-from ..language.symbols import Product, Vector, mean, named
+from ..language.symbols import (
+    STATIC,
+    Concat,
+    Contract,
+    Expand,
+    Product,
+    Reduction,
+    Vector,
+    View,
+    mean,
+    named,
+)
 
 
 class Normalised(Function):
@@ -46,20 +59,20 @@ class Equations:
     ``level`` says what a value depends on: 0 on parameters only, 1 on inputs too, 2 on states.
     """
 
-    def __init__(self, cell: Cell, namer: Namer) -> None:
+    def __init__(self, cell: Cell, equations: Sequence[Eq], namer: Namer) -> None:
         self.cell, self.namer = cell, namer
         self.levels: dict[Vector, int] = {}
         self.before: list[Eq] = []
         self.step: list[Eq] = []
         self._known: dict[Expr, Vector] = {}
-        for equation in cell.equations:
+        for equation in equations:
             self._place(equation.lhs, self._plain(equation.rhs))
 
     def level(self, e: Expr) -> int:
         return max((self._level(v) for v in e.atoms(Vector)), default=0)
 
     def _level(self, v: Vector) -> int:
-        if v.category in ("parameter", "constant"):
+        if v.category in STATIC:
             return 0
         if v.category in ("input", "mask"):
             return 1
@@ -68,7 +81,7 @@ class Equations:
     def _place(self, lhs: Vector, rhs: Expr) -> None:
         level = self.level(rhs)
         # what leaves a step is there for every step and row, whatever it depends on
-        leaves = lhs.category == "state" or lhs == self.cell.output
+        leaves = lhs.category == "state" or lhs in self.cell.outputs
         self.levels[lhs] = max(level, 1) if leaves else level
         if level < 2:
             self.before.append(Eq(lhs, rhs, evaluate=False))
@@ -92,20 +105,32 @@ class Equations:
         """``e`` with names for the largest parts that do not depend on the recurrence."""
         if e.is_Atom:
             return e
-        if self.level(e) < 2:
-            return e if e.is_number else self._name(e, f"x_{hint}")
+        if not isinstance(e, Expr):
+            return e if type(e) is sympy.Tuple else e.func(*(self._lift(a, hint) for a in e.args))
+        if self.level(e) < 2 and not self._widens(e):
+            return self._name(e, f"x_{hint}") if e.atoms(Vector) else e
         if isinstance(e, Product):
             return Product(e.matrix, self._lift(e.operand, hint))
         args = list(e.args)
         if isinstance(e, (sympy.Add, sympy.Mul)):
             early = [a for a in args if self.level(a) < 2]
-            if len(early) > 1 and any(self.level(a) == 1 for a in early):
+            if 1 < len(early) < len(args) and any(self.level(a) == 1 for a in early):
                 args = [a for a in args if a not in early] + [e.func(*early)]
         return e.func(*(self._lift(a, hint) for a in args))
 
+    def _widens(self, e: Expr) -> bool:
+        """Whether ``e`` only repeats units of what is smaller, which then is worth keeping."""
+        if isinstance(e, (Expand, Contract)):
+            return isinstance(e, Expand) or e.is_outer
+        if isinstance(e, (Product, Reduction, View, Concat)):
+            return False
+        axes = self.cell.shapes.axes
+        full = [a for a in e.args if isinstance(a, Expr) and axes(a) == axes(e)]
+        return bool(full) and all(map(self._widens, full))
+
     def _name(self, e: Expr, name: str) -> Vector:
         if e not in self._known:
-            v = Vector(self.namer(name), "vector", str(self.cell.shapes.of(e)))
+            v = Vector(self.namer(name), "vector", self.cell.shapes.declared(e))
             self._known[e] = v
             self._place(v, e)
         return self._known[e]

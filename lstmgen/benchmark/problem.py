@@ -98,7 +98,7 @@ class Problem:
         for p in cell.parameters:
             shape = self._shape(*cell.shape(p))
             if isinstance(p, Matrix):
-                limit = 1 / np.sqrt(shape[1])
+                limit = 1 / np.sqrt(shape[-1])
                 params[p.name] = rng.uniform(-limit, limit, shape).astype(self.dtype)
             else:
                 middle = np.asarray(cell.starts_at(p) / 2, self.dtype)
@@ -140,6 +140,11 @@ class Problem:
     def dy(self) -> Any:
         """The derivative of the loss by the output of every step; of several, a dict."""
         return self.joined(self._arrays["dy"])
+
+    @property
+    def dys(self) -> list[Array]:
+        """The same, of each output in order."""
+        return list(self._arrays["dy"].values())
 
     def joined(self, by_output: Mapping[str, Array]) -> Any:
         """One output is an array, several are a dict."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class Member:
     """
 
     product: Product
-    width: int
+    shape: tuple[int, ...]
     eps: Expr | None
     gain: Vector | None
     partner: Vector | None  # what is added: a bias, or what was computed before the loop
@@ -34,6 +35,10 @@ class Member:
     function: type | None
     top: Expr
     rest: tuple[Expr, ...]
+
+    @property
+    def width(self) -> int:
+        return math.prod(self.shape)
 
     @property
     def bias(self) -> Vector | None:
@@ -53,10 +58,23 @@ class Member:
 
 @dataclass(frozen=True)
 class Stack:
-    """All products with one vector, in groups that are treated alike."""
+    """All products with one operand, in groups that are treated alike.
+
+    form: "rows" (the operand is a vector, the result one vector, too, of all units of all members),
+    "heads" (each head of the operand times its own matrix), "shared" (times the same matrix) or
+    "einsum" (other axes). Of several members the units of one come after those of the other; what
+    belongs to one alone has its own shape.
+    """
 
     operand: Expr
+    form: str
     groups: tuple[tuple[Member, ...], ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the value."""
+        apart = len(self.members) == 1
+        return self.members[0].shape if apart else (sum(m.width for m in self.members),)
 
     @cached_property
     def members(self) -> tuple[Member, ...]:
@@ -90,15 +108,29 @@ class Region:
         for equation in self.equations:
             for node in sympy.postorder_traversal(equation.rhs):
                 if isinstance(node, Product):
-                    alone = node.matrix.transposed or self.scope.uses[node.matrix.base] > 1
-                    members = found.setdefault((node.operand, node if alone else None), [])
+                    members = found.setdefault((node.operand, *self._like(node)), [])
                     if all(node != member.product for member in members):
                         members.append(self._member(node))
-        return [Stack(key[0], _grouped(members, rank)) for key, members in found.items()]
+        return [Stack(key[0], key[1], _grouped(ms, rank)) for key, ms in found.items()]
+
+    def _like(self, product: Product) -> tuple[Any, ...]:
+        """The form of a product, and what it has in common with those it is stacked with."""
+        matrix, scope = product.matrix, self.scope
+        axes, inner = len(matrix.axes), len(scope.shape(product.operand))
+        alone = matrix.name in scope.whole
+        if axes == 2:
+            alone = alone or matrix.transposed or scope.uses[matrix.base] > 1
+        if axes == 2 and inner > 1:
+            return "shared", product
+        if inner == 1 and (axes == 2 or not alone):
+            return "rows", product if alone else matrix.learned
+        if (inner, axes) == (2, 3):
+            return "heads", product if alone else (matrix.learned, scope.shape(matrix))
+        return "einsum", product
 
     def _member(self, product: Product) -> Member:
         node: Expr = product
-        width = self.scope.number(self.scope.cell.shapes.of(product))
+        shape = self.scope.shape(product)
         eps = gain = partner = function = None
         early, rest = False, ()
         parent = self._parent(node)
@@ -107,13 +139,13 @@ class Region:
             parent = self._parent(node)
         if isinstance(parent, sympy.Mul) and len(parent.args) == 2:
             (other,) = (a for a in parent.args if a != node)
-            if self._is_own(other, width):
+            if self._is_own(other, shape):
                 gain, node = other, parent
                 parent = self._parent(node)
         if isinstance(parent, sympy.Add):
             others = [a for a in parent.args if a != node]
-            ready = [a for a in others if self._is_early(a, width)]
-            partners = ready or [a for a in others if self._is_own(a, width)]
+            ready = [a for a in others if self._is_early(a, shape)]
+            partners = ready or [a for a in others if self._is_own(a, shape)]
             if partners and parent not in self.claimed:
                 self.claimed.add(parent)
                 partner, early, node = partners[0], bool(ready), parent
@@ -121,21 +153,21 @@ class Region:
                 parent = self._parent(node)
         if not rest and isinstance(parent, Function) and self.scope.dialect.has(parent):
             function, node = type(parent), parent
-        return Member(product, width, eps, gain, partner, early, function, node, rest)
+        return Member(product, shape, eps, gain, partner, early, function, node, rest)
 
     def _parent(self, node: Expr) -> Expr | None:
         """What ``node`` is part of, if that is one thing only."""
         return self.parents[node][0] if self.uses[node] == 1 and node in self.parents else None
 
-    def _is_own(self, e: Expr, width: int) -> bool:
+    def _is_own(self, e: Expr, shape: tuple[int, ...]) -> bool:
         """Whether ``e`` is a learned vector that nothing else uses: it can live in a stack."""
-        learned = isinstance(e, Vector) and e.category == "parameter"
-        return learned and self.scope.uses[e] == 1 and self.scope.size(e) == width
+        learned = isinstance(e, Vector) and e.category == "parameter" and e.learned
+        return learned and self.scope.uses[e] == 1 and self.scope.shape(e) == shape
 
-    def _is_early(self, e: Expr, width: int) -> bool:
+    def _is_early(self, e: Expr, shape: tuple[int, ...]) -> bool:
         """Whether ``e`` is there for all steps before the loop begins."""
         ready = self.in_loop and isinstance(e, Vector) and self.scope.equations.level(e) == 1
-        return ready and self.scope.size(e) == width
+        return ready and self.scope.shape(e) == shape
 
 
 def _grouped(members: Sequence[Member], rank: Mapping[Expr, int]) -> tuple[tuple[Member, ...], ...]:

@@ -5,7 +5,9 @@ library writes by hand, and not a product an equation: what does not depend on t
 done before the loop and for all steps at once; the matrices that act on one vector are kept as one,
 and so are their biases and gains; what follows the products in the same way (a normalisation, a
 gain, a sum, an activation) is done for all of them at once; values that are needed twice are
-computed once; and PyTorch's own ``layer_norm`` is used where the equations spell one out.
+computed once; and PyTorch's own ``layer_norm`` is used where the equations spell one out. The
+matrices of several heads are kept as one, too: for a vector as rows, for heads as a batch. What is
+repeated along other axes is left to broadcasting.
 
 For the LSTM and PyTorch:
 
@@ -20,63 +22,63 @@ For the LSTM and PyTorch:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 from sympy import Expr
 
-from ..errors import LstmgenError
 from ..language.cell import Cell
-from ..language.matrices import Matrix
 from ..language.symbols import Vector
 from .body import Body
-from .dialects import Dialect, Parts
+from .dialects import Dialect, Output, Parts
 from .scope import Argument, Scope
 from .stacks import Region
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """Python text that defines ``sequence(*arguments) -> (y, *final states)``.
+    """Python text that defines ``sequence(*arguments) -> (*outputs, *final states)``.
 
-    With PyTorch it defines ``step`` as well, which ``sequence`` calls.
+    With PyTorch it defines ``step`` as well, which ``sequence`` calls. Of a matrix in ``columns``,
+    columns that are multiplied with different vectors are parameters of their own.
     """
 
     source: str
     arguments: tuple[Argument, ...]
     states: tuple[str, ...]
+    columns: Mapping[str, tuple[str, ...]]
+
+    def arrays(self, values: Mapping[str, Any]) -> list[Any]:
+        """The arguments' arrays, from the values of what the cell's equations read."""
+        found = dict(values)
+        for name, pieces in self.columns.items():
+            cuts = np.cumsum([self._columns_of(piece) for piece in pieces])[:-1]
+            found.update(zip(pieces, np.split(found[name], cuts, axis=1), strict=True))
+        return [argument.join(found) for argument in self.arguments]
+
+    def parts(self, arrays: Mapping[Argument, Any]) -> dict[str, Any]:
+        """What arrays of the arguments' shapes say of the cell's parameters, inputs and states."""
+        found: dict[str, Any] = {}
+        for argument, array in arrays.items():
+            found |= argument.split(array)
+        for name, pieces in self.columns.items():
+            if pieces[0] in found:
+                found[name] = np.concatenate([found.pop(piece) for piece in pieces], axis=1)
+        return found
+
+    def _columns_of(self, piece: str) -> int:
+        argument = next(a for a in self.arguments if piece in a.parts)
+        return argument.shapes[argument.parts.index(piece)][1]
 
 
 def transcribe(cell: Cell, sizes: Mapping[str, int], dialect: Dialect) -> Transcript:
     """Write ``cell`` for given sizes (T and B among them) in a library's language.
 
-    Raises LstmgenError if a quantity of the cell has several axes, or the cell several outputs or
-    parameters that are not learned.
+    Raises LstmgenError if the library lacks a word.
     """
-    several = [v for v in (*cell.vectors, *cell.parameters) if len(cell.shape(v)) > _axes(v)]
-    unlearned = [p for p in cell.parameters if not p.learned]
-    why, only = "", ""
-    if len(cell.outputs) > 1:
-        why, only = f"it has the outputs {_listed(v.name for v in cell.outputs)}", "with one output"
-    elif unlearned:
-        why, only = f"{unlearned[0]} is not learned", "that learn all parameters"
-    elif several:
-        shape = _listed(map(str, cell.shape(several[0])))
-        why, only = f"{several[0]} has the shape ({shape})", "whose quantities are vectors"
-    if why:
-        raise LstmgenError(
-            f"{cell.name} cannot be written for {dialect.name} yet: {why}\n"
-            f"  hint: only cells {only} can be timed --against a library"
-        )
     return _written(Scope(cell, sizes, dialect))
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)
-
-
-def _axes(v: Vector | Matrix) -> int:
-    return 2 if isinstance(v, Matrix) else 1
 
 
 def _written(scope: Scope) -> Transcript:
@@ -90,30 +92,43 @@ def _written(scope: Scope) -> Transcript:
     inner.write()
     # a state or an output may not depend on the recurrence at all
     new = [_leaving(scope, s.at(0)) for s in scope.cell.states]
-    y = _leaving(scope, scope.cell.output)
+    outputs = [_output(scope, v) for v in scope.cell.outputs]
     outer = Body(Region(scope.equations.before, scope, rank), scope)
     outer.write()
     outer.gather()
-    for p in scope.cell.parameters:  # learned vectors that are in no stack
-        if not any(p.name in a.parts for a in scope.arguments.values()):
-            scope.argument([p.name], "vector", [scope.number(scope.cell.shape(p)[0])])
+    there = {part for a in scope.arguments.values() for part in a.parts}
+    there.update(scope.rewritten.columns)
+    for p in scope.cell.parameters:  # those that are in no stack
+        if p.name not in there:
+            scope.argument([p], "whole")
     given = {"constant": scope.cell.constants, "input": scope.cell.inputs,
              "mask": scope.cell.masks, "state": scope.cell.states}  # fmt: skip
     arguments = (
         *scope.arguments.values(),
         *(Argument(v.name, (v.name,), kind) for kind, vs in given.items() for v in vs),
     )
-    prepared = [f"{name} = {value}" for name, value in scope.prepared.items()]
+    prepared, turned = (
+        [f"{name} = {value}" for name, value in made.items()]
+        for made in (scope.prepared, scope.turned)
+    )
     states = tuple(s.name for s in scope.cell.states)
     source = scope.dialect.assembled(
         Parts(
-            [a.name for a in arguments], prepared + outer.lines, list(scope.closed),
-            list(scope.wanted.values()), list(states), inner.lines, new, y,
+            [a.name for a in arguments], prepared + outer.lines + turned, list(scope.closed),
+            list(scope.wanted.values()), list(states), inner.lines, new, outputs,
         )
     )  # fmt: skip
-    return Transcript(source, arguments, states)
+    columns = {m: tuple(b.name for b in blocks) for m, blocks in scope.rewritten.columns.items()}
+    return Transcript(source, arguments, states, columns)
 
 
 def _leaving(scope: Scope, v: Vector) -> str:
     """What leaves a step, by the name that it has there."""
     return scope.name(v) if scope.equations.levels[v] == 2 else scope.early([v])
+
+
+def _output(scope: Scope, v: Vector) -> Output:
+    made, whole = _leaving(scope, v), scope.dialect.collected
+    if len(scope.cell.outputs) > 1:
+        return Output(made, scope.namer(f"y_{v.name}"), scope.namer(f"{whole}_{v.name}"))
+    return Output(made, "y_" if any(s.name == "y" for s in scope.cell.states) else "y", whole)
