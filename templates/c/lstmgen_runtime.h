@@ -547,8 +547,8 @@ LSTMGEN_INLINE vec LG(expm1)(vec a)
 }
 
 /* log(1 + e^a) = max(a, 0) + log(1 + u) with u = e^-|a|. Of 1 + u, or of its half where that is
- * nearer to 1, the logarithm is t f(t^2) with t = 2 (1 + u - 1) / (1 + u + 1) and an even function f
- * that a short polynomial in t^2 gives; 3.6 ulp */
+ * nearer to 1, the logarithm is t f(t^2) with t = 2 (1 + u - 1) / (1 + u + 1) and an even function
+ * f that a short polynomial in t^2 gives; 3.6 ulp */
 LSTMGEN_INLINE vec LG(softplus)(vec a)
 {
     const vec u = LG(exp)((vec)((bits)a | SIGN)), one = LG(splat)(1);
