@@ -181,7 +181,7 @@ def test_kernels_can_be_linked(tmp_path, compiler):
         runtime.FILE, "-o", "kernels.o")  # fmt: skip
     objects = [f"{one.cell.name}.o" for one in some]
     for name in objects:
-        assert re.search(r"U multiply_f64", run(tmp_path, "nm", name))
+        assert re.search(r"U multiply_by_f64", run(tmp_path, "nm", name))
     run(tmp_path, compiler, "main.c", *objects, "kernels.o", "-o", "run", "-lm")
     execute(tmp_path)
     compare(some, tmp_path, 1e-12)
