@@ -419,7 +419,8 @@ int main(void)
 @pytest.mark.parametrize(
     "command",
     ["gcc -std=c99 -O0", "gcc -std=c99 -O2 -march=native", "clang -std=c99 -O1 -mavx2 -mfma",
-     "gcc -std=c99 -O1 -DLSTMGEN_SCALAR", "g++ -std=c++11 -O1"],
+     "gcc -std=c99 -O1 -mavx", "gcc -std=c99 -Ofast -fno-finite-math-only -march=native",
+     "gcc -std=c99 -O1 -DLSTMGEN_SCALAR", "g++ -std=c++11 -O1 -march=native"],
 )  # fmt: skip
 def test_parts_of_vecs(tmp_path, command, dtype):
     """Every number of lanes that can be in use, under sanitizers."""

@@ -6,6 +6,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__AVX__) && defined(__GNUC__)
+#include <immintrin.h>
+#endif
+
 /* What follows rounds as it is written, and NaN and infinity are what they are, with -ffast-math
  * and its kin, too: functions round by adding a number and taking it off again. */
 #if defined(_M_FP_FAST)
@@ -314,15 +318,29 @@ LSTMGEN_INLINE vec LG(smaller)(vec a, vec b)
     return LG(choose)((mask)(a < b) | (mask)(a != a), a, b);
 }
 
+#ifdef LSTMGEN_BYTES
+/* True in the first `some` lanes. */
+LSTMGEN_INLINE mask LG(first_lanes)(size_t some)
+{
+    mask place = {0}, end = {0};
+    end += (lane)some;
+    LSTMGEN_UNROLL
+    for (size_t l = 0; l < LANES; ++l) {
+        place[l] = (lane)l;
+    }
+    return (mask)(place < end);
+}
+#endif
+
 /* The j-th vec of `size` numbers, with `other` in the lanes that are past the end. */
 LSTMGEN_INLINE vec LG(within)(vec a, size_t j, size_t size, real other)
 {
+#ifdef LSTMGEN_BYTES
     if (size % LANES != 0 && (j + 1) * LANES > size) {
-        LSTMGEN_UNROLL
-        for (size_t l = 0; l < LANES; ++l) {
-            LSTMGEN_LANE(a, l) = j * LANES + l < size ? LSTMGEN_LANE(a, l) : other;
-        }
+        a = LG(choose)(LG(first_lanes)(size - j * LANES), a, LG(splat)(other));
     }
+#endif
+    (void)j, (void)size, (void)other;
     return a;
 }
 
@@ -342,10 +360,20 @@ LSTMGEN_INLINE vec LG(some_of)(const real *at, size_t some)
     if (some == LANES) {
         memcpy(&a, at, sizeof a);
     } else {
+#if !defined(LSTMGEN_BYTES) || LSTMGEN_BYTES == 16
         LSTMGEN_UNROLL
         for (size_t l = 0; l < LANES; ++l) {
             LSTMGEN_LANE(a, l) = l < some ? at[l] : 0;
         }
+#elif LSTMGEN_BYTES == 64 && LSTMGEN_REAL == 32
+        a = (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << some) - 1), at);
+#elif LSTMGEN_BYTES == 64
+        a = (vec)_mm512_maskz_loadu_pd((__mmask8)((1u << some) - 1), at);
+#elif LSTMGEN_REAL == 32
+        a = (vec)_mm256_maskload_ps(at, (__m256i)LG(first_lanes)(some));
+#else
+        a = (vec)_mm256_maskload_pd(at, (__m256i)LG(first_lanes)(some));
+#endif
     }
     return a;
 }
@@ -356,9 +384,19 @@ LSTMGEN_INLINE void LG(put_some)(vec a, real *at, size_t some)
     if (some == LANES) {
         memcpy(at, &a, sizeof a);
     } else {
+#if !defined(LSTMGEN_BYTES) || LSTMGEN_BYTES == 16
         for (size_t l = 0; l < some; ++l) {
             at[l] = LSTMGEN_LANE(a, l);
         }
+#elif LSTMGEN_BYTES == 64 && LSTMGEN_REAL == 32
+        _mm512_mask_storeu_ps(at, (__mmask16)((1u << some) - 1), (__m512)a);
+#elif LSTMGEN_BYTES == 64
+        _mm512_mask_storeu_pd(at, (__mmask8)((1u << some) - 1), (__m512d)a);
+#elif LSTMGEN_REAL == 32
+        _mm256_maskstore_ps(at, (__m256i)LG(first_lanes)(some), (__m256)a);
+#else
+        _mm256_maskstore_pd(at, (__m256i)LG(first_lanes)(some), (__m256d)a);
+#endif
     }
 }
 
