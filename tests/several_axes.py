@@ -289,10 +289,39 @@ def not_learned() -> dict[str, Cell]:
 
 
 FIXED = made_of_parameters() | once_for_a_sequence() | not_learned()
+
+
+def factors_of_outer_products() -> Cell:
+    """One number, a factor of each head, and one for the units of either side."""
+    S = states("S", shape=("N", "H", "K"))
+    v, u = vectors("v u", shape=("N", "H"))
+    q, k, r = vectors("q k r", shape=("N", "K"))
+    g, one, y = vectors("g", "N"), vectors("s", 1), vectors("y", shape=("N", "H"))
+    R = weights("R", shape=("N", "H", "D"))
+    Q = weights("Q", shape=("N", "K", "D"))
+    wide = ("N", "H", "K")
+    added = expand(g, *wide) * outer(v, k) * expand(r, *wide)
+    return Cell(
+        "factors_of_outer_products",
+        [
+            Eq(v, R.v @ x),
+            Eq(u, tanh(R.u @ x)),
+            Eq(q, Q.q @ x),
+            Eq(k, sigmoid(Q.k @ x)),
+            Eq(r, sigmoid(Q.r @ x)),
+            Eq(g, sigmoid(matrix("w_g", "N", "D") @ x)),
+            Eq(one, tanh(matrix("w_s", 1, "D") @ x)),
+            Eq(S.next, S * 0.5 + added - one * outer(u, k) / 3),
+            Eq(y, sum_(S.next * outer(u, q), "K")),
+        ],
+        y,
+    )
+
+
 CELLS = {
     f.__name__: f()
     for f in (
         matrix_memory, delta_rule, transposed, heads, shared_by_heads, views, scans,
-        matrix_times_matrix, several_outputs,
+        matrix_times_matrix, several_outputs, factors_of_outer_products,
     )
 }  # fmt: skip

@@ -31,7 +31,11 @@ from lstmgen import (
     vectors,
     weights,
 )
+from lstmgen.derivation.reverse import reverse
 from lstmgen.language.shapes import Shapes
+from lstmgen.language.symbols import Contract, Expand
+from lstmgen.planning.operations import Fused
+from lstmgen.planning.schedule import plan as make_plan
 from lstmgen.verification.examination import Examination
 
 # Both sides add a few dozen terms in double precision, in different orders.
@@ -233,3 +237,30 @@ def test_a_tape_knows_what_was_learned():
     y, _, tape = ours.forward(params, [[[1.0] * 3]])
     with pytest.raises(ValueError, match="tape"):
         theirs.backward(params, tape, y)
+
+
+def test_a_vector_takes_in_the_factors_of_an_outer_product():
+    """Other elementwise work of a step on a whole memory is what the equations ask for."""
+    step = reverse(CELLS["factors_of_outer_products"], once=True).forward
+    outers = [e for e in step if isinstance(e.rhs, Contract) and e.rhs.is_outer]
+    assert len(outers) == 3
+    (memory,) = (e for e in step if e.lhs.name == "S")
+    assert not memory.rhs.has(Expand) and len(memory.rhs.args) == 3
+    assert all(t.as_coeff_Mul()[1].is_Symbol for t in memory.rhs.args)
+
+
+def test_a_step_goes_over_a_memory_once():
+    """An outer product, and what is summed of the memory, are in the loop that makes it."""
+    plan = make_plan(CELLS["matrix_memory"])
+    wide = [
+        loop
+        for part in (plan.forward, plan.backward)
+        for op in part.in_loops
+        if isinstance(op, Fused)
+        for loop in op.loops
+        if loop.shape == (H, K)
+    ]
+    assert len(wide) == 2
+    outers = [e.lhs for loop in wide for e in loop.equations
+              if isinstance(e.rhs, Contract) and e.rhs.is_outer]  # fmt: skip
+    assert outers and not any(v in plan.home for v in outers)

@@ -14,6 +14,7 @@ from typing import Any
 import sympy
 from sympy import Eq, Expr, Tuple
 
+from ..derivation import outer
 from ..derivation.normalform import Namer
 from ..language.cell import Cell
 from ..language.matrices import Matrix
@@ -162,10 +163,16 @@ class Rewriting:
             shape = self.shapes.axes(e)
             if len(shape) > 1:
                 if isinstance(e, sympy.Mul):
-                    args = self._factors_of_outer(args)
+                    args = [self._aligned_outer(a) for a in outer.scaled(args, self.shapes)]
                 args = [self._beside(a, shape) for a in args]
         unchanged = all(a is b for a, b in zip(args, e.args, strict=False))
         return e if unchanged and len(args) == len(e.args) else e.func(*args)
+
+    def _aligned_outer(self, e: Expr) -> Expr:
+        """An outer product whose vectors may have factors."""
+        if not isinstance(e, Contract):
+            return e
+        return e.func(*map(self._aligned, e.args[:2]), e.args[2])
 
     def _beside(self, e: Any, shape: tuple[Expr, ...]) -> Any:
         if not isinstance(e, Expr):  # a condition, or a piece with one
@@ -175,28 +182,6 @@ class Rewriting:
 
     def _is_single(self, e: Expr) -> bool:
         return bool(self.shapes.axes(e) == SCALAR)
-
-    def _factors_of_outer(self, factors: list[Expr]) -> list[Expr]:
-        """Factors of an outer product that the vector on its left can have instead."""
-        outer = next((f for f in factors if isinstance(f, Contract) and f.is_outer), None)
-        if outer is None:
-            return factors
-        (left, _, out), (v, k, spec) = outer.spec, outer.args
-        axes = Tuple(*self.shapes.axes(v))
-        taken = []
-        for f in factors:
-            if isinstance(f, Expand) and all(out[place] in left for place in f.places):
-                places = Tuple(*(left.index(out[place]) for place in f.places))
-                fits = len(places) == len(left) or (not places and len(left) == 1)
-                inner = f.operand if fits else Expand(f.operand, axes, places)
-                taken.append((f, inner))
-            elif f != -1 and self._is_single(f):
-                taken.append((f, f))
-        if not taken:
-            return factors
-        moved = [f for f, _ in taken]
-        scaled = self._aligned(sympy.Mul(*(inner for _, inner in taken), v))
-        return [Contract(scaled, k, spec), *(f for f in factors if f not in (outer, *moved))]
 
 
 def _of_the_recurrence(cell: Cell) -> set[Vector]:

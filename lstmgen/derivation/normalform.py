@@ -46,6 +46,7 @@ from ..language.symbols import (
     named,
     plain_conditions,
 )
+from . import outer
 
 # What leaves a term no plain elementwise work.
 MIXING = (Product, Reduction, Contract, Part, Reshape, Transpose, Concat)
@@ -214,6 +215,8 @@ class _Normaliser:
                 return self._named_once(e)
             if self.once and isinstance(e, (sympy.Add, sympy.Mul)):
                 e = self._static_apart(e)
+            if self.once and isinstance(e, sympy.Mul):
+                e = sympy.Mul(*outer.scaled(e.args, self.shapes))
         if isinstance(e, named):
             return self._named(e)
         if isinstance(e, Product):
@@ -409,9 +412,10 @@ def _has_price(e: Expr) -> bool:
 
 def _joined(e: Expr) -> str:
     """``rh`` for r * h: short products of symbols read best when they are written together."""
-    if isinstance(e, sympy.Mul) and all(isinstance(a, Symbol) for a in e.args):
+    factors = [a.operand if isinstance(a, Expand) else a for a in e.args]
+    if isinstance(e, sympy.Mul) and all(isinstance(a, Symbol) for a in factors):
         order = {"vector": 0, "state": 1}
-        names = sorted(e.args, key=lambda v: (order.get(getattr(v, "category", ""), 2), str(v)))
+        names = sorted(factors, key=lambda v: (order.get(getattr(v, "category", ""), 2), str(v)))
         joined = "".join(v.name for v in names)
         return joined if len(joined) <= 4 else ""
     return ""
