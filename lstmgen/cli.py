@@ -306,7 +306,8 @@ def check(
     multiple=True,
     type=_Size(),
     metavar="NAME=NUMBER",
-    help="T, B, or a size of the cell, such as H=256; repeatable.  [default: T=100 B=16, else 64]",
+    help="T, B, or a size of the cell, such as H=256; repeatable.  "
+    "[default: T=100 B=16, 4 heads, else 64]",
 )
 @click.option(
     "--target",

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import GenerateError, LstmgenError, ToolchainError
 from ..language.cell import Cell
+from ..language.matrices import Matrix
 from . import machine, tables
 from . import threads as pools
 from .contenders import AGAINST, Contender, Gemm, Generated
@@ -102,7 +103,8 @@ def bench(
     ----------
     cell : Cell
     sizes : mapping, optional
-        T, B and the cell's sizes; what is left out is T=100, B=16, and 64 for every other.
+        T, B and the cell's sizes; what is left out is T=100, B=16, 4 for heads, and 64 for every
+        other.
     targets : sequence of str
         A target whose compiler or library is missing is left out, unless it is the only one.
     against : sequence of str
@@ -120,7 +122,7 @@ def bench(
         If a library is missing, or a contender's results are wrong.
     """
     pools.limit(threads)
-    shape = {"T": 100, "B": 16, **{str(n): 64 for n in cell.sizes}, **(sizes or {})}
+    shape = {"T": 100, "B": 16, **_usual(cell), **(sizes or {})}
     problems = {
         work: Problem(cell, shape, work, dtype, threads, seed) for work in (INFERENCE, TRAINING)
     }
@@ -161,6 +163,13 @@ def bench(
     rows = tuple(_timing(pair, pairs[0], problems[TRAINING].flops) for pair in pairs)
     peak = Gemm.FLOPS / gemm.time.median / 1e9
     return Timings(cell.name, dtype, shape, threads, rounds, rows, peak, tuple(missing))
+
+
+def _usual(cell: Cell) -> dict[str, int]:
+    """Sizes of a layer. Heads, for each of which there is a matrix, are few."""
+    matrices = (p for p in cell.parameters if isinstance(p, Matrix))
+    heads = {n for m in matrices for axis in cell.shape(m)[:-2] for n in axis.free_symbols}
+    return {str(n): 4 if n in heads else 64 for n in cell.sizes}
 
 
 def _timing(pair: Mapping[str, Entry], ours: Mapping[str, Entry], flops: float) -> Timing:
