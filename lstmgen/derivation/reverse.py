@@ -313,8 +313,9 @@ class _Sweep:
     def _gain(self, v: Vector, delta: Expr, coefficient: Expr) -> None:
         if not self.is_fixed and v.category in STATIC:
             term = delta * coefficient
-            wide = self._broadcast(v, term)
-            self._total(v, Total(summed(term, self.shapes.axes(term), ()) if wide else term))
+            if self._broadcast(v, term):
+                term = self._flat(summed(term, self.shapes.axes(term), ()), v)
+            self._total(v, Total(term))
             return
         terms = self.linear.setdefault(v, {})
         terms[delta] = terms.get(delta, ZERO) + coefficient
