@@ -372,7 +372,9 @@ class _Sweep:
                 hint="its value is the same at every step: learn the product as one vector",
             )
         else:
-            self._total(v, Total(self._flat(e, v)))
+            made = self._flat(e, v)
+            # a sum over steps is one over units as well, but rearranges nothing
+            self._total(v, Total(made if isinstance(made, Reduction) else self._name(made, v)))
 
 
 def _slot(known: Expr | None, more: Expr) -> Expr:
