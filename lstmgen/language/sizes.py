@@ -12,6 +12,9 @@ from sympy import Expr, Symbol
 from .misuse import short
 
 
+_LARGEST_POWER = 64  # more axes than an array has
+
+
 class Size(Symbol):
     """The number of units of a vector: D, H, P, …; also T (steps) and B (rows of a batch)."""
 
@@ -40,7 +43,7 @@ def declared(size: object) -> str:
 
 @functools.cache
 def size_of(text: str) -> Expr:
-    """A size as an expression: "H", "3", "N*P", "D+H".
+    """A size as an expression: "H", "3", "N*P", "D+H", and "P**2", as P*P is written.
 
     Raises
     ------
@@ -56,6 +59,10 @@ def size_of(text: str) -> Expr:
         if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Mult)):
             combine = sympy.Add if isinstance(node.op, ast.Add) else sympy.Mul
             return combine(made(node.left), made(node.right))
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
+            base, times = node.left, getattr(node.right, "value", None)
+            if isinstance(base, ast.Name) and type(times) is int and 0 < times <= _LARGEST_POWER:
+                return Size(base.id) ** times
         raise ValueError(text)
 
     if text.isdecimal() and text.isascii():
