@@ -29,6 +29,7 @@ from ..language.cell import Cell
 from ..language.functions import sigmoid, softplus, stop_gradient
 from ..language.matrices import Matrix, as_matrix
 from ..language.shapes import SCALAR, Shapes
+from ..language.sizes import settled
 from ..language.symbols import (
     STATIC,
     Concat,
@@ -103,6 +104,20 @@ class _Normaliser:
     ) -> None:  # fmt: skip
         self.equations, self.shapes, self.namer = equations, shapes, namer
         self.kept, self.once = kept, once
+        given = {
+            p
+            for e in equations
+            for p in e.rhs.atoms(Matrix, Vector)
+            if isinstance(p, Matrix) or p.category == "parameter"
+        }
+        made = {e.lhs for e in equations}
+        # the sizes that are known before the first step
+        self.told = settled(
+            axis
+            for p in given
+            if not isinstance(p, Matrix) or p.base not in made
+            for axis in shapes.shape(p)
+        )
         self.static: dict[Vector, Vector] = {}  # vectors that turn out to be the same at all steps
         self.fixed: list[Eq] = []
         self.step: list[Eq] = []
@@ -162,7 +177,7 @@ class _Normaliser:
         found = e.atoms(Vector, Matrix)
         if not found or any(v.category not in STATIC for v in found if isinstance(v, Vector)):
             return False
-        known = {n for v in found for axis in self.shapes.shape(v) for n in axis.free_symbols}
+        known = settled(axis for v in found for axis in self.shapes.shape(v))
         wide = {n for axis in self.shapes.axes(e) for n in axis.free_symbols}
         return wide <= known and all(
             len(self.shapes.axes(p.operand)) == len(self.shapes.axes(p.matrix)) - 1
@@ -260,13 +275,17 @@ class _Normaliser:
         return e.xreplace(swap)
 
     def _parts(self, matrix: Matrix, operand: Expr) -> tuple[Expr, ...]:
-        """The vectors that stand side by side in the operand of a plain matrix; () of any other."""
+        """The vectors that stand side by side in the operand of a plain matrix; () of any other,
+        and where the matrix cannot be cut once for a sequence, or a part is the same at all steps.
+        """
         meaning = self._meaning(operand)
         if not isinstance(meaning, Concat) or len(self.shapes.axes(matrix)) != 2:
             return ()
         shapes = [self.shapes.axes(part) for part in meaning.args]
         plain = all(len(shape) == 1 and shape != SCALAR for shape in shapes)
-        return meaning.args if plain else ()
+        known = all(n in self.told for shape in shapes for n in shape[0].free_symbols)
+        moving = not any(map(self._is_static, meaning.args))
+        return meaning.args if plain and known and moving else ()
 
     def _by_columns(self, matrix: Matrix, parts: Sequence[Expr]) -> Expr:
         """W @ concat(x, h) as W_x @ x + W_h @ h, so that what does not depend on the recurrence

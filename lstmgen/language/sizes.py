@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import sympy
@@ -71,3 +72,13 @@ def size_of(text: str) -> Expr:
         return sympy.expand(made(ast.parse(text, mode="eval").body))
     except (SyntaxError, RecursionError, MemoryError):
         raise ValueError(text) from None
+
+
+def settled(axes: Iterable[Expr]) -> set[Expr]:
+    """The sizes that numbers for these axes tell: H and D of H and D + H, none of N*P alone."""
+    known: set[Expr] = set()
+    waiting = list(axes)
+    while found := [a for a in waiting if len(a.free_symbols - known) < 2]:
+        known.update(*(a.free_symbols for a in found))
+        waiting = [a for a in waiting if a not in found]
+    return known
