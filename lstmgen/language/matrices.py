@@ -6,6 +6,7 @@ from typing import Any
 
 import sympy
 from sympy import Expr, Symbol
+from sympy.core.symbol import Str
 
 from .initial import Start
 from .misuse import Linear, bound, expression, short
@@ -268,8 +269,8 @@ class Misplaced(Operator, Expr):
     reports with the equation, and a product at once.
     """
 
-    def __new__(cls, sign: str, matrix: Operator, other: Expr) -> Any:
-        return Expr.__new__(cls, Symbol(sign), matrix, other)
+    def __new__(cls, sign: str | Str, matrix: Operator, other: Expr) -> Any:
+        return Expr.__new__(cls, sign if isinstance(sign, Str) else Str(sign), matrix, other)
 
     @property
     def hint(self) -> str:
@@ -300,16 +301,34 @@ class Misplaced(Operator, Expr):
         return f"{bound(matrix)}{'*' if sign.name == '*' else ' + '}{bound(other)}"
 
 
+class Entries(Matrix):
+    """A matrix in arithmetic on its entries, which is SymPy's own.
+
+    SymPy calculates with parts of what it puts together, such as the -1 and the U of exp(-U)/2:
+    of a matrix that would make one that waits for its vector.
+    """
+
+    _op_priority = Expr._op_priority
+
+
+for _name in (
+    *("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "rpow", "mod"),
+    *("rmod", "floordiv", "rfloordiv", "neg", "abs", "gt", "ge", "lt", "le"),
+):
+    setattr(Entries, f"__{_name}__", getattr(Expr, f"__{_name}__"))
+
+
 def entries(e: Expr) -> Expr:
     """What a matrix, or what is made of matrices, is entry by entry.
 
     Products of matrices are contractions: they are not arithmetic on entries.
     """
-    if isinstance(e, Misplaced) or not e.has(_Scaled, _Sum, _Chain):
-        return e
-    # matrices have arithmetic of their own, which plain symbols in their place have not
-    plain = {m: sympy.Dummy(str(m), real=True) for m in e.atoms(Matrix)}
-    return _of_entries(e.xreplace(plain)).xreplace({d: m for m, d in plain.items()})
+    plain = {}
+    for m in e.atoms(Matrix):
+        *heads, rows, columns = m.axes
+        about = m.transposed, tuple(heads), m.merged, m.value, m.learned
+        plain[m] = Entries(m.name, rows, columns, *about)
+    return _of_entries(e.xreplace(plain))
 
 
 def _of_entries(e: Expr) -> Expr:
@@ -320,4 +339,8 @@ def _of_entries(e: Expr) -> Expr:
     if isinstance(e, _Chain):
         left, right = map(_of_entries, e.args)
         return Contract(left, right, "@")
-    return e.func(*map(_of_entries, e.args)) if e.has(_Scaled, _Sum, _Chain) else e
+    if isinstance(e, Misplaced):  # not here: where all are entries, each has a place
+        sign, *operands = e.args
+        return (sympy.Mul if sign.name == "*" else sympy.Add)(*map(_of_entries, operands))
+    waiting = _Scaled, _Sum, _Chain, Misplaced
+    return e.func(*map(_of_entries, e.args)) if e.has(*waiting) else e

@@ -12,7 +12,6 @@ from sympy import Expr, Symbol
 
 from .misuse import short
 
-
 _LARGEST_POWER = 64  # more axes than an array has
 
 
