@@ -235,7 +235,8 @@ class _Normaliser:
             matrix = e.matrix if isinstance(e.matrix, Matrix) else self._matrix(e.matrix)
             if self.once and (parts := self._parts(matrix, e.operand)):
                 return self._by_columns(matrix, parts)
-            return Product(self._merged(matrix, e.operand), self._operand(e.operand))
+            matrix, operand = self._of_all_heads(matrix, e.operand)
+            return Product(matrix, self._operand(operand))
         if isinstance(e, Expand):
             inner = self._whole(e.operand, "u")
             known = inner.is_number or isinstance(inner, Vector)
@@ -301,11 +302,17 @@ class _Normaliser:
             ]
         return sympy.Add(*map(Product, map(as_matrix, pieces), operands))
 
-    def _merged(self, matrix: Matrix, operand: Expr) -> Matrix:
-        """A matrix a head makes one tall matrix where one vector is for all heads."""
-        axes = self.shapes.axes
-        alone = len(axes(matrix)) > 2 and len(axes(operand)) == 1
-        return matrix.merge() if alone else matrix
+    def _of_all_heads(self, matrix: Matrix, operand: Expr) -> tuple[Matrix, Expr]:
+        """The same product with a vector for each head of the matrix; or where one vector is for
+        all heads, with their matrices as one tall matrix.
+        """
+        heads, (*own, size) = self.shapes.axes(matrix)[:-2], self.shapes.axes(operand)
+        if len(own) >= len(heads):
+            return matrix, operand
+        if not (own or matrix.transposed):
+            return matrix.merge(), operand
+        axes, places = (*heads, size), (*range(len(own)), len(heads))
+        return matrix, Expand(operand, sympy.Tuple(*axes), sympy.Tuple(*places))
 
     def _operand(self, e: Expr) -> Vector:
         """``e`` as a named vector."""
