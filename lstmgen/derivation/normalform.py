@@ -169,8 +169,6 @@ class _Normaliser:
     def _is_static(self, e: Expr) -> bool:
         """Whether ``e`` is made of parameters and constants, so that it is the same at all steps,
         and as wide as these say: they are all that is known of sizes before the first step.
-
-        One matrix for the vectors of several heads is no product of two matrices.
         """
         if not isinstance(e, Expr):
             return False  # a condition, or a piece with one
@@ -179,10 +177,7 @@ class _Normaliser:
             return False
         known = settled(axis for v in found for axis in self.shapes.shape(v))
         wide = {n for axis in self.shapes.axes(e) for n in axis.free_symbols}
-        return wide <= known and all(
-            len(self.shapes.axes(p.operand)) == len(self.shapes.axes(p.matrix)) - 1
-            for p in e.atoms(Product)
-        )
+        return wide <= known
 
     def _named_once(self, e: Expr) -> Vector:
         """What is made of parameters, under a name, computed once for a whole sequence."""
@@ -266,7 +261,7 @@ class _Normaliser:
             return e
         e = e.replace(
             lambda n: isinstance(n, Product),
-            lambda n: self.shapes.explicit(Contract(n.args[0], n.args[1], "@")),
+            lambda n: self._contraction(*n.args),
         )
         defined = {x.lhs for x in self.equations}
         swap: dict[Expr, Expr] = {}
@@ -306,13 +301,25 @@ class _Normaliser:
         """The same product with a vector for each head of the matrix; or where one vector is for
         all heads, with their matrices as one tall matrix.
         """
+        alone = len(self.shapes.axes(operand)) == 1 < len(self.shapes.axes(matrix)) - 1
+        if alone and not matrix.transposed:
+            return matrix.merge(), operand
+        return matrix, self._repeated(matrix, operand)
+
+    def _repeated(self, matrix: Expr, operand: Expr) -> Expr:
+        """The operand of a product, repeated for the heads of the matrix that it has not."""
         heads, (*own, size) = self.shapes.axes(matrix)[:-2], self.shapes.axes(operand)
         if len(own) >= len(heads):
-            return matrix, operand
-        if not (own or matrix.transposed):
-            return matrix.merge(), operand
+            return operand
         axes, places = (*heads, size), (*range(len(own)), len(heads))
-        return matrix, Expand(operand, sympy.Tuple(*axes), sympy.Tuple(*places))
+        return Expand(operand, sympy.Tuple(*axes), sympy.Tuple(*places))
+
+    def _contraction(self, matrix: Expr, operand: Expr) -> Expr:
+        """A product of what is made of parameters."""
+        heads = "abcdefgh"[: len(self.shapes.axes(operand)) - 1]
+        if len(self.shapes.axes(matrix)) == 2 and heads:  # the same matrix for all heads
+            return Contract(matrix, operand, f"ij,{heads}j->{heads}i")
+        return self.shapes.explicit(Contract(matrix, self._repeated(matrix, operand), "@"))
 
     def _operand(self, e: Expr) -> Vector:
         """``e`` as a named vector."""

@@ -59,6 +59,8 @@ class Operator(Linear):
         return self.of(operand)
 
     def __rmatmul__(self, other: object) -> Any:
+        if isinstance(other, Expr) and other.has(Matrix):  # entries of some, as in exp(U) @ V
+            return Contract(other, self, "@")
         raise TypeError(
             f"{bound(other)} @ {bound(self)}: the matrix comes first, "
             f"{bound(self)} @ {bound(other)}"
@@ -336,11 +338,12 @@ def _of_entries(e: Expr) -> Expr:
         return sympy.Add(*map(_of_entries, e.args))
     if isinstance(e, _Scaled):
         return sympy.Mul(*map(_of_entries, e.args))
-    if isinstance(e, _Chain):
+    if isinstance(e, _Chain) or (isinstance(e, Product) and e.operand.has(Matrix)):
+        # what follows a matrix here is one, too, and no vectors of heads
         left, right = map(_of_entries, e.args)
         return Contract(left, right, "@")
     if isinstance(e, Misplaced):  # not here: where all are entries, each has a place
         sign, *operands = e.args
         return (sympy.Mul if sign.name == "*" else sympy.Add)(*map(_of_entries, operands))
-    waiting = _Scaled, _Sum, _Chain, Misplaced
+    waiting = _Scaled, _Sum, _Chain, Misplaced, Product
     return e.func(*map(_of_entries, e.args)) if e.has(*waiting) else e
