@@ -10,7 +10,7 @@ from sympy.core.symbol import Str
 
 from .initial import Start
 from .misuse import Linear, bound, expression, short
-from .symbols import Contract, Product, Vector, is_scalar
+from .symbols import Contract, Product, Vector, acts_on_entries, is_scalar
 
 
 class Operator(Linear):
@@ -71,7 +71,10 @@ class Operator(Linear):
             return self
         if isinstance(other, Operator):
             return _Sum(self, other)
-        return Misplaced("+", self, expression(other, "{} + {}", self, other))
+        term = expression(other, "{} + {}", self, other)
+        if acts_on_entries(term):
+            return sympy.Add(entries(self), term)
+        return Misplaced("+", self, term)
 
     __radd__ = __add__
 
@@ -85,12 +88,17 @@ class Operator(Linear):
         return _Scaled(sympy.S.NegativeOne, self)
 
     def __rmul__(self, other: Any) -> Any:
-        return _Scaled(expression(other, "{} * {}", other, self), self)
+        factor = expression(other, "{} * {}", other, self)
+        if acts_on_entries(factor):
+            return sympy.Mul(factor, entries(self))
+        return _Scaled(factor, self)
 
     def __mul__(self, other: Any) -> Any:
         if isinstance(other, Operator):  # entry by entry, as of a weight and its mask
             return sympy.Mul(entries(self), entries(other))
         factor = expression(other, "{} * {}", self, other)
+        if acts_on_entries(factor):
+            return sympy.Mul(entries(self), factor)
         if not is_scalar(factor):
             return Misplaced("*", self, factor)
         return _Scaled(factor, self)

@@ -10,7 +10,7 @@ from sympy import Expr
 from ...language.matrices import Matrix
 from ...language.shapes import units as units_of
 from ...language.symbols import Vector
-from ...planning.operations import ZERO, Outers, Sums, flat_shape
+from ...planning.operations import ZERO, Outers, Sums
 from ...planning.together import beside
 from ...printing.orders import Order
 from ...printing.text import text
@@ -70,8 +70,7 @@ class Gradients:
         """Of one matrix, with rows for each head: for its own matrix, or for the one of all."""
         (p,), (v,) = op.parameters, op.lefts
         key = ("outer", op.parameters, op.lefts, op.right)
-        # heads and rows as one axis, as any other sum for this matrix has them
-        total = self._total(key, op.parameters, *map(amount, flat_shape(self.cell, p)))
+        total = self._total(key, op.parameters, *map(amount, self.cell.shape(p)))
         sides = []
         alike = len(self.cell.shape(p)) == 2
         for side in (v, op.right):
