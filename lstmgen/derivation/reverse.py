@@ -312,7 +312,9 @@ class _Sweep:
 
     def _gain(self, v: Vector, delta: Expr, coefficient: Expr) -> None:
         if not self.is_fixed and v.category in STATIC:
-            term = delta * coefficient
+            term, shape = delta * coefficient, self.shapes.axes(v)
+            if self.shapes.axes(term) == SCALAR != shape:  # one number that each unit gains
+                term = Expand(delta, sympy.Tuple(*shape), sympy.Tuple()) * coefficient
             if self._broadcast(v, term):
                 term = self._flat(summed(term, self.shapes.axes(term), ()), v)
             self._total(v, Total(term))
