@@ -28,7 +28,7 @@ from sympy import Eq, Expr, Function, Integer, Symbol
 from ..language.cell import Cell
 from ..language.functions import sigmoid, softplus, stop_gradient
 from ..language.matrices import Matrix, as_matrix
-from ..language.shapes import SCALAR, Shapes
+from ..language.shapes import SCALAR, Shapes, units
 from ..language.sizes import settled
 from ..language.symbols import (
     STATIC,
@@ -316,9 +316,11 @@ class _Normaliser:
 
     def _contraction(self, matrix: Expr, operand: Expr) -> Expr:
         """A product of what is made of parameters."""
-        heads = "abcdefgh"[: len(self.shapes.axes(operand)) - 1]
+        *heads, size = self.shapes.axes(operand)
         if len(self.shapes.axes(matrix)) == 2 and heads:  # the same matrix for all heads
-            return Contract(matrix, operand, f"ij,{heads}j->{heads}i")
+            rows = Reshape(operand, sympy.Tuple(units(tuple(heads)), size))
+            made = Contract(matrix, rows, "ij,aj->ai")
+            return Reshape(made, sympy.Tuple(*heads, self.shapes.axes(matrix)[0]))
         return self.shapes.explicit(Contract(matrix, self._repeated(matrix, operand), "@"))
 
     def _operand(self, e: Expr) -> Vector:

@@ -370,7 +370,8 @@ class _Sweep:
         else:
             made = self._flat(e, v)
             # a sum over steps is one over units as well, but rearranges nothing
-            self._total(v, Total(made if isinstance(made, Reduction) else self._name(made, v)))
+            plain = isinstance(made, Reduction) and not isinstance(made, Scan)
+            self._total(v, Total(made if plain else self._name(made, v)))
 
 
 def _slot(known: Expr | None, more: Expr) -> Expr:
