@@ -168,7 +168,8 @@ class _Normaliser:
 
     def _is_static(self, e: Expr) -> bool:
         """Whether ``e`` is made of parameters and constants, so that it is the same at all steps,
-        and as wide as these say: they are all that is known of sizes before the first step.
+        and as wide as these say: they are all that is known of sizes before the first step. A
+        vector of N*P units says neither N nor P.
         """
         if not isinstance(e, Expr):
             return False  # a condition, or a piece with one
@@ -176,8 +177,8 @@ class _Normaliser:
         if not found or any(v.category not in STATIC for v in found if isinstance(v, Vector)):
             return False
         known = settled(axis for v in found for axis in self.shapes.shape(v))
-        wide = {n for axis in self.shapes.axes(e) for n in axis.free_symbols}
-        return wide <= known
+        wide = (e, *found, *e.atoms(View))
+        return {n for x in wide for a in self.shapes.axes(x) for n in a.free_symbols} <= known
 
     def _named_once(self, e: Expr) -> Vector:
         """What is made of parameters, under a name, computed once for a whole sequence."""
@@ -230,8 +231,12 @@ class _Normaliser:
             matrix = e.matrix if isinstance(e.matrix, Matrix) else self._matrix(e.matrix)
             if self.once and (parts := self._parts(matrix, e.operand)):
                 return self._by_columns(matrix, parts)
-            matrix, operand = self._of_all_heads(matrix, e.operand)
-            return Product(matrix, self._operand(operand))
+            matrix, whole = self._of_all_heads(matrix, e.operand)
+            operand = self._operand(whole)
+            if operand.category in STATIC and self.category != "derived":
+                # it is not known before the first step how wide the product is: a row for each
+                operand = self._name(operand, f"u_{self.target}")
+            return Product(matrix, operand)
         if isinstance(e, Expand):
             inner = self._whole(e.operand, "u")
             known = inner.is_number or isinstance(inner, Vector)
