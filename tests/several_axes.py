@@ -18,6 +18,7 @@ from lstmgen import (
     max_,
     mean,
     outer,
+    relu,
     repeat,
     sigmoid,
     softmax,
@@ -274,6 +275,43 @@ def open_columns() -> Cell:
     )
 
 
+def along_axes() -> Cell:
+    """Sums along axes of what is only expanded to them, of what is learned, and running ones."""
+    b, e, p = biases("b", shape=("N", "P")), biases("e", shape=("K", "H")), vector("p", "N")
+    n, v, y = states("n", shape=("N", "P")), vectors("v"), vectors("y", "N")
+    u = vectors("u", shape=("N", "P"))
+    return Cell(
+        "along_axes",
+        [
+            Eq(v, sum_(expand(W.v @ x, "H", "K"), "K") + sum_(e.v - expand(W.e @ x, "K", "H"), 0)),
+            Eq(y, mean(b.y, "P") + cumsum(p)),
+            Eq(u, cumsum(tanh(b.u), "N") * n),
+            Eq(n.next, tanh(u + expand(W.n @ x, n)) * mean(p + W.n @ x)),
+            Eq(h.next, tanh(v + expand(sum_(sum_(n.next, 1)), "H"))),
+        ],
+        (h, y),
+    )
+
+
+def turned_heads() -> Cell:
+    """Transposes that bring heads to the front, and an outer product that is made twice."""
+    S, V = states("S", shape=("P", "N")), states("V", shape=("K", "N"))
+    n = states("n", shape=("N", "P"))
+    C, w = vectors("C", shape=("N", "P", "K")), vectors("w", "N")
+    z = matrix("Z", "P", "P")
+    return Cell(
+        "turned_heads",
+        [
+            Eq(C, tanh(outer(S.T, V.T))),
+            Eq(w, max_(relu(outer(mean(n, 1), mean(V, 1))), "K")),
+            Eq(S.next, tanh(0.5 * S + expand(W.s @ x, S))),
+            Eq(V.next, tanh(0.5 * V + expand(W.t @ x, V))),
+            Eq(n.next, tanh(z @ n + sum_(C, "K") + expand(w, n))),
+        ],
+        (n, w),
+    )
+
+
 def made_of_parameters() -> dict[str, Cell]:
     """Cells with matrices that hold for a whole sequence."""
     A, V, S, N, M = (matrix(n, "H", "H") for n in ("A", "V", "S", "N_", "M"))
@@ -406,6 +444,6 @@ CELLS = {
     for f in (
         matrix_memory, delta_rule, transposed, heads, shared_by_heads, views, scans,
         matrix_times_matrix, several_outputs, heads_both_ways, fewer_heads, one_number,
-        views_of_parameters, equal_axes, open_columns,
+        views_of_parameters, equal_axes, open_columns, along_axes, turned_heads,
     )
 }  # fmt: skip
