@@ -323,6 +323,8 @@ class _Normaliser:
         """A product of what is made of parameters."""
         *heads, size = self.shapes.axes(operand)
         if len(self.shapes.axes(matrix)) == 2 and heads:  # the same matrix for all heads
+            if len(heads) == 1:
+                return Contract(matrix, operand, "ij,aj->ai")
             rows = Reshape(operand, sympy.Tuple(units(tuple(heads)), size))
             made = Contract(matrix, rows, "ij,aj->ai")
             return Reshape(made, sympy.Tuple(*heads, self.shapes.axes(matrix)[0]))
