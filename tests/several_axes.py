@@ -18,6 +18,7 @@ from lstmgen import (
     max_,
     mean,
     outer,
+    relu,
     repeat,
     sigmoid,
     softmax,
@@ -184,6 +185,133 @@ def several_outputs() -> Cell:
     )
 
 
+def heads_both_ways() -> Cell:
+    """Matrices of heads for one vector, and turned for one of each head, or for one of all."""
+    n, u, V = states("n", shape=("N", "P")), vectors("u", "P"), matrix("V", shape=("N", "P", "H"))
+    return Cell(
+        "heads_both_ways",
+        [
+            Eq(u, W.u @ x),
+            Eq(n.next, tanh(V @ h + 0.5 * n)),
+            Eq(h.next, tanh(W.h @ x + sum_(V.T @ n.next, "N") + max_(V.T @ u, "N"))),
+        ],
+        h,
+    )
+
+
+def fewer_heads() -> Cell:
+    """Matrices with more heads than what they are multiplied by."""
+    a, M = states("a", shape=("N", "K")), matrix("M", shape=("N", "P", "H", "K"))
+    m, u = vectors("m", shape=("N", "P", "H")), vectors("u", "K")
+    return Cell(
+        "fewer_heads",
+        [
+            Eq(u, W.u @ x),
+            Eq(m, tanh(M @ a) + M @ u),
+            Eq(a.next, tanh(sum_(M.T @ m, "P") + mean(M.T @ sum_(m, "P"), 1) + expand(u, a))),
+        ],
+        a,
+    )
+
+
+def one_number() -> Cell:
+    """Learned, a constant, and one of each step, beside quantities of two axes and of three."""
+    S, C = states("S", shape=("H", "K")), states("C", shape=("N", "P", "K"))
+    p, c, g = vector("p", 1), constants("c", 0.4), vectors("g", 1)
+    return Cell(
+        "one_number",
+        [
+            Eq(g, sigmoid(W.g @ x + p)),
+            Eq(S.next, tanh(S * c - (1 - g) * p * expand(W.k @ x, S))),
+            Eq(C.next, tanh(C * p - c * C**2 + expand(W.c @ x, C))),
+            Eq(h.next, tanh(sum_(S.next, "K") + p * mean(mean(mean(C.next, 0), 0)))),
+        ],
+        (h, C),
+    )  # fmt: skip
+
+
+def views_of_parameters() -> Cell:
+    """What is learned is put beside what moves, taken apart, and multiplied by it."""
+    S, n, k = states("S", shape=("H", "K")), states("n", shape=("N", "P")), vectors("k", "K")
+    p, g, e, t = vector("p", 1), vector("g"), vector("e", "K"), vector("t", "N*P")
+    first, second = split(vector("s", "2*H"), "H", "H")
+    return Cell(
+        "views_of_parameters",
+        [
+            Eq(k, weights("V", columns="D+H+1").k @ concat(x, h, p)),
+            Eq(S.next, tanh(0.5 * S + outer(g, k) + outer(h, e))),
+            Eq(n.next, tanh(n * chunk(t, "N", "P") + chunk(W.n @ x, "N", "P"))),
+            Eq(h.next, tanh(weights("V", columns="D+2*H").h @ concat(x, g, h) + S.next @ e
+                            + first * h + second * sum_(flatten(n.next)))),
+        ],
+        h,
+    )  # fmt: skip
+
+
+def equal_axes() -> Cell:
+    """Square memories, whose size is told by that of all their units only."""
+    S, r, y = states("S", shape=("P", "P")), vectors("r", "P"), vectors("y", "P*P")
+    return Cell(
+        "equal_axes",
+        [
+            Eq(r, mean(S, 0) + max_(S, 1)),
+            Eq(S.next, tanh(chunk(W.s @ x + 0.3 * flatten(S), "P", "P") + S.T @ S + outer(r, r))),
+            Eq(y, flatten(S.next * expand(r, "P", "P"))),
+        ],
+        (y, S),
+    )
+
+
+def open_columns() -> Cell:
+    """No parameter tells the size of the state, so that its columns are not known before it."""
+    k = vectors("k", "K")
+    return Cell(
+        "open_columns",
+        [
+            Eq(k, tanh(weights("W", "K", "D+H").k @ concat(x, h))),
+            Eq(h.next, h * mean(k) + sum_(k)),
+        ],
+        h,
+    )
+
+
+def along_axes() -> Cell:
+    """Sums along axes of what is only expanded to them, of what is learned, and running ones."""
+    b, e, p = biases("b", shape=("N", "P")), biases("e", shape=("K", "H")), vector("p", "N")
+    n, v, y = states("n", shape=("N", "P")), vectors("v"), vectors("y", "N")
+    u = vectors("u", shape=("N", "P"))
+    return Cell(
+        "along_axes",
+        [
+            Eq(v, sum_(expand(W.v @ x, "H", "K"), "K") + sum_(e.v - expand(W.e @ x, "K", "H"), 0)),
+            Eq(y, mean(b.y, "P") + cumsum(p)),
+            Eq(u, cumsum(tanh(b.u), "N") * n),
+            Eq(n.next, tanh(u + expand(W.n @ x, n)) * mean(p + W.n @ x)),
+            Eq(h.next, tanh(v + expand(sum_(sum_(n.next, 1)), "H"))),
+        ],
+        (h, y),
+    )
+
+
+def turned_heads() -> Cell:
+    """Transposes that bring heads to the front, and an outer product that is made twice."""
+    S, V = states("S", shape=("P", "N")), states("V", shape=("K", "N"))
+    n = states("n", shape=("N", "P"))
+    C, w = vectors("C", shape=("N", "P", "K")), vectors("w", "N")
+    z = matrix("Z", "P", "P")
+    return Cell(
+        "turned_heads",
+        [
+            Eq(C, tanh(outer(S.T, V.T))),
+            Eq(w, max_(relu(outer(mean(n, 1), mean(V, 1))), "K")),
+            Eq(S.next, tanh(0.5 * S + expand(W.s @ x, S))),
+            Eq(V.next, tanh(0.5 * V + expand(W.t @ x, V))),
+            Eq(n.next, tanh(z @ n + sum_(C, "K") + expand(w, n))),
+        ],
+        (n, w),
+    )
+
+
 def made_of_parameters() -> dict[str, Cell]:
     """Cells with matrices that hold for a whole sequence."""
     A, V, S, N, M = (matrix(n, "H", "H") for n in ("A", "V", "S", "N_", "M"))
@@ -196,7 +324,29 @@ def made_of_parameters() -> dict[str, Cell]:
     ]
     low_rank = [Eq(M, left @ right), Eq(h.next, tanh(M @ h + W.h @ x))]
     masked = [Eq(h.next, tanh((U.h * V) @ h + W.h @ x))]
+    p, g, e, B = vector("p", 1), vector("g"), vector("e", "K"), biases("B", shape=("N", "K"))
+    negative = [Eq(S, exp(-A) / 2), Eq(h.next, tanh(S @ h + W.h @ x))]
+    entries = [
+        Eq(S, p * A + exp(-A) * sigmoid(A) - A / expand(1 + g**2, A) + 1),
+        Eq(N, outer(g, g) - A * expand(g, A)),
+        Eq(h.next, tanh((S - S.T) @ h + N @ h + (exp(-A) / 2) @ h + (2 * A.T) @ h + W.h @ x)),
+    ]
+    products = [
+        Eq(M, left @ exp(-right) / (1 + p) + outer(left @ e, g)),
+        Eq(S, exp(-A) @ M),
+        Eq(h.next, tanh((S @ h + M.T @ h + (left @ exp(right)) @ h) / 10 + W.h @ x)),
+    ]
+    n, R, Z = (
+        states("n", shape=("N", "K")),
+        matrix("R", shape=("N", "K", "H")),
+        matrix("Z", "K", "K"),
+    )
+    of_heads = [
+        Eq(n.next, tanh(R @ g + Z @ B.z + 0.5 * n + expand(mean(x), n))),
+        Eq(h.next, tanh(W.h @ x + sum_(R.T @ n.next, "N"))),
+    ]
     found = {
+        "negative": negative, "entries": entries, "products": products, "of_heads": of_heads,
         "antisymmetric": antisymmetric, "exponential": exponential, "normalised": normalised,
         "low_rank": low_rank, "masked": masked,
     }  # fmt: skip
@@ -322,6 +472,8 @@ CELLS = {
     f.__name__: f()
     for f in (
         matrix_memory, delta_rule, transposed, heads, shared_by_heads, views, scans,
-        matrix_times_matrix, several_outputs, factors_of_outer_products,
+        matrix_times_matrix, several_outputs, factors_of_outer_products, heads_both_ways,
+        fewer_heads, one_number, views_of_parameters, equal_axes, open_columns, along_axes,
+        turned_heads,
     )
 }  # fmt: skip

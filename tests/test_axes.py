@@ -13,6 +13,7 @@ import lstmgen
 from lstmgen import (
     Cell,
     CellError,
+    GenerateError,
     Size,
     biases,
     chunk,
@@ -204,6 +205,18 @@ def test_what_does_not_fit_is_said(rhs, message, hint):
     text = str(caught.value)
     assert text.startswith("equation 1, h.next = ")
     assert message in text and hint in text
+
+
+def test_a_size_of_nothing_that_is_given():
+    wide = sum_(expand(h, "H", "J"), "J")
+    cell = Cell("mine", [Eq(h.next, tanh(wide + W.h @ x))], h)
+    assert Size("J") in cell.sizes
+    with pytest.raises(GenerateError, match="cannot know the size J: no parameter, input or state"):
+        lstmgen.generate(cell, "numpy")
+    module = lstmgen.compile(cell, "c", D=3, H=4, J=2)
+    params = module.init(3, 4, dtype="float64")
+    y, _, _ = module.forward(params, np.ones((1, 1, 3)), {"h": np.ones((1, 4))})
+    np.testing.assert_allclose(y[0, 0], np.tanh(2 + params["W_h"].sum(1)))
 
 
 def test_a_matrix_memory_is_not_scaled_by_accident():

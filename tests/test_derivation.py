@@ -16,7 +16,6 @@ from sympy import Eq, Expr, exp
 
 from lstmgen import (
     Cell,
-    CellError,
     biases,
     cells,
     check,
@@ -486,13 +485,17 @@ def test_broadcasts_are_differentiated(what: str) -> None:
     assert report.passed, f"\n{report}"
 
 
-def test_what_has_no_derivative_is_refused() -> None:
-    """One matrix for the learned vectors of several heads is not a product of two matrices."""
+def test_a_product_of_two_parameters_is_no_part_of_the_step() -> None:
+    """One matrix for the learned vectors of several heads is a contraction of the two."""
     x, s = inputs("x"), states("s", shape=("N", "P"))
     W, b = weights("W"), biases("b", shape=("N", "K"))
     cell = Cell("heads", [Eq(s.next, s + W.s @ b.s + chunk(W.x @ x, "N", "P"))], output=s)
-    with pytest.raises(CellError, match="multiplies two parameters"):
-        derive(cell)
+    derivation = derive(cell)
+    (product,) = derivation.fixed
+    assert product.rhs.spec == ("ij", "aj", "ai")
+    assert not any(product.rhs.atoms(Vector) & e.rhs.atoms(Vector) for e in derivation.forward)
+    report = check(cell, module=interpret(cell))
+    assert report.passed, f"\n{report}"
 
 
 @given(strategies.cells())

@@ -43,9 +43,15 @@ def aligned(*terms: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 def product(matrix: torch.Tensor, operand: torch.Tensor) -> torch.Tensor:
     """Each head has its own matrix, or its own operand, or both, or all have the same."""
-    heads = max(matrix.dim() - operand.dim(), 0)
-    operand = operand.reshape(len(operand), *[1] * heads, *operand.shape[1:])
+    missing = max(matrix.dim() - operand.dim(), 0)  # heads, the last ones
+    operand = operand.reshape(*operand.shape[:-1], *[1] * missing, operand.shape[-1])
     return (matrix @ operand[..., None])[..., 0]
+
+
+def beside(*terms: torch.Tensor) -> torch.Tensor:
+    """Side by side along the last axis; what is learned is the same for all rows."""
+    front = torch.broadcast_shapes(*(term.shape[:-1] for term in terms))
+    return torch.cat([term.expand(*front, term.shape[-1]) for term in terms], -1)
 
 
 def expanded(value: torch.Tensor, shape: tuple[int, ...], places: tuple[int, ...]) -> torch.Tensor:
@@ -124,7 +130,7 @@ class TorchPrinter(Printer):
         return f"{self._print(e.operand)}.transpose(-1, -2)"
 
     def _print_Concat(self, e) -> str:
-        return f"torch.cat(({', '.join(map(self._print, e.args))},), -1)"
+        return f"beside({', '.join(map(self._print, e.args))})"
 
     def _print_named(self, e) -> str:
         return self._print(e.args[0])
@@ -280,6 +286,7 @@ def differentiate(
 
     scope: dict[str, Any] = {
         "torch": torch, "functools": functools, "aligned": aligned, "expanded": expanded,
+        "beside": beside,
         "product": product, "number": number, "rows": rows, "sizes": sizes,
     }  # fmt: skip
     exec(transcribe(cell), scope)  # the printer's own text

@@ -28,7 +28,8 @@ from sympy import Eq, Expr, Function, Integer, Symbol
 from ..language.cell import Cell
 from ..language.functions import sigmoid, softplus, stop_gradient
 from ..language.matrices import Matrix, as_matrix
-from ..language.shapes import SCALAR, Shapes
+from ..language.shapes import SCALAR, Shapes, units
+from ..language.sizes import settled
 from ..language.symbols import (
     STATIC,
     Concat,
@@ -104,6 +105,20 @@ class _Normaliser:
     ) -> None:  # fmt: skip
         self.equations, self.shapes, self.namer = equations, shapes, namer
         self.kept, self.once = kept, once
+        given = {
+            p
+            for e in equations
+            for p in e.rhs.atoms(Matrix, Vector)
+            if isinstance(p, Matrix) or p.category == "parameter"
+        }
+        made = {e.lhs for e in equations}
+        # the sizes that are known before the first step
+        self.told = settled(
+            axis
+            for p in given
+            if not isinstance(p, Matrix) or p.base not in made
+            for axis in shapes.shape(p)
+        )
         self.static: dict[Vector, Vector] = {}  # vectors that turn out to be the same at all steps
         self.fixed: list[Eq] = []
         self.step: list[Eq] = []
@@ -154,21 +169,17 @@ class _Normaliser:
 
     def _is_static(self, e: Expr) -> bool:
         """Whether ``e`` is made of parameters and constants, so that it is the same at all steps,
-        and as wide as these say: they are all that is known of sizes before the first step.
-
-        One matrix for the vectors of several heads is no product of two matrices.
+        and as wide as these say: they are all that is known of sizes before the first step. A
+        vector of N*P units says neither N nor P.
         """
         if not isinstance(e, Expr):
             return False  # a condition, or a piece with one
         found = e.atoms(Vector, Matrix)
         if not found or any(v.category not in STATIC for v in found if isinstance(v, Vector)):
             return False
-        known = {n for v in found for axis in self.shapes.shape(v) for n in axis.free_symbols}
-        wide = {n for axis in self.shapes.axes(e) for n in axis.free_symbols}
-        return wide <= known and all(
-            len(self.shapes.axes(p.operand)) == len(self.shapes.axes(p.matrix)) - 1
-            for p in e.atoms(Product)
-        )
+        known = settled(axis for v in found for axis in self.shapes.shape(v))
+        wide = (e, *found, *e.atoms(View))
+        return {n for x in wide for a in self.shapes.axes(x) for n in a.free_symbols} <= known
 
     def _named_once(self, e: Expr) -> Vector:
         """What is made of parameters, under a name, computed once for a whole sequence."""
@@ -223,7 +234,12 @@ class _Normaliser:
             matrix = e.matrix if isinstance(e.matrix, Matrix) else self._matrix(e.matrix)
             if self.once and (parts := self._parts(matrix, e.operand)):
                 return self._by_columns(matrix, parts)
-            return Product(self._merged(matrix, e.operand), self._operand(e.operand))
+            matrix, whole = self._of_all_heads(matrix, e.operand)
+            operand = self._operand(whole)
+            if operand.category in STATIC and self.category != "derived":
+                # it is not known before the first step how wide the product is: a row for each
+                operand = self._name(operand, f"u_{self.target}")
+            return Product(matrix, operand)
         if isinstance(e, Expand):
             inner = self._whole(e.operand, "u")
             known = inner.is_number or isinstance(inner, Vector)
@@ -253,7 +269,7 @@ class _Normaliser:
             return e
         e = e.replace(
             lambda n: isinstance(n, Product),
-            lambda n: self.shapes.explicit(Contract(n.args[0], n.args[1], "@")),
+            lambda n: self._contraction(*n.args),
         )
         defined = {x.lhs for x in self.equations}
         swap: dict[Expr, Expr] = {}
@@ -263,13 +279,17 @@ class _Normaliser:
         return e.xreplace(swap)
 
     def _parts(self, matrix: Matrix, operand: Expr) -> tuple[Expr, ...]:
-        """The vectors that stand side by side in the operand of a plain matrix; () of any other."""
+        """The vectors that stand side by side in the operand of a plain matrix; () of any other,
+        and where the matrix cannot be cut once for a sequence, or a part is the same at all steps.
+        """
         meaning = self._meaning(operand)
         if not isinstance(meaning, Concat) or len(self.shapes.axes(matrix)) != 2:
             return ()
         shapes = [self.shapes.axes(part) for part in meaning.args]
         plain = all(len(shape) == 1 and shape != SCALAR for shape in shapes)
-        return meaning.args if plain else ()
+        known = all(n in self.told for shape in shapes for n in shape[0].free_symbols)
+        moving = not any(map(self._is_static, meaning.args))
+        return meaning.args if plain and known and moving else ()
 
     def _by_columns(self, matrix: Matrix, parts: Sequence[Expr]) -> Expr:
         """W @ concat(x, h) as W_x @ x + W_h @ h, so that what does not depend on the recurrence
@@ -285,11 +305,33 @@ class _Normaliser:
             ]
         return sympy.Add(*map(Product, map(as_matrix, pieces), operands))
 
-    def _merged(self, matrix: Matrix, operand: Expr) -> Matrix:
-        """A matrix a head makes one tall matrix where one vector is for all heads."""
-        axes = self.shapes.axes
-        alone = len(axes(matrix)) > 2 and len(axes(operand)) == 1
-        return matrix.merge() if alone else matrix
+    def _of_all_heads(self, matrix: Matrix, operand: Expr) -> tuple[Matrix, Expr]:
+        """The same product with a vector for each head of the matrix; or where one vector is for
+        all heads, with their matrices as one tall matrix.
+        """
+        alone = len(self.shapes.axes(operand)) == 1 < len(self.shapes.axes(matrix)) - 1
+        if alone and not matrix.transposed:
+            return matrix.merge(), operand
+        return matrix, self._repeated(matrix, operand)
+
+    def _repeated(self, matrix: Expr, operand: Expr) -> Expr:
+        """The operand of a product, repeated for the heads of the matrix that it has not."""
+        heads, (*own, size) = self.shapes.axes(matrix)[:-2], self.shapes.axes(operand)
+        if len(own) >= len(heads):
+            return operand
+        axes, places = (*heads, size), (*range(len(own)), len(heads))
+        return Expand(operand, sympy.Tuple(*axes), sympy.Tuple(*places))
+
+    def _contraction(self, matrix: Expr, operand: Expr) -> Expr:
+        """A product of what is made of parameters."""
+        *heads, size = self.shapes.axes(operand)
+        if len(self.shapes.axes(matrix)) == 2 and heads:  # the same matrix for all heads
+            if len(heads) == 1:
+                return Contract(matrix, operand, "ij,aj->ai")
+            rows = Reshape(operand, sympy.Tuple(units(tuple(heads)), size))
+            made = Contract(matrix, rows, "ij,aj->ai")
+            return Reshape(made, sympy.Tuple(*heads, self.shapes.axes(matrix)[0]))
+        return self.shapes.explicit(Contract(matrix, self._repeated(matrix, operand), "@"))
 
     def _operand(self, e: Expr) -> Vector:
         """``e`` as a named vector."""

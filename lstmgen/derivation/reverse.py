@@ -19,7 +19,7 @@ from typing import Any
 import sympy
 from sympy import Eq, Expr
 
-from ..errors import CellError, require_cell
+from ..errors import require_cell
 from ..language.cell import Cell
 from ..language.matrices import Matrix
 from ..language.shapes import SCALAR, units
@@ -44,7 +44,7 @@ from ..language.symbols import (
     shift,
 )
 from .linear import Broadcast, Chain, Linearised, Scale, summed
-from .normalform import MIXING, namer_for, normalise, products
+from .normalform import MIXING, namer_for, normalise
 
 ZERO = sympy.S.Zero
 
@@ -312,9 +312,12 @@ class _Sweep:
 
     def _gain(self, v: Vector, delta: Expr, coefficient: Expr) -> None:
         if not self.is_fixed and v.category in STATIC:
-            term = delta * coefficient
-            wide = self._broadcast(v, term)
-            self._total(v, Total(summed(term, self.shapes.axes(term), ()) if wide else term))
+            term, shape = delta * coefficient, self.shapes.axes(v)
+            if self.shapes.axes(term) == SCALAR != shape:  # one number that each unit gains
+                term = Expand(delta, sympy.Tuple(*shape), sympy.Tuple()) * coefficient
+            if self._broadcast(v, term):
+                term = self._flat(summed(term, self.shapes.axes(term), ()), v)
+            self._total(v, Total(term))
             return
         terms = self.linear.setdefault(v, {})
         terms[delta] = terms.get(delta, ZERO) + coefficient
@@ -345,9 +348,9 @@ class _Sweep:
                 if self._is_learned(symbol):
                     self._total(symbol, chain.transpose(delta))
             elif symbol.category not in STATIC | {"mask"} or self._is_learned(symbol):
-                self._back(symbol, chain, delta, equation)
+                self._back(symbol, chain, delta)
 
-    def _back(self, v: Vector, chain: Chain, delta: Vector, equation: Eq) -> None:
+    def _back(self, v: Vector, chain: Chain, delta: Vector) -> None:
         """Follow a chain back from ``delta`` to ``v``."""
         first, *links = chain.links
         coefficient, e = sympy.S.One, delta
@@ -364,14 +367,11 @@ class _Sweep:
             self._gain(v, e, coefficient)
         elif self.is_fixed or v.category not in STATIC:
             self.plain.setdefault(v, []).append(e)
-        elif isinstance(e, Product):
-            raise CellError(
-                f"{next(p for p in products(equation.rhs) if p.operand == v)} multiplies two "
-                "parameters",
-                hint="its value is the same at every step: learn the product as one vector",
-            )
         else:
-            self._total(v, Total(self._flat(e, v)))
+            made = self._flat(e, v)
+            # a sum over steps is one over units as well, but rearranges nothing
+            plain = isinstance(made, Reduction) and not isinstance(made, Scan)
+            self._total(v, Total(made if plain else self._name(made, v)))
 
 
 def _slot(known: Expr | None, more: Expr) -> Expr:

@@ -186,6 +186,7 @@ class Cell:
         """The symbolic sizes: the input's first, then H, then the others by name."""
         symbols = {s for e in self.equations for s in e.atoms(Vector, Matrix)}
         found = {n for s in symbols for axis in self.shape(s) for n in axis.free_symbols}
+        found |= {n for e in self.equations for n in e.atoms(Size)}
         first = [n for v in self.inputs for a in self.shape(v) for n in _sorted(a)] + [Size("H")]
         order = {n: k for k, n in reversed(list(enumerate(first)))}
         return tuple(sorted(found, key=lambda n: (order.get(n, len(order)), n.name)))

@@ -6,10 +6,11 @@ from typing import Any
 
 import sympy
 from sympy import Expr, Symbol
+from sympy.core.symbol import Str
 
 from .initial import Start
 from .misuse import Linear, bound, expression, short
-from .symbols import Contract, Product, Vector, is_scalar
+from .symbols import Contract, Product, Vector, acts_on_entries, is_scalar
 
 
 class Operator(Linear):
@@ -58,6 +59,8 @@ class Operator(Linear):
         return self.of(operand)
 
     def __rmatmul__(self, other: object) -> Any:
+        if isinstance(other, Expr) and other.has(Matrix):  # entries of some, as in exp(U) @ V
+            return Contract(other, self, "@")
         raise TypeError(
             f"{bound(other)} @ {bound(self)}: the matrix comes first, "
             f"{bound(self)} @ {bound(other)}"
@@ -68,7 +71,10 @@ class Operator(Linear):
             return self
         if isinstance(other, Operator):
             return _Sum(self, other)
-        return Misplaced("+", self, expression(other, "{} + {}", self, other))
+        term = expression(other, "{} + {}", self, other)
+        if acts_on_entries(term):
+            return sympy.Add(entries(self), term)
+        return Misplaced("+", self, term)
 
     __radd__ = __add__
 
@@ -82,12 +88,17 @@ class Operator(Linear):
         return _Scaled(sympy.S.NegativeOne, self)
 
     def __rmul__(self, other: Any) -> Any:
-        return _Scaled(expression(other, "{} * {}", other, self), self)
+        factor = expression(other, "{} * {}", other, self)
+        if acts_on_entries(factor):
+            return sympy.Mul(factor, entries(self))
+        return _Scaled(factor, self)
 
     def __mul__(self, other: Any) -> Any:
         if isinstance(other, Operator):  # entry by entry, as of a weight and its mask
             return sympy.Mul(entries(self), entries(other))
         factor = expression(other, "{} * {}", self, other)
+        if acts_on_entries(factor):
+            return sympy.Mul(entries(self), factor)
         if not is_scalar(factor):
             return Misplaced("*", self, factor)
         return _Scaled(factor, self)
@@ -268,8 +279,8 @@ class Misplaced(Operator, Expr):
     reports with the equation, and a product at once.
     """
 
-    def __new__(cls, sign: str, matrix: Operator, other: Expr) -> Any:
-        return Expr.__new__(cls, Symbol(sign), matrix, other)
+    def __new__(cls, sign: str | Str, matrix: Operator, other: Expr) -> Any:
+        return Expr.__new__(cls, sign if isinstance(sign, Str) else Str(sign), matrix, other)
 
     @property
     def hint(self) -> str:
@@ -300,16 +311,34 @@ class Misplaced(Operator, Expr):
         return f"{bound(matrix)}{'*' if sign.name == '*' else ' + '}{bound(other)}"
 
 
+class Entries(Matrix):
+    """A matrix in arithmetic on its entries, which is SymPy's own.
+
+    SymPy calculates with parts of what it puts together, such as the -1 and the U of exp(-U)/2:
+    of a matrix that would make one that waits for its vector.
+    """
+
+    _op_priority = Expr._op_priority
+
+
+for _name in (
+    *("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "rpow", "mod"),
+    *("rmod", "floordiv", "rfloordiv", "neg", "abs", "gt", "ge", "lt", "le"),
+):
+    setattr(Entries, f"__{_name}__", getattr(Expr, f"__{_name}__"))
+
+
 def entries(e: Expr) -> Expr:
     """What a matrix, or what is made of matrices, is entry by entry.
 
     Products of matrices are contractions: they are not arithmetic on entries.
     """
-    if isinstance(e, Misplaced) or not e.has(_Scaled, _Sum, _Chain):
-        return e
-    # matrices have arithmetic of their own, which plain symbols in their place have not
-    plain = {m: sympy.Dummy(str(m), real=True) for m in e.atoms(Matrix)}
-    return _of_entries(e.xreplace(plain)).xreplace({d: m for m, d in plain.items()})
+    plain = {}
+    for m in e.atoms(Matrix):
+        *heads, rows, columns = m.axes
+        about = m.transposed, tuple(heads), m.merged, m.value, m.learned
+        plain[m] = Entries(m.name, rows, columns, *about)
+    return _of_entries(e.xreplace(plain))
 
 
 def _of_entries(e: Expr) -> Expr:
@@ -317,7 +346,12 @@ def _of_entries(e: Expr) -> Expr:
         return sympy.Add(*map(_of_entries, e.args))
     if isinstance(e, _Scaled):
         return sympy.Mul(*map(_of_entries, e.args))
-    if isinstance(e, _Chain):
+    if isinstance(e, _Chain) or (isinstance(e, Product) and e.operand.has(Matrix)):
+        # what follows a matrix here is one, too, and no vectors of heads
         left, right = map(_of_entries, e.args)
         return Contract(left, right, "@")
-    return e.func(*map(_of_entries, e.args)) if e.has(_Scaled, _Sum, _Chain) else e
+    if isinstance(e, Misplaced):  # not here: where all are entries, each has a place
+        sign, *operands = e.args
+        return (sympy.Mul if sign.name == "*" else sympy.Add)(*map(_of_entries, operands))
+    waiting = _Scaled, _Sum, _Chain, Misplaced, Product
+    return e.func(*map(_of_entries, e.args)) if e.has(*waiting) else e

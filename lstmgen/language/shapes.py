@@ -126,11 +126,14 @@ class Shapes:
         )
 
     def _plain_contraction(self, e: Contract, args: Sequence[Expr]) -> Expr:
-        """A contraction of what is not transposed, which its letters say instead."""
+        """A contraction of what is not transposed, which its letters say instead; but heads come
+        first in all.
+        """
         left, right, out = self._letters(e, "")
+        heads = set(left) & set(right) & set(out)
         operands, letters = [], []
         for arg, word in zip(args[:2], (left, right), strict=True):
-            if isinstance(arg, Transpose):
+            if isinstance(arg, Transpose) and not heads & set(word[-2:]):
                 arg, word = arg.operand, word[:-2] + word[:-3:-1]
             operands.append(arg)
             letters.append(word)

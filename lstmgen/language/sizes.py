@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import sympy
 from sympy import Expr, Symbol
 
 from .misuse import short
+
+_LARGEST_POWER = 64  # more axes than an array has
 
 
 class Size(Symbol):
@@ -40,7 +43,7 @@ def declared(size: object) -> str:
 
 @functools.cache
 def size_of(text: str) -> Expr:
-    """A size as an expression: "H", "3", "N*P", "D+H".
+    """A size as an expression: "H", "3", "N*P", "D+H", and "P**2", as P*P is written.
 
     Raises
     ------
@@ -56,6 +59,10 @@ def size_of(text: str) -> Expr:
         if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Mult)):
             combine = sympy.Add if isinstance(node.op, ast.Add) else sympy.Mul
             return combine(made(node.left), made(node.right))
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
+            base, times = node.left, getattr(node.right, "value", None)
+            if isinstance(base, ast.Name) and type(times) is int and 0 < times <= _LARGEST_POWER:
+                return Size(base.id) ** times
         raise ValueError(text)
 
     if text.isdecimal() and text.isascii():
@@ -64,3 +71,13 @@ def size_of(text: str) -> Expr:
         return sympy.expand(made(ast.parse(text, mode="eval").body))
     except (SyntaxError, RecursionError, MemoryError):
         raise ValueError(text) from None
+
+
+def settled(axes: Iterable[Expr]) -> set[Expr]:
+    """The sizes that numbers for these axes tell: H and D of H and D + H, none of N*P alone."""
+    known: set[Expr] = set()
+    waiting = list(axes)
+    while found := [a for a in waiting if len(a.free_symbols - known) < 2]:
+        known.update(*(a.free_symbols for a in found))
+        waiting = [a for a in waiting if a not in found]
+    return known

@@ -164,15 +164,20 @@ def is_scalar(e: Expr) -> bool:
     """Whether ``e`` is surely one number for a whole vector."""
     if isinstance(e, Vector):
         return e.is_single
-    if isinstance(e, Reduction) and not isinstance(e, Scan):
-        return True
-    return not isinstance(e, Product) and all(map(is_scalar, e.args))
+    if isinstance(e, Reduction):
+        return e.axis is None and not isinstance(e, Scan)
+    return not isinstance(e, (Product, Contract, View, Concat)) and all(map(is_scalar, e.args))
 
 
 def _may_be_matrix(e: Expr) -> bool:
     """Whether ``e`` can have two axes or more."""
     wide = any(len(v.axes) > 1 for v in e.atoms(Vector))
     return wide or _has_matrix(e) or e.has(Contract, Expand, Reshape)
+
+
+def acts_on_entries(e: Expr) -> bool:
+    """Whether ``e`` was expanded to the axes of a matrix."""
+    return any(len(x.args[1]) > 1 for x in e.atoms(Expand))
 
 
 # --------------------------------------------------------------------------- functions

@@ -128,7 +128,8 @@ def assign(
     """Decide which values of ``buffers``, and of loops, share memory."""
     if not options.arrays:
         return Assignment(cell, buffers, {})
-    made = _Arrays(cell, buffers)
+    written = ({v for op in part.operations for v in op.writes} for part in (forward, backward))
+    made = _Arrays(cell, buffers, set.intersection(*written))
     for part in (forward, backward):
         made.keep_rows(part)
     for part in (forward, backward):
@@ -148,8 +149,9 @@ def _carried(cell: Cell, backward: Pass) -> dict[Vector, Vector]:
 class _Arrays:
     """Decides what is written over what, where every value is an array."""
 
-    def __init__(self, cell: Cell, buffers: tuple[Buffer, ...]) -> None:
+    def __init__(self, cell: Cell, buffers: tuple[Buffer, ...], again: set[Vector]) -> None:
         self.cell, self.buffers = cell, buffers
+        self.again = again  # what backward computes again, and must not write over what is kept
         self.home = {v: b for b in buffers for v in b.blocks}
         self.moved: dict[Vector, Vector] = {}
         self._side_by_side: set[Buffer] = set()
@@ -203,6 +205,7 @@ class _Arrays:
         last = chain[-1]
         if all(single) and last in home and home[last].scope in ("tape", "state", "given"):
             holder = last
+            chain = [v for v in chain if v not in self.again]
         else:
             stop = next((k for k, v in enumerate(chain) if k and v in home), len(chain))
             chain = chain[:stop]

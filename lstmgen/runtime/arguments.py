@@ -108,6 +108,7 @@ class Arguments:
         self._rooms.complete(sizes)
         settled = len(self._inputs) == 1 and not filled and self._rooms.settles(sizes)
         old = struct(self.states("state", state, sizes))
+        self._rooms.complete(sizes)
         room = self._rooms.of(sizes)
         if settled:  # the next x of this shape needs none of this
             if len(bound.rooms) >= 128:

@@ -90,6 +90,8 @@ class Rooms:
         try:
             return self._of(tuple([sizes[name] for name in self.names]))
         except KeyError as error:
+            if error.args[0] in self._fixed:
+                return self.of(self._fixed | dict(sizes))
             raise ValueError(
                 f"the size {error.args[0]} is not known from params and x: give the state"
             ) from None

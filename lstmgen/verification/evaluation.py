@@ -250,7 +250,7 @@ class Walk:
             return self._shaken(e, np.full((1, 1, 1), float(e)), ())
         if isinstance(e, Size):
             return np.full((1, 1, 1), float(number(e, self.sizes)))
-        if isinstance(e, Matrix) and e.merged:
+        if isinstance(e, Matrix) and (e.merged or not e.transposed):
             return self.memo[e.base]  # type: ignore[no-any-return]
         if isinstance(e, Matrix):
             return each(self.memo[e.base], lambda a: np.swapaxes(a, -1, -2))

@@ -167,6 +167,11 @@ class Nest:
             return
         name = self._body.names(("local", v), identifier(v))
         local = self._body.local[v] = Variable(name, "vec")
+        if self._shape == SCALAR:  # one number, which other loops read, for all of their units
+            first = Call("LSTMGEN_LANE", (vec(value), NIL), "number")
+            self._parts.start.append(Declare(VEC, local, vec(_ZERO)))
+            self._parts.inside.append(Store(local, vec(first)))
+            return
         self._parts.inside.append(Declare(Kind("vec", is_const=True), local, vec(value)))
 
     # ------------------------------------------------------------------ sums over an axis

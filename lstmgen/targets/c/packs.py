@@ -232,18 +232,22 @@ def brought_home(
     """
     home: list[Do] = []
     begun: set[Matrix | Vector] = set()
+
+    def place(p: Matrix | Vector) -> tuple[Expression, Expression]:
+        """Where it goes, and whether that has begun: a matrix may have sums of both kinds."""
+        to, has_begun = home_of(p)
+        is_begun = ONE if p in begun else has_begun
+        begun.add(p)
+        return to, is_begun
+
     for made in sums:
         here = Variable(made.name)
         if isinstance(made, SummedVector):
-            p = made.parameter
-            to, has_begun = home_of(p)
-            begun.add(p)
-            home.append(do("add", Count(made.units), here, has_begun, to))
+            to, is_begun = place(made.parameter)
+            home.append(do("add", Count(made.units), here, is_begun, to))
         if isinstance(made, SummedMatrices):
             for p, rows, start in made.pieces:
-                to, has_begun = home_of(p)
-                is_begun = ONE if p in begun else has_begun
-                begun.add(p)
+                to, is_begun = place(p)
                 items = [THREADS, Count(rows), Count(made.height), here, Count(start),
                          Count(made.width), is_begun, to]  # fmt: skip
                 home.append(do("unpack_transposed", *items))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ...derivation.reverse import adjoint, carry, cotangent
 from ...language.cell import Cell
 from ...language.matrices import Matrix
@@ -233,10 +235,7 @@ def _made_of_parameters(plan: Plan, after: tuple[Node, ...]) -> list[Node]:
         return []
     gathered = []
     for v in made:
-        (first, *others) = found[v.name]
-        for other in others:
-            first = Binary(first, "+", other)
-        gathered.append((v.name, first))
+        gathered.append((v.name, _added(plan.cell, v, found[v.name])))
     return [bind(_FIXED, call(Global("_fixed_gradients"), PACKED, Dict(tuple(gathered))))]
 
 
@@ -248,17 +247,27 @@ def _gradients(plan: Plan, after: tuple[Node, ...]) -> Table:
         shape = Tuple(tuple(amount(n) for n in cell.shape(p)))
         parts = found.get(p.name, [])
         if p in plan.gains:
-            flat = Reshaped(item(_FIXED, Literal(p.name)), _flat_shape(cell, p))
-            parts = [*parts, flat if parts else item(_FIXED, Literal(p.name))]
+            parts = [*parts, item(_FIXED, Literal(p.name))]
             if len(parts) == 1:
                 gradients.append((p.name, parts[0]))
                 continue
-        (first, *others) = parts or [call(np("zeros"), shape, DTYPE)]
-        for other in others:
-            first = Binary(first, "+", other)
+        total = _added(cell, p, parts or [call(np("zeros"), shape, DTYPE)])
         whole = len(cell.shape(p)) == (2 if isinstance(p, Matrix) else 1)
-        gradients.append((p.name, first if whole else call(np("reshape"), first, shape)))
+        gradients.append((p.name, total if whole else call(np("reshape"), total, shape)))
     return Table(tuple(gradients))
+
+
+def _added(cell: Cell, p: Matrix | Vector, parts: Sequence[Node]) -> Node:
+    """The parts of a gradient as one. Those of several axes may come in different shapes: a sum
+    over rows has heads and rows as one axis, if one vector was for all heads.
+    """
+    whole = len(cell.shape(p)) == (2 if isinstance(p, Matrix) else 1)
+    if not whole and len(parts) > 1:
+        parts = [Reshaped(part, _flat_shape(cell, p)) for part in parts]
+    (first, *others) = parts
+    for other in others:
+        first = Binary(first, "+", other)
+    return first
 
 
 def _flat_shape(cell: Cell, p: Matrix | Vector) -> tuple[Node, ...]:

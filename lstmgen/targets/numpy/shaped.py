@@ -6,13 +6,15 @@ the shape of those axes, (…, B, *axes), which costs nothing; what is expanded 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import sympy
 from sympy import Eq, Expr
 
-from ...language.shapes import SCALAR, Shape
+from ...language.shapes import SCALAR, Shape, units
 from ...language.symbols import (
+    STATIC,
     Concat,
     Contract,
     Expand,
@@ -26,6 +28,7 @@ from ...language.symbols import (
     max_,
     mean,
     rcumsum,
+    sum_,
 )
 from ...printing.orders import Order
 from .elementwise import Elementwise
@@ -34,6 +37,7 @@ from .scratch import array
 from .tree import (
     ELLIPSIS,
     TURNED,
+    Call,
     Equation,
     Into,
     Literal,
@@ -81,15 +85,12 @@ class Shaped(Elementwise):
         self.shape = self.cell.shapes.axes(e.args[0] if isinstance(e, Reduction) else e)
         value: Node
         if isinstance(e, Reduction):
-            axis = self.cell.shapes.axis(e)
             self.busy += 1
-            value = array(
-                self.busy, (*self.shape[:axis], ONE, *self.shape[axis + 1 :]), self.inside
-            )
+            value = array(self.busy, self._axes_of(e), self.inside)
             self.taken.append(value)
             self._along(e, value)
         else:
-            value = self._value(e)
+            value = self._with_all_units(e)
         return Equation((), tuple(self.taken), tuple(self.made)), value
 
     # ------------------------------------------------------------------ operands
@@ -129,6 +130,16 @@ class Shaped(Elementwise):
             return self._number(e.operand)
         return self.of(e) if isinstance(e, Expand) else super()._value(e)
 
+    def _with_all_units(self, e: Expr) -> Node:
+        """What holds ``e`` where units are counted, and an axis of 1 will not do."""
+        if not isinstance(e, Expand):
+            return self._value(e)
+        self.busy += 1
+        scratch = self._scratch(e)
+        self.taken.append(scratch)
+        self._copy(self._value(e), scratch)
+        return scratch
+
     # ------------------------------------------------------------------ views
 
     def _viewed(self, e: View) -> Node:
@@ -151,15 +162,20 @@ class Shaped(Elementwise):
 
     def _reduced_to(self, e: Reduction, lhs: Vector) -> Node:
         """The left-hand side, with an axis of 1 in the place of the one that is summed over."""
-        if isinstance(e, Scan):
-            return self._whole(lhs)
+        return self.operands.shaped(lhs, self._axes_of(e), self.inside)
+
+    def _axes_of(self, e: Reduction) -> Shape:
+        """The axes of the result, and one of 1 that is summed over."""
         axis = self.cell.shapes.axis(e)
-        axes = (*self.shape[:axis], ONE, *self.shape[axis + 1 :])
-        return self.operands.shaped(lhs, axes, self.inside)
+        alone = () if isinstance(e, Scan) else (axis,)
+        return tuple(ONE if k in alone else n for k, n in enumerate(self.shape))
 
     def _along(self, e: Reduction, out: Node) -> None:
         axis = Literal(self.cell.shapes.axis(e) - len(self.shape))
-        operand = self._value(e.args[0])
+        operand = self._with_all_units(e.args[0])
+        if all(v.category in STATIC for v in e.atoms(Vector)):
+            self._along_static(e, operand, axis, out)
+            return
         if isinstance(e, Scan):
             turned = isinstance(e, rcumsum)
             places = -axis.value - 1  # type: ignore[operator]
@@ -171,6 +187,19 @@ class Shaped(Elementwise):
         if isinstance(e, mean):
             size = self.shape[self.cell.shapes.axis(e)]
             self._emit("multiply", out, self._number(1 / size), out=out)
+
+    def _along_static(self, e: Reduction, operand: Node, axis: Literal, out: Node) -> None:
+        """Of what is the same for every row, so that the result is broadcast to ``out``."""
+        if isinstance(e, Scan):
+            places = -axis.value - 1  # type: ignore[operator]
+            turned = isinstance(e, rcumsum)
+            source = _turned(operand, places) if turned else operand
+            total: Node = Call(np("cumsum"), (source,), (("axis", axis),))
+            self.made.append(store(out, _turned(total, places) if turned else total))
+            return
+        function = {mean: "mean", sum_: "sum", max_: "max"}[type(e)]
+        options = (("axis", axis), ("keepdims", Literal(True)))
+        self.made.append(store(out, Call(np(function), (operand,), options)))
 
     # ------------------------------------------------------------------ contractions
 
@@ -186,27 +215,28 @@ class Shaped(Elementwise):
         first = self._matrix(e.args[0], left, heads, rows, summed)
         second = self._matrix(e.args[1], right, heads, summed, columns)
         sizes = dict(zip(out, self.cell.shape(lhs), strict=True))
-        axes = [sizes[x] for x in heads]
-        axes += [sizes[x] for x in rows] or [ONE]
-        axes += [sizes[x] for x in columns] or [ONE]
-        target = self.operands.shaped(lhs, tuple(axes), self.inside)
+        target = self.operands.shaped(lhs, _axes(sizes, heads, rows, columns), self.inside)
         self.made.append(Into(np("matmul" if summed else "multiply"), (first, second), target))
 
     def _matrix(
         self, v: Vector, letters: str, heads: list[str], rows: list[str], columns: list[str]
     ) -> Node:
-        """An operand as matrices of these rows and columns, each one axis or none."""
+        """An operand as matrices of these rows and columns, each of several axes, one, or none."""
         sizes = dict(zip(letters, self.cell.shape(v), strict=True))
-        order = [*heads, *rows, *columns]
-        if "".join(order) != letters and len(rows) == len(columns) == 1:
-            axes = tuple(sizes[x] for x in (*heads, *columns, *rows))
+        if "".join([*heads, *rows, *columns]) != letters:
+            axes = _axes(sizes, heads, columns, rows)
             return Swapped(self.operands.shaped(v, axes, self.inside), -2, -1)
-        axes = tuple(
-            [sizes[x] for x in heads]
-            + ([sizes[x] for x in rows] or [ONE])
-            + ([sizes[x] for x in columns] or [ONE])
-        )
-        return self.operands.shaped(v, axes, self.inside)
+        return self.operands.shaped(v, _axes(sizes, heads, rows, columns), self.inside)
+
+
+def _axes(
+    sizes: Mapping[str, Expr], heads: list[str], rows: list[str], columns: list[str]
+) -> tuple[Expr, ...]:
+    """The axes of matrices: those of heads, rows, and columns."""
+    return (
+        *(sizes[x] for x in heads),
+        *(units(tuple(sizes[x] for x in g)) for g in (rows, columns)),
+    )
 
 
 def _exchanged(e: Contract) -> Any:

@@ -23,6 +23,7 @@ from ...errors import GenerateError
 from ...language.cell import Cell
 from ...language.initial import Initial, Start
 from ...language.matrices import Matrix
+from ...language.sizes import settled
 from ...language.symbols import Vector
 from ...planning.schedule import plan as make_plan
 from ...printing.orders import Order
@@ -61,13 +62,22 @@ def files(cell: Cell, *, source: str = "", tape: str | None = None) -> dict[str,
     Raises
     ------
     GenerateError
-        If a size has the name of an argument of ``init``, which takes sizes by name.
+        If a size has the name of an argument of ``init``, which takes sizes by name, or if no
+        array that is given has it, alone or beside sizes that others have.
     """
+    given = (*cell.parameters, *cell.inputs, *cell.masks, *cell.states)
+    told = settled(axis for v in given for axis in cell.shape(v))
     for size in cell.sizes:
         if size.name in _INIT:
             raise GenerateError(
                 f"the NumPy target cannot name a size {size.name}\n"
                 "  hint: choose another letter, such as N"
+            )
+        if size not in told:
+            raise GenerateError(
+                f"the NumPy target cannot know the size {size}: no parameter, input or state has "
+                "it\n"
+                "  hint: write a number instead, or declare what is given with that size"
             )
     plan = make_plan(cell, dtype="float64", tape=tape, **PLAN)
     order = Order(cell, plan.derivation.forward)
