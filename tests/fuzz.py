@@ -3,6 +3,7 @@
     python tests/fuzz.py --minutes 60             # NumPy
     python tests/fuzz.py --target c --cells 500   # C, several cells a compilation
     python tests/fuzz.py --target msan            # C, under MemorySanitizer; or asan, or guards
+    python tests/fuzz.py --axes                   # cells of several axes, with any target
     python tests/fuzz.py --seed 1234 --cells 1 --show
 
 Every seed is a cell of its own, and the same one on every machine. Each runs at a random point and
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import driver
+import made_up_axes
 import numpy as np
 import strategies
 
@@ -52,9 +54,11 @@ _SIZES = (3, 5, 7, 9, 11, 13, 6, 10, 1, 2, 8, 16, 17)
 
 
 def cell_of(seed: int) -> Cell:
-    """The cell of a seed."""
-    rng = random.Random(seed)
-    return strategies.made_up(rng.randrange, name=f"made_up_{seed}")
+    """The cell of a seed; of a negative one, with several axes."""
+    rng, name = random.Random(seed), f"made_up_{abs(seed)}"
+    if seed < 0:
+        return made_up_axes.made_up(rng.randrange, name=name)
+    return strategies.made_up(rng.randrange, name=name)
 
 
 # --------------------------------------------------------------------------- points
@@ -102,7 +106,8 @@ class Point:
                 (dy[t], y[n]) for t, y in enumerate(trace.outputs) for n, dy in self.dy.items()
             ]
             pairs += [(d, trace.states[-1][n]) for n, d in self.dstate.items()]
-            terms = [(d * a.slope).sum(axis=(-2, -1)) for d, a in pairs if isinstance(a, Dual)]
+            products = [d * a.slope for d, a in pairs if isinstance(a, Dual)]
+            terms = [p.sum(axis=tuple(range(1, p.ndim))) for p in products]
         slopes = np.broadcast_to(sum(terms, np.zeros(1)), (len(keys),))
         y = {n: np.stack([self._rows(a[n]) for a in trace.outputs]) for n in self.dy}
         final = {n: self._rows(a) for n, a in trace.states[-1].items()}
@@ -110,7 +115,7 @@ class Point:
 
     def _rows(self, a: Any) -> Any:
         value = value_of(a)
-        return np.broadcast_to(value[0], (self.batch, value.shape[-1]))
+        return np.broadcast_to(value[0], (self.batch, *value.shape[2:]))
 
     @property
     def is_finite(self) -> bool:
@@ -147,7 +152,7 @@ def _lift(entity: tuple[str, str], copies: Any) -> Any:
 
 def points(cell: Cell, seed: int, dtype: str = "float64", **fixed: int) -> Iterator[Point]:
     """A random point, and one with zeros and ties."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(abs(seed))
     for kinked in (False, True):
         names = [n.name for n in cell.sizes]
         sizes = dict(zip(names, map(int, rng.choice(_SIZES, len(names))), strict=True)) | fixed
@@ -506,6 +511,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="the first one")
     parser.add_argument("--cells", type=int, default=10**9, help="how many")
     parser.add_argument("--minutes", type=float, default=10**6, help="for how long")
+    parser.add_argument("--axes", action="store_true", help="cells of several axes")
     parser.add_argument("--together", type=int, default=6, help="cells a compilation, for C")
     parser.add_argument("--show", action="store_true", help="print each cell")
     args = parser.parse_args()
@@ -515,18 +521,19 @@ def main() -> int:
     counts: Counter[str] = Counter()
     start = last = time.monotonic()
     for first in range(args.seed, args.seed + args.cells, group):
-        seeds = range(first, min(first + group, args.seed + args.cells))
+        numbers = range(first, min(first + group, args.seed + args.cells))
+        seeds = [-1 - n for n in numbers] if args.axes else list(numbers)
         if args.show:
             for seed in seeds:
                 print("\n".join(f"  {e.lhs} = {e.rhs}" for e in cell_of(seed).equations))
         for seed, outcome in function(seeds):
             counts[outcome.split()[0] if outcome.startswith("WRONG") else outcome] += 1
             if outcome.startswith("WRONG"):
-                print(f"seed {seed}: {outcome}", flush=True)
+                print(f"seed {-1 - seed if args.axes else seed}: {outcome}", flush=True)
         now = time.monotonic()
         if now - last > 60:
             last = now
-            print(f"up to seed {seeds[-1]}, {now - start:.0f} s: {dict(counts)}", flush=True)
+            print(f"up to seed {numbers[-1]}, {now - start:.0f} s: {dict(counts)}", flush=True)
         if now - start > 60 * args.minutes:
             break
     print(dict(counts))

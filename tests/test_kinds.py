@@ -414,6 +414,17 @@ def test_made_up_cells_in_c(first: int) -> None:
     assert_fuzz_finds_nothing("--target", "c", "--seed", str(first), "--cells", "6")
 
 
+@pytest.mark.parametrize("first", range(-120, 0, 40))
+def test_made_up_cells_of_several_axes_in_numpy(first: int) -> None:
+    for seed, said in fuzz.fuzz_numpy(range(first, first + 40)):
+        assert said in ("right", "refused", "not finite"), seed
+
+
+@pytest.mark.parametrize("first", range(0, 24, 6))
+def test_made_up_cells_of_several_axes_in_c(first: int) -> None:
+    assert_fuzz_finds_nothing("--axes", "--target", "c", "--seed", str(first), "--cells", "6")
+
+
 def _off(y: Any) -> Any:
     return {n: a + 1e-8 for n, a in y.items()} if isinstance(y, dict) else y + 1e-8
 

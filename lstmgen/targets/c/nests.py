@@ -55,6 +55,7 @@ from .tree import (
     Sum,
     Variable,
     do,
+    live,
     product,
     shifted,
     vec,
@@ -106,14 +107,11 @@ class Nest:
         """The loops around what has been lowered; all run ``backwards``, or none."""
         parts, last = self._parts, Count(self._shape[-1])
         left = Call("left_of", (last, product(UNIT, _LANES)), "size")
+        some = Declare(Kind("size_t", is_const=True), self._some, left)
+        inside = (*live([some], parts.inside), *parts.inside)
         inner: list[Statement] = [
             *parts.before,
-            Loop(
-                UNIT,
-                Call("vecs", (last,), "size"),
-                (Declare(Kind("size_t", is_const=True), self._some, left), *parts.inside),
-                backwards,
-            ),
+            Loop(UNIT, Call("vecs", (last,), "size"), inside, backwards),
             *parts.after,
         ]
         for variable, size in reversed(list(zip(self._outer, self._shape, strict=False))):
