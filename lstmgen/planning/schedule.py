@@ -26,7 +26,7 @@ from ..errors import LstmgenError, did_you_mean
 from ..language import dtypes
 from ..language.cell import Cell
 from ..language.dtypes import DType
-from ..language.functions import sigmoid
+from ..language.functions import equal, sigmoid
 from ..language.shapes import Shape
 from ..language.symbols import (
     OF_PARAMETERS,
@@ -165,13 +165,14 @@ class _Planner:
         else:
             gates = activation_sets(forward, ahead.stacks, tape - set(cell.outputs))
             layouts = layout([*stacks, *gates], rank, forward)
+        compared = {v for e in adjoints for n in e.rhs.atoms(equal) for v in n.atoms(Vector)}
         # who lives where decides which blocks really are neighbours, and that how products split
         for _ in range(2):
             forward_pass = ahead.finish(layouts)
             backward_pass = back.finish(layouts, split_gradients(gradients, layouts))
             buffers = Housing(
                 self.cell, forward_pass, backward_pass, tape, layouts, grouped
-            ).buffers(self.dtype)
+            ).buffers(self.dtype, compared)
             layouts = [b.blocks for b in buffers]
         memory = assign(cell, forward_pass, backward_pass, buffers, self.options)
         once, back_once = (

@@ -191,11 +191,14 @@ class Housing:
         if scope == "tile" or v not in self.scope:
             self.scope[v] = scope
 
-    def buffers(self, dtype: DType) -> tuple[Buffer, ...]:
-        """The buffers, of a module of that type."""
+    def buffers(self, dtype: DType, compared: Set[Vector]) -> tuple[Buffer, ...]:
+        """The buffers, of a module of that type. Values that the backward pass compares are kept as
+        they were: the largest of some would be none of them, if it alone had fewer digits.
+        """
 
         def buffer(name: str, blocks: tuple[Vector, ...], scope: str) -> Buffer:
-            return Buffer(name, blocks, scope, dtype.of_tape if scope == "tape" else dtype)
+            is_narrow = scope == "tape" and compared.isdisjoint(blocks)
+            return Buffer(name, blocks, scope, dtype.of_tape if is_narrow else dtype)
 
         placed: set[Vector] = set()
         out: list[Buffer] = []
