@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import sympy
 from sympy import Eq, Expr, Function
 
-from ..derivation.normalform import Namer
+from ..derivation.names import Namer
 from ..language.cell import Cell
 from ..language.functions import rsqrt
 from ..language.symbols import (

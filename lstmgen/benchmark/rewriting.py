@@ -15,7 +15,7 @@ import sympy
 from sympy import Eq, Expr, Tuple
 
 from ..derivation import outer
-from ..derivation.normalform import Namer
+from ..derivation.names import Namer
 from ..language.cell import Cell
 from ..language.matrices import Matrix
 from ..language.shapes import SCALAR

@@ -13,7 +13,7 @@ import sympy
 from numpy.typing import NDArray
 from sympy import Expr
 
-from ..derivation.normalform import Namer
+from ..derivation.names import Namer
 from ..language.cell import Cell
 from ..language.matrices import Matrix
 from ..language.symbols import Product, Vector

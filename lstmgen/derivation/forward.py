@@ -17,7 +17,8 @@ from ..language.matrices import Matrix
 from ..language.shapes import Shapes
 from ..language.symbols import Gradient, Outer, Reduction, Total, Vector
 from .linear import Chain, Linearised, Symbol
-from .normalform import MIXING, Namer, normalise
+from .names import Namer
+from .normalform import MIXING, normalise
 
 ZERO = sympy.S.Zero
 

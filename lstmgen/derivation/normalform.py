@@ -18,14 +18,13 @@ textbook would: ``a_i`` is the pre-activation of ``i``, ``Uh_n`` is U_n h, ``rh`
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import sympy
-from sympy import Eq, Expr, Function, Integer, Symbol
+from sympy import Eq, Expr, Function, Integer
 
-from ..language.cell import Cell
 from ..language.functions import sigmoid, softplus, stop_gradient
 from ..language.matrices import Matrix, as_matrix
 from ..language.shapes import SCALAR, Shapes, units
@@ -48,30 +47,11 @@ from ..language.symbols import (
     plain_conditions,
 )
 from . import outer
+from .names import Namer, contraction_name, joined, product_name
 
 # What leaves a term no plain elementwise work.
 MIXING = (Product, Reduction, Contract, Part, Reshape, Transpose, Concat)
 _SHORT = {"mean": "mu", "sum_": "sum", "max_": "max", "cumsum": "cum", "rcumsum": "rcum"}
-
-
-class Namer:
-    """Gives out names that nothing else has."""
-
-    def __init__(self, taken: Iterable[str]) -> None:
-        self._taken = set(taken)
-
-    def __call__(self, name: str) -> str:
-        unique, number = name, 2
-        while unique in self._taken:
-            unique, number = f"{name}_{number}", number + 1
-        self._taken.add(unique)
-        return unique
-
-
-def namer_for(cell: Cell, equations: Iterable[Eq]) -> Namer:
-    """A namer for what is added to ``equations``: it avoids their names, and those of sizes."""
-    taken = {s.name for e in equations for s in e.free_symbols}
-    return Namer({*taken, "T", "B", *(n.name for n in cell.sizes)})
 
 
 class Normal(NamedTuple):
@@ -246,7 +226,7 @@ class _Normaliser:
             return Expand(inner if known else self._operand(inner), *e.args[1:])
         if isinstance(e, (Contract, Concat, View)):
             made = self._rearranged(e)
-            joined = _contraction_name(made) if isinstance(made, Contract) else ""
+            joined = contraction_name(made) if isinstance(made, Contract) else ""
             return self._name(made, joined or f"u_{self.target}")
         if isinstance(e, Reduction):
             return self._part(self._reduction(e), _SHORT[e.func.__name__])
@@ -338,7 +318,7 @@ class _Normaliser:
         operand = self._whole(e, "u")
         if isinstance(operand, Vector):
             return operand
-        return self._name(operand, _joined(operand) or f"u_{self.target}")
+        return self._name(operand, joined(operand) or f"u_{self.target}")
 
     def _rearranged(self, e: Expr) -> Expr:
         """A contraction or a view, of named vectors."""
@@ -365,7 +345,7 @@ class _Normaliser:
         if not products(term) or self._size(term) == size:
             return term
         named_so = isinstance(term, Product)
-        return self._name(term, _product_name(term) if named_so else f"q_{self.target}")
+        return self._name(term, product_name(term) if named_so else f"q_{self.target}")
 
     def _symbol(self, e: Expr) -> Expr:
         """``e`` under a name, so that its value is the same to the last bit wherever it is read:
@@ -394,7 +374,7 @@ class _Normaliser:
         """``e`` without any product: a sum that holds some gets a name."""
         flat = self._flat(e, hint)
         if isinstance(flat, Product):
-            return self._name(flat, _product_name(flat))
+            return self._name(flat, product_name(flat))
         if flat.has(Product):
             return self._name(flat, f"{hint}_{self.target}")
         return flat
@@ -415,7 +395,7 @@ class _Normaliser:
         if e.name_hint:
             return self._part(flat, e.name_hint)
         return self._name(
-            flat, _product_name(flat) if isinstance(flat, Product) else f"a_{self.target}"
+            flat, product_name(flat) if isinstance(flat, Product) else f"a_{self.target}"
         )
 
     def _part(self, e: Expr, prefix: str) -> Vector:
@@ -450,30 +430,6 @@ def _has_price(e: Expr) -> bool:
         or (isinstance(n, sympy.Pow) and not (n.exp.is_Integer and 0 < n.exp <= 3))
         for n in sympy.preorder_traversal(e)
     )
-
-
-def _joined(e: Expr) -> str:
-    """``rh`` for r * h: short products of symbols read best when they are written together."""
-    factors = [a.operand if isinstance(a, Expand) else a for a in e.args]
-    if isinstance(e, sympy.Mul) and all(isinstance(a, Symbol) for a in factors):
-        order = {"vector": 0, "state": 1}
-        names = sorted(factors, key=lambda v: (order.get(getattr(v, "category", ""), 2), str(v)))
-        joined = "".join(v.name for v in names)
-        return joined if len(joined) <= 4 else ""
-    return ""
-
-
-def _product_name(product: Expr) -> str:
-    """``Uh_n`` for U_n @ h."""
-    matrix, operand = product.args
-    family, _, member = matrix.name.partition("_")
-    return f"{family}{operand.name}" + (f"_{member}" if member else "")
-
-
-def _contraction_name(e: Expr) -> str:
-    """``Cq`` for C @ q, ``vk`` for outer(v, k)."""
-    joined = f"{e.args[0].name}{e.args[1].name}"
-    return joined if len(joined) <= 6 else ""
 
 
 def _without_mod(e: Expr) -> Expr:

@@ -44,7 +44,8 @@ from ..language.symbols import (
     shift,
 )
 from .linear import Broadcast, Chain, Linearised, Scale, summed
-from .normalform import MIXING, namer_for, normalise
+from .names import namer_for
+from .normalform import MIXING, normalise
 
 ZERO = sympy.S.Zero
 

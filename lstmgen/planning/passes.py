@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 import sympy
 from sympy import Eq, Expr, Function
 
-from ..derivation.normalform import Namer
+from ..derivation.names import Namer
 from ..language.cell import Cell
 from ..language.functions import equal, functions_with
 from ..language.symbols import (

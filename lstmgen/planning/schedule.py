@@ -20,35 +20,29 @@ from dataclasses import dataclass, fields
 import sympy
 from sympy import Eq, Expr
 
-from ..derivation.normalform import namer_for, products, remainder
+from ..derivation.names import namer_for
+from ..derivation.normalform import products, remainder
 from ..derivation.reverse import Derivation, adjoint, carry, reverse
 from ..errors import LstmgenError, did_you_mean
 from ..language import dtypes
 from ..language.cell import Cell
 from ..language.dtypes import DType
 from ..language.functions import equal, sigmoid
-from ..language.shapes import Shape
 from ..language.symbols import (
     OF_PARAMETERS,
-    Concat,
-    Contract,
     Gradient,
     Product,
-    Reduction,
-    Scan,
-    Transpose,
     Vector,
-    rcumsum,
 )
 from .assignment import assign
 from .gradients import gradient_operations, split_gradients
 from .invariants import require_sound
 from .lanes import Lanes, lane_order
 from .lanes import groups as alike
+from .loops import loops
 from .operations import (
     Fill,
     Fused,
-    Loop,
     Multiply,
     Operation,
     Outers,
@@ -56,10 +50,7 @@ from .operations import (
     atoms,
     heads,
     is_loop,
-    iteration,
     matrix_shapes,
-    moved,
-    needs_axes,
 )
 from .options import Options
 from .passes import recompute, share, split_coefficients, unscaled
@@ -176,7 +167,7 @@ class _Planner:
             layouts = [b.blocks for b in buffers]
         memory = assign(cell, forward_pass, backward_pass, buffers, self.options)
         once, back_once = (
-            (Fused(_loops(lines, cell)),) if lines else () for lines in (d.fixed, d.fixed_adjoints)
+            (Fused(loops(lines, cell)),) if lines else () for lines in (d.fixed, d.fixed_adjoints)
         )
         operations = (*forward_pass.operations, *backward_pass.operations, *once, *back_once)
         return Plan(
@@ -305,7 +296,7 @@ class _Direction:
         while lines or terms:
             ready = self._take_equations(lines, section, pending)
             if ready:
-                ops.append(Fused(_loops(ready, self.cell)))
+                ops.append(Fused(loops(ready, self.cell)))
             groups = self._take_products(terms, section, pending)
             ops.extend(groups)
             if not ready and not groups:
@@ -480,49 +471,3 @@ def _partial(v: Vector) -> Vector:
     """The sum of products that ``v`` begins with, where more is to come."""
     flowing = f"partial {v.category}" if v.category in ("adjoint", "carry") else "partial"
     return Vector(v.name, flowing, v.axes, v.time)
-
-
-def _loops(equations: Sequence[Eq], cell: Cell) -> tuple[Loop, ...]:
-    """Put equations into as few loops over units as their reductions allow.
-
-    Each goes into the first loop of its shape that does not come before the values it reads; the
-    value of a reduction is there only after its loop.
-    """
-    loops: list[tuple[Shape, bool, list[Eq]]] = []
-    ready: dict[Vector, int] = {}  # value -> the first loop that may read it
-    made: dict[Vector, int] = {}
-    for e in equations:
-        shape, backwards = iteration(e, cell), isinstance(e.rhs, rcumsum)
-        elsewhere = moved(e.rhs)
-        first = max(
-            (made[v] + 1 if v in elsewhere else ready[v] for v in e.rhs.atoms(Vector) if v in made),
-            default=0,
-        )
-        # a running sum goes along one of the axes, the others in another order
-        alone = isinstance(e.rhs, (Scan, Transpose, Concat)) and needs_axes(e.rhs)
-        for k in range(len(loops) if alone else first, len(loops)):
-            if loops[k][:2] == (shape, backwards):
-                break
-        else:
-            k = len(loops)
-            loops.append((shape, backwards, []))
-        loops[k][2].append(e)
-        # a loop that runs the other way cannot share a register with this one, nor can a sum
-        is_sum = isinstance(e.rhs, Reduction) and not isinstance(e.rhs, Scan)
-        summed = is_sum or (isinstance(e.rhs, Contract) and not e.rhs.is_outer)
-        made[e.lhs] = k
-        ready[e.lhs] = k + 1 if summed or alone or shape != cell.shape(e.lhs) else k
-    _sink([lines for _, _, lines in loops], [loop[:2] for loop in loops])
-    return tuple(Loop(shape, tuple(lines), back) for shape, back, lines in loops if lines)
-
-
-def _sink(loops: Sequence[list[Eq]], kinds: Sequence[tuple[Shape, bool]]) -> None:
-    """Make outer products where they are read, if that is one later loop over the same axes: they
-    cost less than the memory that they would take until then.
-    """
-    for k, lines in enumerate(loops):
-        for e in [e for e in lines if isinstance(e.rhs, Contract) and e.rhs.is_outer]:
-            readers = [j for j in range(k, len(loops)) if any(r.rhs.has(e.lhs) for r in loops[j])]
-            if len(readers) == 1 and readers[0] > k and kinds[readers[0]] == kinds[k]:
-                lines.remove(e)
-                loops[readers[0]].insert(0, e)
