@@ -201,14 +201,14 @@ def heads_both_ways() -> Cell:
 
 def fewer_heads() -> Cell:
     """Matrices with more heads than what they are multiplied by."""
-    a, M = states("a", shape=("N", "K")), matrix("M", shape=("N", "P", "H", "K"))
-    m, u = vectors("m", shape=("N", "P", "H")), vectors("u", "K")
+    a, M = states("a", shape=("N", "K")), matrix("M", shape=("N", "2", "P", "K"))
+    m, u = vectors("m", shape=("N", "2", "P")), vectors("u", "K")
     return Cell(
         "fewer_heads",
         [
             Eq(u, W.u @ x),
             Eq(m, tanh(M @ a) + M @ u),
-            Eq(a.next, tanh(sum_(M.T @ m, "P") + mean(M.T @ sum_(m, "P"), 1) + expand(u, a))),
+            Eq(a.next, tanh(sum_(M.T @ m, 1) + mean(M.T @ sum_(m, 1), 1) + expand(u, a))),
         ],
         a,
     )
