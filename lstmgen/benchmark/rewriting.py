@@ -16,6 +16,7 @@ from sympy import Eq, Expr, Tuple
 
 from ..derivation import outer
 from ..derivation.names import Namer
+from ..derivation.quantities import as_quantities
 from ..language.cell import Cell
 from ..language.matrices import Matrix
 from ..language.shapes import SCALAR
@@ -26,7 +27,6 @@ from ..language.symbols import (
     Expand,
     Product,
     Reduction,
-    Transpose,
     Vector,
     View,
     named,
@@ -68,17 +68,7 @@ class Rewriting:
     # ------------------------------------------------------------------ matrices
 
     def _of_quantities(self, e: Expr) -> Expr:
-        """What is made of matrices, with a quantity of several axes in place of each."""
-        e = e.replace(
-            lambda n: isinstance(n, Product),
-            lambda n: self.shapes.explicit(Contract(n.args[0], n.args[1], "@")),
-        )
-        swap: dict[Expr, Expr] = {}
-        for m in e.atoms(Matrix):
-            derived = m.base in self.cell.derived
-            v = self.shapes.quantity(m.base, "derived" if derived else "parameter")
-            swap[m] = Transpose(v) if m.transposed else v
-        return e.xreplace(swap)
+        return as_quantities(e, self.shapes, self.cell.derived)
 
     def _products(self, e: Expr, cut: Mapping[Matrix, tuple[Expr, ...]], hint: str) -> Expr:
         """``e`` with plain matrices in its products."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import sympy
@@ -27,7 +28,7 @@ from sympy import Eq, Expr, Function, Integer
 
 from ..language.functions import sigmoid, softplus, stop_gradient
 from ..language.matrices import Matrix, as_matrix
-from ..language.shapes import SCALAR, Shapes, units
+from ..language.shapes import SCALAR, Shapes
 from ..language.sizes import settled
 from ..language.symbols import (
     STATIC,
@@ -48,6 +49,7 @@ from ..language.symbols import (
 )
 from . import outer
 from .names import Namer, contraction_name, joined, product_name
+from .quantities import as_quantities, repeated
 
 # What leaves a term no plain elementwise work.
 MIXING = (Product, Reduction, Contract, Part, Reshape, Transpose, Concat)
@@ -85,20 +87,6 @@ class _Normaliser:
     ) -> None:  # fmt: skip
         self.equations, self.shapes, self.namer = equations, shapes, namer
         self.kept, self.once = kept, once
-        given = {
-            p
-            for e in equations
-            for p in e.rhs.atoms(Matrix, Vector)
-            if isinstance(p, Matrix) or p.category == "parameter"
-        }
-        made = {e.lhs for e in equations}
-        # the sizes that are known before the first step
-        self.told = settled(
-            axis
-            for p in given
-            if not isinstance(p, Matrix) or p.base not in made
-            for axis in shapes.shape(p)
-        )
         self.static: dict[Vector, Vector] = {}  # vectors that turn out to be the same at all steps
         self.fixed: list[Eq] = []
         self.step: list[Eq] = []
@@ -130,6 +118,15 @@ class _Normaliser:
 
     def _size(self, e: Expr) -> Expr:
         return self.shapes.of(e)
+
+    @cached_property
+    def _told(self) -> set[Expr]:
+        """The sizes that are known before the first step: those that parameters have."""
+        made = {e.lhs for e in self.equations}
+        read = {p for e in self.equations for p in e.rhs.atoms(Matrix, Vector)}
+        given = [p for p in read if isinstance(p, Matrix) and p.base not in made]
+        given += [p for p in read if isinstance(p, Vector) and p.category == "parameter"]
+        return settled(axis for p in given for axis in self.shapes.shape(p))
 
     # ------------------------------------------------------------------ what does not move
 
@@ -226,8 +223,8 @@ class _Normaliser:
             return Expand(inner if known else self._operand(inner), *e.args[1:])
         if isinstance(e, (Contract, Concat, View)):
             made = self._rearranged(e)
-            joined = contraction_name(made) if isinstance(made, Contract) else ""
-            return self._name(made, joined or f"u_{self.target}")
+            name = contraction_name(made) if isinstance(made, Contract) else ""
+            return self._name(made, name or f"u_{self.target}")
         if isinstance(e, Reduction):
             return self._part(self._reduction(e), _SHORT[e.func.__name__])
         if isinstance(e, sympy.Add):
@@ -247,16 +244,7 @@ class _Normaliser:
         """An equation of matrices, or a side of it, in which each is a quantity of two axes."""
         if self.category != "derived":
             return e
-        e = e.replace(
-            lambda n: isinstance(n, Product),
-            lambda n: self._contraction(*n.args),
-        )
-        defined = {x.lhs for x in self.equations}
-        swap: dict[Expr, Expr] = {}
-        for m in e.atoms(Matrix):
-            v = self.shapes.quantity(m, "derived" if m.base in defined else "parameter")
-            swap[m] = Transpose(v) if m.transposed else v
-        return e.xreplace(swap)
+        return as_quantities(e, self.shapes, {x.lhs for x in self.equations})
 
     def _parts(self, matrix: Matrix, operand: Expr) -> tuple[Expr, ...]:
         """The vectors that stand side by side in the operand of a plain matrix; () of any other,
@@ -267,7 +255,7 @@ class _Normaliser:
             return ()
         shapes = [self.shapes.axes(part) for part in meaning.args]
         plain = all(len(shape) == 1 and shape != SCALAR for shape in shapes)
-        known = all(n in self.told for shape in shapes for n in shape[0].free_symbols)
+        known = all(n in self._told for shape in shapes for n in shape[0].free_symbols)
         moving = not any(map(self._is_static, meaning.args))
         return meaning.args if plain and known and moving else ()
 
@@ -292,26 +280,7 @@ class _Normaliser:
         alone = len(self.shapes.axes(operand)) == 1 < len(self.shapes.axes(matrix)) - 1
         if alone and not matrix.transposed:
             return matrix.merge(), operand
-        return matrix, self._repeated(matrix, operand)
-
-    def _repeated(self, matrix: Expr, operand: Expr) -> Expr:
-        """The operand of a product, repeated for the heads of the matrix that it has not."""
-        heads, (*own, size) = self.shapes.axes(matrix)[:-2], self.shapes.axes(operand)
-        if len(own) >= len(heads):
-            return operand
-        axes, places = (*heads, size), (*range(len(own)), len(heads))
-        return Expand(operand, sympy.Tuple(*axes), sympy.Tuple(*places))
-
-    def _contraction(self, matrix: Expr, operand: Expr) -> Expr:
-        """A product of what is made of parameters."""
-        *heads, size = self.shapes.axes(operand)
-        if len(self.shapes.axes(matrix)) == 2 and heads:  # the same matrix for all heads
-            if len(heads) == 1:
-                return Contract(matrix, operand, "ij,aj->ai")
-            rows = Reshape(operand, sympy.Tuple(units(tuple(heads)), size))
-            made = Contract(matrix, rows, "ij,aj->ai")
-            return Reshape(made, sympy.Tuple(*heads, self.shapes.axes(matrix)[0]))
-        return self.shapes.explicit(Contract(matrix, self._repeated(matrix, operand), "@"))
+        return matrix, repeated(matrix, operand, self.shapes)
 
     def _operand(self, e: Expr) -> Vector:
         """``e`` as a named vector."""
@@ -449,9 +418,9 @@ def _common_factors(e: sympy.Add) -> dict[Expr, list[Expr]]:
     for factor, scaled in terms.items():
         if factor == 1 or not any(isinstance(t.as_coeff_Mul()[1], Product) for t in scaled):
             continue
-        joined = scaled if len(terms) == 1 else [t for t in scaled if _is_summed_up(t)]
-        if len(joined) > 1:
-            found[factor] = joined
+        together = scaled if len(terms) == 1 else [t for t in scaled if _is_summed_up(t)]
+        if len(together) > 1:
+            found[factor] = together
     return found
 
 
