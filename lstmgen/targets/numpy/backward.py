@@ -252,8 +252,8 @@ def _gradients(plan: Plan, after: tuple[Node, ...]) -> Table:
                 gradients.append((p.name, parts[0]))
                 continue
         total = _added(cell, p, parts or [call(np("zeros"), shape, DTYPE)])
-        whole = len(cell.shape(p)) == (2 if isinstance(p, Matrix) else 1)
-        gradients.append((p.name, total if whole else call(np("reshape"), total, shape)))
+        is_flat = _is_flat(cell, p)
+        gradients.append((p.name, total if is_flat else call(np("reshape"), total, shape)))
     return Table(tuple(gradients))
 
 
@@ -261,13 +261,17 @@ def _added(cell: Cell, p: Matrix | Vector, parts: Sequence[Node]) -> Node:
     """The parts of a gradient as one. Those of several axes may come in different shapes: a sum
     over rows has heads and rows as one axis, if one vector was for all heads.
     """
-    whole = len(cell.shape(p)) == (2 if isinstance(p, Matrix) else 1)
-    if not whole and len(parts) > 1:
+    if len(parts) > 1 and not _is_flat(cell, p):
         parts = [Reshaped(part, _flat_shape(cell, p)) for part in parts]
     (first, *others) = parts
     for other in others:
         first = Binary(first, "+", other)
     return first
+
+
+def _is_flat(cell: Cell, p: Matrix | Vector) -> bool:
+    """Whether a parameter has the axes in which sums over rows are, and no heads."""
+    return len(cell.shape(p)) == (2 if isinstance(p, Matrix) else 1)
 
 
 def _flat_shape(cell: Cell, p: Matrix | Vector) -> tuple[Node, ...]:
