@@ -163,5 +163,3 @@ def _resting(equations: list[Eq], active: Vector) -> list[Eq]:
             kept = active * new[e.lhs] + (1 - active) * e.lhs.at(-1)
             out.append(Eq(e.lhs, kept, evaluate=False))
     return out
-
-

@@ -17,7 +17,7 @@ from sympy import Expr, Integer
 
 from ...derivation.reverse import carry
 from ...language.sizes import Size
-from ...planning.operations import ZERO, B, K, T
+from ...planning.operations import ZERO, B, K, Multiply, Outers, T
 from .copies import Copies
 from .lines import INSIDE, WIDTH, broken, comment, joined
 from .lowering import Direction
@@ -52,6 +52,9 @@ from .vocabulary import AT, BUFFERS, EACH, ONE_STEP, ROWS, STEPS, N
 
 B_ROWS = Variable("B", "size")
 _MOST = ("TILE", "CHUNK")  # macros for the steps that a pass works on at a time
+# So many rows of them: of a product, as many as the kernel needs to be at its best; else what the
+# steps of a pass have left in cache.
+_FEW, _MANY = 48, 256
 
 
 @dataclass(frozen=True)
@@ -291,10 +294,13 @@ class Memory:
         """The sizes of buffers as constant expressions, for one thread."""
         names = [n.name for n in self.cell.sizes if n.name not in self.sizes.fixed]
         pad, first = self.sizes.pad, self.upper
+        rows = dict(zip(_MOST, (_FEW, _MANY if self._has_products else _FEW), strict=True))
         lines = [
             f"#define {first}_PADDED(n) (((n) + {pad - 1}) / {pad} * {pad})",
-            f"#define {first}_TILE(T, B) ((B) >= 48 ? 1 : 48 / (B) < (T) ? 48 / (B) : (T))",
-            f"#define {first}_CHUNK(T, B) ((B) >= 256 ? 1 : 256 / (B) < (T) ? 256 / (B) : (T))",
+            *(
+                f"#define {first}_{what}(T, B) ((B) >= {n} ? 1 : {n} / (B) < (T) ? {n} / (B) : (T))"
+                for what, n in rows.items()
+            ),
             *self._rooms(),
         ]
         for buffer in self.buffers:
@@ -309,6 +315,12 @@ class Memory:
             head = f"{self.upper}_{buffer.name.upper()}_SIZE({listed})"
             lines += self._macro(head, count or Integer(1), known)
         return lines
+
+    @property
+    def _has_products(self) -> bool:
+        """Whether the backward pass has products of all steps at once."""
+        at_once = self.source.plan.backward.at_once
+        return any(isinstance(op, (Multiply, Outers)) for op in at_once)
 
     def _macro(self, head: str, count: Expr, known: Mapping[Expr, str]) -> list[str]:
         terms = [f"(size_t){_product(m, known)}" for m in monomials(count.subs(self._fixed()))]
