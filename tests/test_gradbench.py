@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def objective(lib: Any, main: Any, extra: Any, state: Any, sequence: Any) -> Any
         return 1 / (1 + lib.exp(-a))
 
     total = 0.0
-    for now, then in zip(sequence[:-1], sequence[1:], strict=True):
+    for now, then in pairwise(sequence):
         given = now * extra[0]
         for k in range(len(hidden)):
             weight, bias = main[2 * k], main[2 * k + 1]

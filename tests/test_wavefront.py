@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,7 @@ def test_all_steps_of_a_sequence_are_in_one_segment() -> None:
             parts = segments(steps, layers)
             assert parts[0].first == 0
             assert parts[-1].end == steps + layers - 1
-            assert all(a.end == b.first for a, b in zip(parts, parts[1:], strict=False))
+            assert all(a.end == b.first for a, b in pairwise(parts))
 
 
 def test_what_cannot_be_a_layer_is_refused() -> None:

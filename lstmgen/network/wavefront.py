@@ -13,8 +13,6 @@ rest: a second cell has a mask that says which.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import sympy
 from sympy import Eq, Expr
 
