@@ -66,14 +66,16 @@ w_in, w_out, b_out = vector("w_in", size="D"), vector("w_out", size="D"), vector
 FIRST = w_in * x  # what the first layer reads
 
 target = masks("target", size="D")  # the bits of the character that comes next
-y = vectors("y", size="D")
-lse, score = vectors("lse score", size=1)
+y, e = vectors("y e", size="D")
+z, lse, score = vectors("z lse score", size=1)
 
 LOSS = Cell(
     "adbench_loss",
     equations=[
         Eq(y, w_out * x + b_out),
-        Eq(lse, log(sum_(exp(y)) + 2)),
+        Eq(e, exp(y)),
+        Eq(z, sum_(e) + 2),
+        Eq(lse, log(z)),
         Eq(score, sum_(target * (y - lse))),
     ],
     output=score,
@@ -149,7 +151,7 @@ class Network:
         scores, _, kept = self.loss.forward(p.of_loss, top, masks={"target": p.sequence[1:]})
         dscores = np.full_like(scores, -1 / p.count)
         by_loss, dtop, _ = self.loss.backward(p.of_loss, kept, dscores)
-        by_stack, _, _ = self.stack.backward(p.params, tape, dtop)
+        by_stack, _, _ = self.stack.backward(p.params, tape, dtop, by_input=False)
         main = np.empty_like(p.main)
         for k, gate in enumerate(GATES):
             main[:, 0, k] = by_stack[f"W_{gate}"].reshape(len(main), -1)

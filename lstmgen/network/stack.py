@@ -108,9 +108,12 @@ class Stack:
 
     def backward(
         self, params: Mapping[str, Any], tape: Tape, dy: Array,
-        dstate: Mapping[str, Array] | None = None,
-    ) -> tuple[dict[str, Array], Array, dict[str, Array]]:  # fmt: skip
-        """Backpropagate through time and layers: (grads, dx, dstate)."""
+        dstate: Mapping[str, Array] | None = None, *, by_input: bool = True,
+    ) -> tuple[dict[str, Array], Array | None, dict[str, Array]]:  # fmt: skip
+        """Backpropagate through time and layers: (grads, dx, dstate).
+
+        ``by_input=False`` is for those who do not read dx, which is None then.
+        """
         late = self.layers - 1
         grads: dict[str, Array] = {}
         dxs: list[Array] = []
@@ -124,7 +127,7 @@ class Stack:
             more, dx, held = self._module(segment).backward(params, kept, given, held)
             grads = {n: grads[n] + more[n] for n in more} if grads else more
             dxs.insert(0, dx[: max(0, tape.steps - segment.first)])
-        return grads, _joined(dxs), self._own(held)
+        return grads, _joined(dxs) if by_input else None, self._own(held)
 
     def _module(self, segment: _Segment) -> Any:
         return self._masked if segment.rests else self.module
