@@ -17,16 +17,17 @@ from .sealing import seal
 
 if TYPE_CHECKING:
     from ..language.cell import Cell
+    from ..network.structure import Structure
 
 NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg))
 
 
-def generate(cell: Cell, target: str, **options: Any) -> dict[str, str]:
-    """Generate code for ``cell``: a dict from file name to text. Nothing is written.
+def generate(cell: Cell | Structure, target: str, **options: Any) -> dict[str, str]:
+    """Generate code for a cell or a network: a dict from file name to text. Nothing is written.
 
     Parameters
     ----------
-    cell : Cell
+    cell : Cell or Network
     target : str
         "numpy", "c" or "latex".
     **options
@@ -40,15 +41,21 @@ def generate(cell: Cell, target: str, **options: Any) -> dict[str, str]:
     GenerateError
         If there is no such target or option, or the target cannot express the cell.
     """
-    require_cell(cell)
+    if not is_network(cell):
+        require_cell(cell)
     if target not in NAMES:
         raise GenerateError(
             f'there is no target "{target}"\n'
             f"  hint: {did_you_mean(target, NAMES)} the targets are {', '.join(NAMES)}"
         )
-    module = _module(target)
+    module = _of_networks(target) if is_network(cell) else _module(target)
     files: dict[str, str] = module.files(cell, **_checked(cell, target, module, options))
     return {name: seal(text) for name, text in files.items()}
+
+
+def is_network(given: object) -> bool:
+    """Whether it is a network, by what it has: to know its class would be to import SymPy."""
+    return hasattr(given, "graph")
 
 
 def plan_options(target: str) -> dict[str, Any]:
@@ -61,7 +68,25 @@ def _module(target: str) -> Any:
     return importlib.import_module(f".{target}.target", __name__)
 
 
-def _checked(cell: Cell, target: str, module: Any, options: dict[str, Any]) -> dict[str, Any]:
+def _of_networks(target: str) -> Any:
+    """The module of a target that generates networks.
+
+    Raises
+    ------
+    GenerateError
+        If the target has none.
+    """
+    try:
+        return importlib.import_module(f".{target}.network", __name__)
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{target}.network":
+            raise
+        raise GenerateError(
+            f"the target {target} has no networks\n  hint: give it the cells of the layers"
+        ) from error
+
+
+def _checked(cell: Any, target: str, module: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Options that the target has; ``dtype`` is accepted by all, since NumPy code fits any."""
     known = _known(cell, module)
     options = dict(options)
@@ -81,7 +106,7 @@ def _checked(cell: Cell, target: str, module: Any, options: dict[str, Any]) -> d
     return options
 
 
-def _known(cell: Cell, module: Any) -> set[str]:
+def _known(cell: Any, module: Any) -> set[str]:
     """The options of a target."""
-    sizes = {str(n) for n in cell.sizes} if module.TAKES_SIZES else set()
+    sizes = {str(n) for n in cell.sizes} if getattr(module, "TAKES_SIZES", False) else set()
     return {*module.OPTIONS, "source"} | sizes

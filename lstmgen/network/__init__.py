@@ -1,0 +1,1 @@
+"""Networks: layers of any cell, wired together. Cells know nothing of them."""

@@ -1,0 +1,263 @@
+"""Networks in NumPy: a module that runs the modules of its cells over the batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sympy import Expr
+
+from ...errors import GenerateError
+from ...network.description import about, lines
+from ...network.graph import Chain, Embed, Graph, Join, Last, Noise, Run, Signal
+from ...network.structure import Structure, shape_in, start_of
+from ..comments import network_header
+from ..modules import MODULES
+from ..rendering import environment
+from . import target
+
+OPTIONS: frozenset[str] = frozenset()
+
+_DRAWN = 53  # bits of a random number
+
+
+def files(network: Structure, *, source: str = "") -> dict[str, str]:
+    """The module of a network, and those of its cells: ``{"network.py": text, "lstm.py": …}``.
+
+    Raises
+    ------
+    GenerateError
+        If the NumPy target cannot express a cell.
+    """
+    if network.name in MODULES:
+        raise GenerateError(
+            f"a network cannot be called {network.name}: Python has a module of that name\n"
+            f'  hint: Network(layers, name="{network.name}_network")'
+        )
+    cells: dict[str, str] = {}
+    for cell in network.graph.cells:
+        cells |= target.files(cell)
+    template = environment("numpy").get_template("network.py.j2")
+    text = template.render(
+        **_tables(network),
+        **_functions(network.graph),
+        header=network_header(network, "numpy", lines(network), source),
+        rule="-" * 24,
+    )
+    return {f"{network.name}.py": text, **cells}
+
+
+def _tables(network: Structure) -> dict[str, Any]:
+    """What the tables of the module hold."""
+    graph = network.graph
+    parts = [
+        {
+            "name": run.name,
+            "module": target.stem(run.cell),
+            "sizes": _init(run),
+            "noise": {k: _noise(run, k, noise) for k, noise in run.noise.items()},
+        }
+        for run in graph.runs
+    ]
+    symbols = network.symbols
+    constants = {f"{run.name}.{k}": v for run in graph.runs for k, v in run.constants.items()}
+    return {
+        "name": json.dumps(network.name),
+        "output": json.dumps(graph.output.name),
+        "modules": sorted({part["module"] for part in parts}),
+        "parts": parts,
+        "noisy": [part for part in parts if part["noise"]],
+        "parameters": [(name, _shape(shape)) for name, shape in network.parameters.items()],
+        "unlearned": _tuple(network.unlearned),
+        "states": [(name, _shape(shape)) for name, shape in network.states.items()],
+        "input_shape": "()" if symbols else _shape((graph.input.size,)),
+        "symbols": symbols,
+        "constants": repr(constants),
+        "reversed": _tuple([run.name for run in graph.runs if run.reverse]),
+        "starts": [
+            (f"{run.name}.{s.name}", _start(run, s))
+            for run in graph.runs
+            for s in run.cell.states
+            if run.learned_start or run.cell.starts_at(s)
+        ],
+        "embeddings": [node.name for node in graph.nodes if isinstance(node, Embed)],
+    }
+
+
+def _functions(graph: Graph) -> dict[str, Any]:
+    """The statements of the functions."""
+    names = [f"chain_{k}" for k, _ in enumerate(graph.chains, 1)]
+    out = graph.output
+    rows = "" if out.of_rows else "T, "
+    backwards = [run.name for run in graph.runs if run.reverse]
+    symbols = isinstance(graph.nodes[0], Embed)
+    x_about = "whole numbers (T, B)" if symbols else f"(T, B, {graph.input.size})"
+    steps = [
+        "y, state, _ = forward(params, np.asarray(x_t)[np.newaxis], state, tape=False)",
+        f"return state | {{OUTPUT: y{'' if out.of_rows else '[0]'}}}",
+    ]
+    if backwards:
+        steps = [
+            "raise ValueError(",
+            f'    "{backwards[0]} runs from the last step to the first: it needs whole sequences"',
+            ")",
+        ]
+    return {
+        "chains": [_chain(graph, c, n) for c, n in zip(graph.chains, names, strict=True)],
+        "forward": _forward(graph, names),
+        "backward": _backward(graph, names),
+        "step": steps,
+        "x_about": x_about,
+        "x_t_about": x_about.replace("T, ", "").replace("(B)", "(B,)"),
+        "y_about": f"({rows}B, {out.size})",
+        "dx_about": " (None, since x is symbols)" if symbols else "",
+        "dx": "None" if symbols else "run.dx(dx)",
+    }
+
+
+def _forward(graph: Graph, names: Sequence[str]) -> list[str]:
+    """The chains, one after the other."""
+    made = []
+    for chain, name in zip(graph.chains, names, strict=True):
+        outs = _listed(s.name for s in graph.leaves(chain))
+        made.append(f"{outs} = run.forward({name}, {_listed(s.name for s in chain.reads)})")
+    out = graph.output
+    return [*made, f"y = run.y({out.name}, {out.of_rows})"]
+
+
+def _backward(graph: Graph, names: Sequence[str]) -> list[str]:
+    """The same way back. What several chains read gains what flows back from each."""
+    out = graph.output
+    made = [f"d{out.name} = run.dy(dy, {out.of_rows}, {_size(out.size)!r})"]
+    known = {out}
+    for chain, name in reversed([*zip(graph.chains, names, strict=True)]):
+        given = _listed(f"d{s.name}" for s in graph.leaves(chain))
+        call = f"run.backward({name}, {given})"
+        again = [s for s in chain.reads if s in known]
+        targets = [f"more_{s.name}" if s in again else f"d{s.name}" for s in chain.reads]
+        made.append(f"{_listed(targets)} = {call}")
+        made += [f"d{s.name} += more_{s.name}" for s in again]
+        known |= set(chain.reads)
+    return made
+
+
+def _chain(graph: Graph, chain: Chain, name: str) -> dict[str, Any]:
+    """The functions of a chain."""
+    leaves = graph.leaves(chain)
+    lasts = [any(isinstance(n, Last) and n.output == s for n in chain.nodes) for s in leaves]
+    forward = [_node(node) for node in chain.nodes]
+    return {
+        "name": name,
+        "about": about(chain),
+        "reads": _listed(s.name for s in chain.reads),
+        "cotangents": _listed(f"d{s.name}" for s in leaves),
+        "forward": [*forward, f"return {_listed(s.name for s in leaves)}"],
+        "backward": _chain_back(chain, leaves),
+        "table": [
+            f"_{name}", f"_{name}_back", _tuple([run.name for run in chain.runs]),
+            _values([_size(s.size) for s in leaves]), _values(lasts),
+            *(["reverse=True"] if chain.reverse else []),
+            *(["of_rows=True"] if chain.of_rows else []),
+        ],
+    }  # fmt: skip
+
+
+def _node(node: Any) -> str:
+    inputs = _listed(s.name for s in node.inputs)
+    if isinstance(node, Embed):
+        return f'{node.output.name} = run.embed("{node.name}", {inputs})'
+    if isinstance(node, Join):
+        return f"{node.output.name} = np.concatenate(({inputs}), axis=-1)"
+    if isinstance(node, Last):
+        return f"{node.output.name} = run.last({inputs})"
+    return f'{node.output.name} = run.cell("{node.name}", {inputs})'
+
+
+def _chain_back(chain: Chain, leaves: Sequence[Signal]) -> list[str]:
+    """The nodes from the last to the first; what several read gains from each."""
+    known = set(leaves)
+    made: list[str] = []
+    for node in reversed(chain.nodes):
+        d = f"d{node.output.name}"
+        if isinstance(node, Embed):
+            made.append(f'run.embed_back("{node.name}", {d})')
+            continue
+        if isinstance(node, Join):
+            parts = _parts(node)
+            calls = [f"{d}[:, {part}]" for part in parts]
+        elif isinstance(node, Last):
+            calls = [f"run.last_back({d})"]
+        else:
+            calls = [f'run.cell_back("{node.name}", {d})']
+        made += _gained(node.inputs, calls, known)
+    returned = [f"d{s.name}" if s in known else "None" for s in chain.reads]
+    return [*made, f"return {', '.join(returned)}"]
+
+
+def _gained(inputs: Sequence[Signal], calls: Sequence[str], known: set[Signal]) -> list[str]:
+    """Statements by which adjoints get, or gain, what flows back."""
+    made = []
+    if len(calls) == len(inputs):
+        for s, call in zip(inputs, calls, strict=True):
+            made.append(f"d{s.name} = d{s.name} + {call}" if s in known else f"d{s.name} = {call}")
+            known.add(s)
+        return made
+    targets = [f"more_{s.name}" if s in known else f"d{s.name}" for s in inputs]
+    made = [f"{_listed(targets)} = {calls[0]}"]
+    made += [f"d{s.name} = d{s.name} + more_{s.name}" for s in inputs if s in known]
+    known |= set(inputs)
+    return made
+
+
+def _parts(node: Join) -> list[str]:
+    """The columns of each signal."""
+    columns, at = [], Expr()
+    for number, s in enumerate(node.inputs):
+        end = at + s.size if number else s.size
+        columns.append(f"{at if number else ''}:{end}")
+        at = end
+    return columns
+
+
+def _init(run: Run) -> dict[str, int | str]:
+    """The arguments of the init of a part's module, by name."""
+    sizes = {str(n): _size(v) for n, v in run.sizes.items()}
+    bound = target.binds(run.cell)
+    named = {what: sizes.pop(size) for what, size in bound.items()}
+    return {"input_size": 1, "hidden_size": 1} | named | sizes
+
+
+def _noise(run: Run, mask: str, noise: Noise) -> tuple[Any, ...]:
+    """What a mask is made of, for the table."""
+    (v,) = (m for m in run.cell.masks if m.name == mask)
+    axes = tuple(_size(n) for n in shape_in(run, v))
+    threshold = round(noise.probability * 2**_DRAWN)
+    return (axes, *noise.values, noise.mean, threshold, noise.whole)
+
+
+def _start(run: Run, state: Any) -> str:
+    if run.learned_start:
+        return json.dumps(start_of(run, state))
+    return repr(run.cell.starts_at(state))
+
+
+def _size(n: Expr) -> int | str:
+    return int(n) if n.is_Integer else str(n)
+
+
+def _shape(shape: Iterable[Expr]) -> str:
+    return _values([_size(n) for n in shape])
+
+
+def _values(values: Sequence[object]) -> str:
+    shown = [json.dumps(v) if isinstance(v, str) else repr(v) for v in values]
+    return f"({', '.join(shown)}{',' if len(shown) == 1 else ''})"
+
+
+def _tuple(names: Sequence[str]) -> str:
+    return _values(list(names))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
