@@ -130,7 +130,7 @@ def _momentum(nesterov: bool, decays: bool) -> Cell:
 @cache
 def _rmsprop(decays: bool) -> Cell:
     g, (p, v) = inputs("g", size="H"), states("p v")
-    rate, decay, eps, d = *constants("rate decay eps"), vectors("d")
+    (rate, decay, eps), d = constants("rate decay eps"), vectors("d")
     return Cell(
         "rmsprop",
         [
