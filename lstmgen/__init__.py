@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from .network.layers import Dropout, Embedding, Layer, Readout
     from .network.losses import Loss
     from .network.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
+    from .network.plans import NetworkPlan, plan
     from .network.schedules import Schedule
     from .planning.plans import Plan
-    from .planning.schedule import plan
     from .runtime.loading import load_cell
     from .runtime.toolchain import compile
     from .targets import generate
@@ -72,9 +72,10 @@ _HOME = {
     "load_cell": "runtime.loading",
     "Loss": "network.losses",
     "Network": "training.network",
+    "NetworkPlan": "network.plans",
     "Schedule": "network.schedules",
     "Training": "training.state",
-    "plan": "planning.schedule",
+    "plan": "network.plans",
 }
 for _module, _names in {
     "declarations": "biases chunk concat constants expand flatten inputs masks matrix outer repeat "
@@ -104,6 +105,7 @@ __all__ = [
     "Loss",
     "LstmgenError",
     "Network",
+    "NetworkPlan",
     "Optimizer",
     "Plan",
     "RMSprop",

@@ -53,7 +53,7 @@ class Fit:
         Of first parameters, of the order of sequences, and of dropout.
     shuffle : bool
         Whether sequences come in another order in every epoch.
-    checkpoint_every, snapshots : int, optional
+    checkpoint_every, snapshots, memory : optional
         As ``forward`` has them: less memory, for more work.
     save : path, optional
         After every epoch, everything is saved there. If the file is there at the beginning,
@@ -73,8 +73,10 @@ class Fit:
         self, network: Network, x: Any, target: Any, *, epochs: int = 10, batch: int = 32,
         window: int | tuple[int, int] | None = None, lengths: Any = None, weights: Any = None,
         validation: Any = None, patience: int | None = None, params: Any = None, seed: int = 0,
-        shuffle: bool = True, checkpoint_every: int | None = None, snapshots: int | None = None,
-        save: str | Path | None = None, progress: bool | None = None, dtype: Any = np.float32,
+        shuffle: bool = True, checkpoint_every: int | str | None = None,
+        snapshots: int | None = None,
+        memory: float | None = None, save: str | Path | None = None, progress: bool | None = None,
+        dtype: Any = np.float32,
     ) -> None:  # fmt: skip
         self._network = network
         self._module = network.module(dtype)
@@ -84,7 +86,9 @@ class Fit:
         self._window = _windows(window, self._per_step)
         self._patience = None if patience is None else _whole("patience", patience)
         self._seed, self._shuffle = seed, shuffle
-        self._options = {"checkpoint_every": checkpoint_every, "snapshots": snapshots}
+        self._options = {
+            "checkpoint_every": checkpoint_every, "snapshots": snapshots, "memory": memory,
+        }  # fmt: skip
         self._save = None if save is None else Path(save)
         self._progress = sys.stderr.isatty() and not _plain() if progress is None else progress
         self._data, self._held = self._data.parted(validation, seed)
@@ -129,7 +133,7 @@ class Fit:
                 total, rows = total + value * count, rows + count
         history = training.history
         history.loss.append(total / max(rows, 1))
-        history.rate.append(float(self._module.rate(training.memory["updates"] - 1)))
+        history.rate.append(float(self._module.rate(training.moments["updates"] - 1)))
         if self._held is not None:
             history.validation.append(self._validated())
         judged = history.validation if self._held is not None else history.loss
@@ -148,9 +152,9 @@ class Fit:
         """The updates of a batch: the loss of each, and how many steps it was of."""
         training, module = self._training, self._module
         if self._window is None:
-            seed = training.memory["updates"]
+            seed = training.moments["updates"]
             value, _ = module.train(
-                training.latest, training.memory, part.x, part.target, lengths=part.lengths,
+                training.latest, training.moments, part.x, part.target, lengths=part.lengths,
                 weights=part.weights, seed=self._noise(seed), **self._options,
             )  # fmt: skip
             yield value, part.size
@@ -162,9 +166,9 @@ class Fit:
             piece = part.window(first, start + short, start)
             if piece is None:  # all sequences have ended
                 return
-            seed = training.memory["updates"]
+            seed = training.moments["updates"]
             value, state = module.train(
-                training.latest, training.memory, piece.x, piece.target, states[first],
+                training.latest, training.moments, piece.x, piece.target, states[first],
                 lengths=piece.lengths, weights=piece.weights, seed=self._noise(seed),
                 **self._options,
             )  # fmt: skip

@@ -74,13 +74,13 @@ class Training:
     """What a training run has come to.
 
     ``params`` are those to use: of the epoch with the lowest validation loss, if there was one.
-    ``latest`` and ``memory`` are what training goes on with.
+    ``latest`` and ``moments`` are what training goes on with.
     """
 
     network: Structure
     params: dict[str, Any]
     latest: dict[str, Any]
-    memory: dict[str, Any]
+    moments: dict[str, Any]
     history: History = field(default_factory=History)
     best_epoch: int = 0
     stopped: str = ""
@@ -102,7 +102,7 @@ class Training:
             "history": vars(self.history), "best_epoch": self.best_epoch, "stopped": self.stopped,
         }  # fmt: skip
         arrays: dict[str, Any] = {"about": np.array(json.dumps(about))}
-        for kind in ("params", "latest", "memory"):
+        for kind in ("params", "latest", "moments"):
             arrays |= {f"{kind}/{name}": value for name, value in getattr(self, kind).items()}
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
@@ -148,7 +148,7 @@ def load(network: Structure, path: str | Path) -> Training:
             f"{path}: it is of another network than {network.name}\n"
             "  hint: layers, their cells and sizes, and the optimizer have to be the same"
         )
-    parts: dict[str, dict[str, Any]] = {"params": {}, "latest": {}, "memory": {}}
+    parts: dict[str, dict[str, Any]] = {"params": {}, "latest": {}, "moments": {}}
     for name, array in arrays.items():
         kind, _, rest = name.partition("/")
         parts[kind][rest] = array if array.ndim else array.item()

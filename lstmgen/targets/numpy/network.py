@@ -6,12 +6,15 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sympy import Expr, pycode
+import sympy
+from sympy import Expr, Integer, pycode
 
 from ...errors import GenerateError
 from ...network.description import about, lines
 from ...network.graph import Chain, Embed, Graph, Join, Last, Noise, Run, Signal
+from ...network.plans import EVERY, NetworkPlan, plan
 from ...network.structure import Structure, shape_in, start_of
+from ...planning.operations import B
 from ..comments import network_header
 from ..modules import MODULES
 from ..rendering import environment
@@ -44,6 +47,7 @@ def files(network: Structure, *, source: str = "") -> dict[str, str]:
         **_functions(network.graph),
         **(_training(network) if network.loss else {}),
         trains=network.loss is not None,
+        kept=_kept(network),
         header=network_header(network, "numpy", lines(network), source),
         rule="-" * 24,
     )
@@ -85,6 +89,18 @@ def _tables(network: Structure) -> dict[str, Any]:
         ],
         "embeddings": [node.name for node in graph.nodes if isinstance(node, Embed)],
     }
+
+
+def _kept(network: Structure) -> list[str]:
+    """Numbers that a tape with checkpoints has for each sequence, in Python."""
+    options: dict[str, Any] = target.PLAN
+    made = plan(network, **options)
+    assert isinstance(made, NetworkPlan)
+    graph = network.graph
+    between = {s for chain in graph.chains for s in chain.reads if not s.of_rows} - {graph.input}
+    whole = sum((s.size for s in between), Integer(0))
+    blocks = [made.of_block(chain).coeff(B).coeff(EVERY) for chain in graph.chains]
+    return [pycode(e) for e in (whole, made.snapshot / B, sympy.Max(*blocks))]
 
 
 def _training(network: Structure) -> dict[str, Any]:
@@ -241,7 +257,7 @@ def _gained(inputs: Sequence[Signal], calls: Sequence[str], known: set[Signal]) 
 
 def _parts(node: Join) -> list[str]:
     """The columns of each signal."""
-    columns, at = [], Expr()
+    columns, at = [], Integer(0)
     for number, s in enumerate(node.inputs):
         end = at + s.size if number else s.size
         columns.append(f"{at if number else ''}:{end}")
