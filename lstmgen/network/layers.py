@@ -160,6 +160,20 @@ def positive(what: str, value: object) -> int:
     return int(value)  # type: ignore[call-overload, no-any-return]
 
 
+def limit(what: str, value: object) -> float:
+    """``value`` as a limit.
+
+    Raises
+    ------
+    LstmgenError
+        If it is not a finite number above 0.
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 < value < float("inf"):  # type: ignore[operator]
+        raise LstmgenError(f"{what} is a positive number, not {short(repr(value))}")
+    return float(value)  # type: ignore[arg-type]
+
+
 def probability(what: str, value: object) -> float:
     """``value`` as the probability of being dropped.
 

@@ -13,7 +13,10 @@ from ..language.checks import check_name
 from ..language.matrices import Matrix
 from ..language.symbols import Vector
 from .graph import Embed, Graph, Run
-from .layers import positive
+from .layers import limit, positive
+from .losses import find_loss
+from .optimizers import find_optimizer
+from .schedules import find_schedule
 from .wiring import wire
 
 
@@ -30,6 +33,17 @@ class Structure:
         The units of x; without it they are the size D, which is known when parameters are made.
     title : str
         What it is in a few words.
+    loss : str, Loss or Cell, optional
+        What training minimises: "cross_entropy", "mean_squared", "huber", "binary_cross_entropy".
+    optimizer : str or Optimizer
+        "adam", "adamw", "rmsprop", "sgd", or one with numbers of its own, ``SGD(momentum=0.9)``.
+    rate : float or Schedule
+        The learning rate, or how it changes.
+    clip_norm : float, optional
+        The joint norm of all gradients is at most this: g min(1, clip_norm / ‖g‖) (Pascanu,
+        Mikolov & Bengio 2013).
+    clip_value : float, optional
+        Every number of a gradient is clipped to ± this, after ``clip_norm``.
 
     Raises
     ------
@@ -39,13 +53,18 @@ class Structure:
 
     def __init__(
         self, layers: Sequence[object], *, name: str = "network", inputs: int | None = None,
-        title: str = "",
+        title: str = "", loss: object = None, optimizer: object = "adam", rate: object = 1e-3,
+        clip_norm: float | None = None, clip_value: float | None = None,
     ) -> None:  # fmt: skip
         check_name(name, "the network's name")
         self.name, self.title, self.layers = name, title, tuple(layers)
         self.graph: Graph = wire(layers, None if inputs is None else positive("inputs", inputs))
+        self.loss = None if loss is None else find_loss(loss)
+        self.optimizer, self.schedule = find_optimizer(optimizer), find_schedule(rate)
+        self.clip_norm = None if clip_norm is None else limit("clip_norm", clip_norm)
+        self.clip_value = None if clip_value is None else limit("clip_value", clip_value)
         clash: dict[str, Cell] = {}
-        for cell in self.graph.cells:
+        for cell in self.cells:
             if clash.setdefault(cell.name, cell) is not cell:
                 raise LstmgenError(
                     f"two different cells are called {cell.name}\n  hint: rename one of them"
@@ -87,6 +106,12 @@ class Structure:
             for run in self.graph.runs
             for s in run.cell.states
         }
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """All cells, each once: those of the layers, and, to train, the loss and the optimiser."""
+        more = () if self.loss is None else (self.loss.cell, self.optimizer.cell)
+        return tuple(dict.fromkeys((*self.graph.cells, *more)))
 
     @property
     def symbols(self) -> int:

@@ -29,7 +29,7 @@ _TARGET_NAMES = {"numpy": "NumPy", "c": "C"}
 
 
 def check(
-    cell: Cell,
+    cell: Any,
     target: str = "numpy",
     dtype: str = "float64",
     *,

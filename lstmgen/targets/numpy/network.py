@@ -6,12 +6,15 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sympy import Expr
+import sympy
+from sympy import Expr, Integer, pycode
 
 from ...errors import GenerateError
 from ...network.description import about, lines
 from ...network.graph import Chain, Embed, Graph, Join, Last, Noise, Run, Signal
+from ...network.plans import EVERY, NetworkPlan, plan
 from ...network.structure import Structure, shape_in, start_of
+from ...planning.operations import B
 from ..comments import network_header
 from ..modules import MODULES
 from ..rendering import environment
@@ -36,12 +39,15 @@ def files(network: Structure, *, source: str = "") -> dict[str, str]:
             f'  hint: Network(layers, name="{network.name}_network")'
         )
     cells: dict[str, str] = {}
-    for cell in network.graph.cells:
+    for cell in network.cells:
         cells |= target.files(cell)
     template = environment("numpy").get_template("network.py.j2")
     text = template.render(
         **_tables(network),
         **_functions(network.graph),
+        **(_training(network) if network.loss else {}),
+        trains=network.loss is not None,
+        kept=_kept(network),
         header=network_header(network, "numpy", lines(network), source),
         rule="-" * 24,
     )
@@ -65,7 +71,7 @@ def _tables(network: Structure) -> dict[str, Any]:
     return {
         "name": json.dumps(network.name),
         "output": json.dumps(graph.output.name),
-        "modules": sorted({part["module"] for part in parts}),
+        "modules": sorted(target.stem(cell) for cell in network.cells),
         "parts": parts,
         "noisy": [part for part in parts if part["noise"]],
         "parameters": [(name, _shape(shape)) for name, shape in network.parameters.items()],
@@ -82,6 +88,45 @@ def _tables(network: Structure) -> dict[str, Any]:
             if run.learned_start or run.cell.starts_at(s)
         ],
         "embeddings": [node.name for node in graph.nodes if isinstance(node, Embed)],
+    }
+
+
+def _kept(network: Structure) -> list[str]:
+    """Numbers that a tape with checkpoints has for each sequence, in Python."""
+    options: dict[str, Any] = target.PLAN
+    made = plan(network, **options)
+    assert isinstance(made, NetworkPlan)
+    graph = network.graph
+    between = {s for chain in graph.chains for s in chain.reads if not s.of_rows} - {graph.input}
+    whole = sum((s.size for s in between), Integer(0))
+    blocks = [made.of_block(chain).coeff(B).coeff(EVERY) for chain in graph.chains]
+    return [pycode(e) for e in (whole, made.snapshot / B, sympy.Max(*blocks))]
+
+
+def _training(network: Structure) -> dict[str, Any]:
+    """What the functions that train hold."""
+    loss, optimizer, out = network.loss, network.optimizer, network.graph.output
+    assert loss is not None
+    rows = "(B,)" if out.of_rows else "(T, B)"
+    wanted = f"the number of a class for each row, {rows}; negative ones do not count"
+    table = {**optimizer.constants}
+    return {
+        "loss": {
+            "module": target.stem(loss.cell),
+            "constants": {v.name: loss.cell.starts_at(v) for v in loss.cell.constants},
+            "of_classes": loss.of_classes,
+        },
+        "optimizer": {
+            "module": target.stem(optimizer.cell),
+            "constants": table,
+            "moments": _tuple(optimizer.moments),
+            "counted": [(k, pycode(e.subs(table))) for k, e in optimizer.counted.items()],
+        },
+        "rate": pycode(network.schedule.rate),
+        "clip_norm": network.clip_norm,
+        "clip_value": network.clip_value,
+        "target_about": wanted if loss.of_classes else "an array like y",
+        "weights_about": rows,
     }
 
 
@@ -212,7 +257,7 @@ def _gained(inputs: Sequence[Signal], calls: Sequence[str], known: set[Signal]) 
 
 def _parts(node: Join) -> list[str]:
     """The columns of each signal."""
-    columns, at = [], Expr()
+    columns, at = [], Integer(0)
     for number, s in enumerate(node.inputs):
         end = at + s.size if number else s.size
         columns.append(f"{at if number else ''}:{end}")
