@@ -93,6 +93,10 @@ class Fit:
         history.rate.append(float(self._module.rate(training.moments["updates"] - 1)))
         if self._held is not None:
             history.validation.append(self._validated(self._held))
+        training.best_epoch = epoch + 1
+        if self._held is None and self._patience is None:
+            training.params = training.latest
+            return
         judged = history.validation if self._held is not None else history.loss
         best = int(np.nanargmin(judged)) if not np.all(np.isnan(judged)) else epoch
         if best == epoch:
