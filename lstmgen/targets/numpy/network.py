@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import sympy
 from sympy import Expr, Integer, pycode
 
 from ...errors import GenerateError
@@ -99,8 +98,8 @@ def _kept(network: Structure) -> list[str]:
     graph = network.graph
     between = {s for chain in graph.chains for s in chain.reads if not s.of_rows} - {graph.input}
     whole = sum((s.size for s in between), Integer(0))
-    blocks = [made.of_block(chain).coeff(B).coeff(EVERY) for chain in graph.chains]
-    return [pycode(e) for e in (whole, made.snapshot / B, sympy.Max(*blocks))]
+    step = sum((made.of_block(c).coeff(B).coeff(EVERY) for c in graph.chains), Integer(0))
+    return [pycode(e) for e in (whole, made.snapshot / B, step)]
 
 
 def _training(network: Structure) -> dict[str, Any]:
