@@ -140,7 +140,7 @@ class Checks:
         structs = {
             "p": ("params", parameters), "x": ("inputs", inputs),
             "m": ("masks", [v.name for v in cell.masks]), "g": ("grads", learned),
-            "dx": ("input_grads", inputs), "y": ("outputs", outputs),
+            "y": ("outputs", outputs),
         }  # fmt: skip
         functions = []
         there: dict[str, Expression] = {
@@ -158,7 +158,7 @@ class Checks:
                     "body": self.source.printer.lines([Return(Conditions(tuple(parts), "&&"))]),
                 })  # fmt: skip
                 there[a] = Call(f"{name}_{kind}_given", (struct,), "size")
-            elif a in ("x", "dx") or (a == "p" and cell.constants):
+            elif a == "x" or (a == "p" and cell.constants):
                 there[a] = _is_there(Variable(a))
         more = [v for v in cell.outputs if v.category != "state"]
         y = ["y"] if more else []
@@ -166,7 +166,7 @@ class Checks:
             "pack": ["n", "p", "packed"],
             "forward": ["n", "p", "x", "m", "y", "work"],
             "step": ["n", "p", "x", "m", *y, "next", "work"],
-            "backward": ["n", "p", "x", "m", "tape", "dy", "g", "dx", "work"],
+            "backward": ["n", "p", "x", "m", "tape", "dy", "g", "work"],
         }
         given: dict[str, Expression] = {}
         for what, names in wanted.items():

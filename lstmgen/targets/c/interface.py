@@ -258,13 +258,14 @@ def own_heads(cell: Cell, real: str) -> dict[str, list[str]]:
 def calls(cell: Cell) -> dict[str, list[str]]:
     """What callers gave, as a struct, in each of the functions that they see."""
     given = [".p = p", ".x = x", *([".m = m"] if cell.masks else [])]
+    dx = "dx != NULL ? dx : &none" if len(cell.inputs) > 1 else "dx"
     members = {
         "forward": [".n = n", *given, ".initial = initial", ".y = y", ".final = final",
                     ".tape = tape", ".work = work"],
         "step": [".n = &one", *given, ".initial = state", ".y = y", ".final = next",
                  ".work = work"],
-        "backward": [".n = n", *given, ".dy = dy", ".dfinal = dfinal", ".g = g", ".dx = dx",
-                     ".dinitial = dinitial"],
+        "backward": [".n = n", *given, ".dy = dy", ".dfinal = dfinal", ".g = g",
+                     f".dx = {dx}", ".dinitial = dinitial"],
     }  # fmt: skip
     start = f"{cell.name}_call call = {{"
     return {what: broken(start, items, "};", INSIDE) for what, items in members.items()}

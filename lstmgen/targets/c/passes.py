@@ -7,6 +7,7 @@ in order, and keeps what is ``live``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import sympy
@@ -393,13 +394,14 @@ class Passes:
         }
         several = len(self.cell.inputs) > 1
         zeroed: list[Statement] = []
-        dx = Variable("dx")
+        dx = Member(replace(CALL, type="struct"), "dx")
         for v in self.cell.inputs:
             if (v.name, v.time) not in written:
                 to = Member(dx, v.name) if several else dx
                 rows = (_STEPS_OF_ALL, _BATCH, Count(self.sizes.of(v)))
+                zeros = do("memset", to, NIL, product(*rows, _BYTES))
                 zeroed.append(Comment(f"no gradient reaches {v.name}"))
-                zeroed.append(do("memset", to, NIL, product(*rows, _BYTES)))
+                zeroed.append(If(Relation(to, "!=", NULL, "size"), (zeros,)))
         return self._lines([*together(self.sizes.declared(zeroed)), *zeroed])
 
 

@@ -163,6 +163,7 @@ class Parts:
             "direct": _about_direct(cell),
             "heads": heads(cell) | own_heads(cell, real),
             "parameters": bool(cell.parameters),
+            "several": len(cell.inputs) > 1,
             "messages": messages(cell),
             "call": self._arrays(real),
             "calls": calls(cell),

@@ -25,8 +25,8 @@ REGIONS = ("tape", *PASSES, *(f"{p}_packed" for p in PASSES))  # structs that sa
 BUFFERS = ("tape", "packed", "forward_work", "backward_work", "step_work")
 # Functions whose heads are not in the templates.
 _FUNCTIONS = ("pack", "step", "admit", "run_forward", *PASSES, *(f"arrange_{p}" for p in PASSES),
-              *(f"{kind}_given" for kind in ("params", "grads", "inputs", "input_grads", "masks",
-                                              "outputs")))  # fmt: skip
+              *(f"{s}_given" for s in ("params", "grads", "inputs", "masks", "outputs")),
+)  # fmt: skip
 TEMPLATES = ("header.h.j2", "source.c.j2")
 
 # What a template consists of besides words of C. A hole that joins lines has code of ours; one that
