@@ -184,7 +184,7 @@ class Direction:
 
     def _named(self, stage: str) -> str:
         """The name of a stage: names of a cell's functions begin with the cell's."""
-        wish = f"{self.source.cell.name}_{self.name}_{stage}"
+        wish = f"{self.source.name}_{self.name}_{stage}"
         return self.source.file(("stage", wish), wish)
 
     def _about(self, section: int, op: Fused, before: Operation | None) -> str:
