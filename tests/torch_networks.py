@@ -32,7 +32,7 @@ def splitmix(z: int) -> int:
 
 
 def drawn(seed: int, stream: int, counter: int) -> float:
-    """A number from 0 to 1: the one at ``counter`` of a generator that starts at its stream's key."""
+    """A number from 0 to 1: the one at ``counter`` of a generator that its stream's key begins."""
     key = splitmix((seed + GOLDEN * (stream + 1)) % WORD)
     return (splitmix((key + GOLDEN * (counter + 1)) % WORD) >> 11) / 2**53
 
@@ -182,7 +182,9 @@ class Reference:
     def dropout(self, layer: Dropout, rows, last: bool):
         part, p = self.part(), layer.probability
         self.name(layer, "dropout", True)
-        return [self.mask(part, 0, t, p, layer.whole, row.shape) * row for t, row in enumerate(rows)]
+        return [
+            self.mask(part, 0, t, p, layer.whole, row.shape) * row for t, row in enumerate(rows)
+        ]
 
     def layer(self, layer: Layer, rows, last: bool):
         name = self.name(layer, layer.cell.name, bool(layer.cell.states))
@@ -231,10 +233,8 @@ class Reference:
         for s in layer.cell.states:
             fixed = torch.full((1, *stepper.shape(s)), float(layer.cell.starts_at(s))).double()
             start[s.name] = params[f"{s.name}_start"][None] if layer.learn_state else fixed
-        if self.given:
-            states = {n: self.given[f"{name}.{n}"][b : b + 1] for n in start}
-        else:
-            states = start
+        given = self.given and {n: self.given[f"{name}.{n}"][b : b + 1] for n in start}
+        states = given or start
         # plus a leaf of zeros each, whose gradient is that of the initial state
         changes = {n: torch.zeros_like(a, requires_grad=True) for n, a in states.items()}
         states = {n: a + changes[n] for n, a in states.items()}
