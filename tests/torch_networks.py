@@ -152,7 +152,7 @@ class Reference:
         """What the network makes of one sequence: (T, units), zeros after its end, or (units)."""
         self.b, self.parts, self.named = b, 0, dict[str, int]()
         length = self.lengths[b]
-        rows, last = list(self.x[:length, b]), False
+        rows, last, width = list(self.x[:length, b]), False, self.x.shape[-1]
         for layer in self.structure.layers:
             if isinstance(layer, Embedding):
                 table = self.params[f"{self.name(layer, 'embedding', False)}.table"]
@@ -160,7 +160,7 @@ class Reference:
             elif isinstance(layer, Dropout):
                 rows = self.dropout(layer, rows, last)
             else:
-                rows, width = self.layer(layer, rows, last)
+                rows, width = self.layer(layer, rows, last, width)
                 last = last or layer.last
         if last:
             return rows[0]
@@ -186,14 +186,14 @@ class Reference:
             self.mask(part, 0, t, p, layer.whole, row.shape) * row for t, row in enumerate(rows)
         ]
 
-    def layer(self, layer: Layer, rows, last: bool):
+    def layer(self, layer: Layer, rows, last: bool, comes: int):
         name = self.name(layer, layer.cell.name, bool(layer.cell.states))
         directions = {name: layer.go_backwards}
         if layer.bidirectional:
             directions = {f"{name}_backward": True, f"{name}_forward": False}
         made = {}
         for lane, reverse in directions.items():
-            made[lane], width = self.direction(layer, lane, reverse, rows, last)
+            made[lane], width = self.direction(layer, lane, reverse, rows, last, comes)
         if layer.bidirectional:
             backward, forward = made.values()
             pairs = list(zip(forward, backward, strict=True))
@@ -215,12 +215,15 @@ class Reference:
                 out = [t * u + (1 - t) * x for t, (x, u) in zip(gates, pairs, strict=True)]
         return out, width
 
-    def direction(self, layer: Layer, name: str, reverse: bool, rows, last: bool):
+    def direction(self, layer: Layer, name: str, reverse: bool, rows, last: bool, comes: int):
         """One cell over one sequence."""
         part, b = self.part(), self.b
         params = {n.split(".")[1]: a for n, a in self.params.items() if n.startswith(f"{name}.")}
         params |= {c.name: number(layer.constants[c.name]) for c in layer.cell.constants}
         sizes = dict(layer.sizes)
+        (axis,) = layer.cell.shape(layer.cell.inputs[0])
+        if axis.is_Symbol:
+            sizes[str(axis)] = comes
         for p in layer.cell.parameters:
             sizes |= {
                 str(n): k

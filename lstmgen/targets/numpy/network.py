@@ -275,13 +275,13 @@ def _parts(node: Join) -> list[str]:
     return columns
 
 
-def _init(run: Run) -> dict[str, int | str]:
+def _init(run: Run) -> dict[str, Any]:
     """The arguments of the init of a part's module, by name."""
     sizes = {str(n): _size(v) for n, v in run.sizes.items()}
     bound = target.binds(run.cell)  # which may be one size, or a number
     named = {what: sizes[n] if n in sizes else int(n) for what, n in bound.items()}
     others = {n: size for n, size in sizes.items() if n not in bound.values()}
-    return {"input_size": 1, "hidden_size": 1} | named | others
+    return {"input_size": 1, "hidden_size": 1} | named | others | dict(run.constants)
 
 
 def _noise(run: Run, mask: str, noise: Noise) -> tuple[Any, ...]:
