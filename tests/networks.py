@@ -63,8 +63,8 @@ def _dense() -> Cell:
 
 RESERVOIR, DELAYED, ANTISYMMETRIC, DENSE = _reservoir(), _delayed(), _antisymmetric(), _dense()
 
-# Cells, how many units they put out, and the sizes that say so. Those from ``PLAIN`` on drop nothing
-# of a state where a matrix reads it.
+# Cells, how many units they put out, and the sizes that say so. From ``PLAIN`` on, no matrix reads
+# a state.
 CELLS: list[tuple[Any, int, dict[str, int]]] = [
     ("rnn", 4, {"units": 4}),
     ("lstm", 3, {"units": 3}),

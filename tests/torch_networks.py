@@ -32,7 +32,7 @@ def splitmix(z: int) -> int:
 
 
 def drawn(seed: int, stream: int, counter: int) -> float:
-    """A number from 0 to 1: the one at ``counter`` of a generator that starts at its stream's key."""
+    """A number from 0 to 1: the one at ``counter`` of a generator that its stream's key begins."""
     key = splitmix((seed + GOLDEN * (stream + 1)) % WORD)
     return (splitmix((key + GOLDEN * (counter + 1)) % WORD) >> 11) / 2**53
 
@@ -152,7 +152,7 @@ class Reference:
         """What the network makes of one sequence: (T, units), zeros after its end, or (units)."""
         self.b, self.parts, self.named = b, 0, dict[str, int]()
         length = self.lengths[b]
-        rows, last = list(self.x[:length, b]), False
+        rows, last, width = list(self.x[:length, b]), False, self.x.shape[-1]
         for layer in self.structure.layers:
             if isinstance(layer, Embedding):
                 table = self.params[f"{self.name(layer, 'embedding', False)}.table"]
@@ -160,7 +160,7 @@ class Reference:
             elif isinstance(layer, Dropout):
                 rows = self.dropout(layer, rows, last)
             else:
-                rows, width = self.layer(layer, rows, last)
+                rows, width = self.layer(layer, rows, last, width)
                 last = last or layer.last
         if last:
             return rows[0]
@@ -182,16 +182,18 @@ class Reference:
     def dropout(self, layer: Dropout, rows, last: bool):
         part, p = self.part(), layer.probability
         self.name(layer, "dropout", True)
-        return [self.mask(part, 0, t, p, layer.whole, row.shape) * row for t, row in enumerate(rows)]
+        return [
+            self.mask(part, 0, t, p, layer.whole, row.shape) * row for t, row in enumerate(rows)
+        ]
 
-    def layer(self, layer: Layer, rows, last: bool):
+    def layer(self, layer: Layer, rows, last: bool, comes: int):
         name = self.name(layer, layer.cell.name, bool(layer.cell.states))
         directions = {name: layer.go_backwards}
         if layer.bidirectional:
             directions = {f"{name}_backward": True, f"{name}_forward": False}
         made = {}
         for lane, reverse in directions.items():
-            made[lane], width = self.direction(layer, lane, reverse, rows, last)
+            made[lane], width = self.direction(layer, lane, reverse, rows, last, comes)
         if layer.bidirectional:
             backward, forward = made.values()
             pairs = list(zip(forward, backward, strict=True))
@@ -213,12 +215,15 @@ class Reference:
                 out = [t * u + (1 - t) * x for t, (x, u) in zip(gates, pairs, strict=True)]
         return out, width
 
-    def direction(self, layer: Layer, name: str, reverse: bool, rows, last: bool):
+    def direction(self, layer: Layer, name: str, reverse: bool, rows, last: bool, comes: int):
         """One cell over one sequence."""
         part, b = self.part(), self.b
         params = {n.split(".")[1]: a for n, a in self.params.items() if n.startswith(f"{name}.")}
         params |= {c.name: number(layer.constants[c.name]) for c in layer.cell.constants}
         sizes = dict(layer.sizes)
+        (axis,) = layer.cell.shape(layer.cell.inputs[0])
+        if axis.is_Symbol:
+            sizes[str(axis)] = comes
         for p in layer.cell.parameters:
             sizes |= {
                 str(n): k
@@ -231,10 +236,8 @@ class Reference:
         for s in layer.cell.states:
             fixed = torch.full((1, *stepper.shape(s)), float(layer.cell.starts_at(s))).double()
             start[s.name] = params[f"{s.name}_start"][None] if layer.learn_state else fixed
-        if self.given:
-            states = {n: self.given[f"{name}.{n}"][b : b + 1] for n in start}
-        else:
-            states = start
+        given = self.given and {n: self.given[f"{name}.{n}"][b : b + 1] for n in start}
+        states = given or start
         # plus a leaf of zeros each, whose gradient is that of the initial state
         changes = {n: torch.zeros_like(a, requires_grad=True) for n, a in states.items()}
         states = {n: a + changes[n] for n, a in states.items()}

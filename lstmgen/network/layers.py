@@ -10,11 +10,16 @@ from typing import Any
 from .. import cells
 from ..errors import LstmgenError, did_you_mean
 from ..language.cell import Cell
+from ..language.checks import check_name
 from ..language.misuse import short
 from .joints import readout
 
 JOINED = ("concat", "sum")
 SKIPS = ("residual", "highway")
+_OPTIONS = (
+    "bidirectional", "go_backwards", "last", "learn_state", "name", "recurrent_dropout", "skip",
+    "units", "zoneout",
+)  # fmt: skip
 
 
 class Layer:
@@ -199,10 +204,10 @@ def _cell(given: object) -> Cell:
     )
 
 
-def _name(name: object) -> str:
-    if not isinstance(name, str) or (name and not (name.isidentifier() and name.isascii())):
-        raise LstmgenError(f"the name of a layer is an identifier, not {short(repr(name))}")
-    return name
+def _name(name: Any) -> str:
+    if name != "":
+        check_name(name, "the name of a layer")
+    return str(name)
 
 
 def _choice(what: str, given: object, known: tuple[str, ...]) -> str:
@@ -229,7 +234,9 @@ def _sizes(
     known = {str(n) for n in cell.sizes} - (told - {"H"})
     unknown = [name for name in given if name not in {*known, *constants}]
     if unknown:
-        near = did_you_mean(unknown[0], {*known, *constants})
+        near = did_you_mean(unknown[0], {*known, *constants, *_OPTIONS})
+        if unknown[0] == "dropout":
+            near = "Dropout(0.2) is a layer of its own; recurrent_dropout= drops units of states"
         takes = ", ".join(sorted({*known, *constants} - {"H"}))
         raise LstmgenError(
             f"a layer of {cell.name} takes no {unknown[0]}="
@@ -245,7 +252,12 @@ def _sizes(
             )
         sizes["H"] = positive("units", units)
     elif units is not None:
-        raise LstmgenError(f"{cell.name} has no size H: its units are told by what comes in")
+        needed = sorted(known)
+        raise LstmgenError(
+            f"{cell.name} has no size H"
+            + ("" if needed else ": its units are told by what comes in")
+            + f"\n  hint: Layer({', '.join([repr(cell.name), *(f'{n}=16' for n in needed)])})"
+        )
     values = constants | {k: v for k, v in given.items() if k in constants}
     for name, value in values.items():
         if not isinstance(value, (int, float)) or isinstance(value, bool):

@@ -57,8 +57,8 @@ class Structure:
         clip_norm: float | None = None, clip_value: float | None = None,
     ) -> None:  # fmt: skip
         check_name(name, "the network's name")
-        self.name, self.title, self.layers = name, title, tuple(layers)
         self.graph: Graph = wire(layers, None if inputs is None else positive("inputs", inputs))
+        self.name, self.title, self.layers = name, title, tuple(layers)
         self.loss = None if loss is None else find_loss(loss)
         self.optimizer, self.schedule = find_optimizer(optimizer), find_schedule(rate)
         self.clip_norm = None if clip_norm is None else limit("clip_norm", clip_norm)

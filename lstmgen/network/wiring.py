@@ -96,12 +96,14 @@ class _Wiring:
             lanes = {name: layer.go_backwards}
         outs = []
         for lane, reverse in lanes.items():
+            if layer.bidirectional:
+                self._claim(lane)
             out = self._run(
                 lane, cell, layer.sizes, (signal,), reverse=reverse, noise=noise,
                 learned_start=layer.learn_state, constants=layer.constants,
             )  # fmt: skip
             if layer.last:
-                last = Signal(f"{lane}_last", out.size, of_rows=True)
+                last = Signal(self._name("", f"{lane}_last"), out.size, of_rows=True)
                 self._nodes.append(Last((out,), last, reverse))
                 out = last
             outs.append(out)
@@ -144,15 +146,21 @@ class _Wiring:
     def _name(self, wish: str, what: str, *, numbered: bool = False) -> str:
         """A name that no other layer has: ``wish``, or what it is, numbered where it has to be."""
         if wish:
-            if wish in self._names:
-                raise LstmgenError(f"there is another layer called {wish}")
             name = wish
         else:
             plain = [] if numbered else [what]
             counted = [f"{what}{k}" for k in range(1, len(self._layers) + 2)]
             name = next(n for n in [*plain, *counted] if n not in self._names)
-        self._names.add(name)
+        self._claim(name)
         return name
+
+    def _claim(self, name: str) -> None:
+        """Names are those of parameters and states, too."""
+        if name == self._input.name:
+            raise LstmgenError(f"no layer can be called {name}: that is what the network reads")
+        if name in self._names:
+            raise LstmgenError(f"there is another layer called {name}")
+        self._names.add(name)
 
 
 def _with_noise(layer: Layer) -> tuple[Cell, dict[str, Noise]]:

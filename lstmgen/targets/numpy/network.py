@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import sympy
 from sympy import Expr, Integer, pycode
 
 from ...errors import GenerateError
+from ...language.cell import Cell
 from ...network.description import about, lines
 from ...network.graph import Chain, Embed, Graph, Join, Last, Noise, Run, Signal
 from ...network.plans import EVERY, NetworkPlan, plan
@@ -23,6 +24,9 @@ from . import target
 OPTIONS: frozenset[str] = frozenset()
 
 _DRAWN = 53  # bits of a random number
+
+# What functions and tables of the module call other things.
+_WORDS = re.compile(r"(run|np|tape|chain_\d+|CELL|OUTPUT)_*")
 
 
 def files(network: Structure, *, source: str = "") -> dict[str, str]:
@@ -60,7 +64,7 @@ def _tables(network: Structure) -> dict[str, Any]:
     parts = [
         {
             "name": run.name,
-            "module": target.stem(run.cell),
+            "module": _module(run.cell),
             "sizes": _init(run),
             "noise": {k: _noise(run, k, noise) for k, noise in run.noise.items()},
         }
@@ -71,7 +75,10 @@ def _tables(network: Structure) -> dict[str, Any]:
     return {
         "name": json.dumps(network.name),
         "output": json.dumps(graph.output.name),
-        "modules": sorted(target.stem(cell) for cell in network.cells),
+        "modules": sorted(
+            stem if stem == _safe(stem) else f"{stem} as {_safe(stem)}"
+            for stem in map(target.stem, network.cells)
+        ),
         "parts": parts,
         "noisy": [part for part in parts if part["noise"]],
         "parameters": [(name, _shape(shape)) for name, shape in network.parameters.items()],
@@ -99,8 +106,8 @@ def _kept(network: Structure) -> list[str]:
     graph = network.graph
     between = {s for chain in graph.chains for s in chain.reads if not s.of_rows} - {graph.input}
     whole = sum((s.size for s in between), Integer(0))
-    blocks = [made.of_block(chain).coeff(B).coeff(EVERY) for chain in graph.chains]
-    return [pycode(e) for e in (whole, made.snapshot / B, sympy.Max(*blocks))]
+    step = sum((made.of_block(c).coeff(B).coeff(EVERY) for c in graph.chains), Integer(0))
+    return [pycode(e) for e in (whole, made.snapshot / B, step)]
 
 
 def _training(network: Structure) -> dict[str, Any]:
@@ -112,12 +119,12 @@ def _training(network: Structure) -> dict[str, Any]:
     table = {**optimizer.constants}
     return {
         "loss": {
-            "module": target.stem(loss.cell),
+            "module": _module(loss.cell),
             "constants": {v.name: loss.cell.starts_at(v) for v in loss.cell.constants},
             "of_classes": loss.of_classes,
         },
         "optimizer": {
-            "module": target.stem(optimizer.cell),
+            "module": _module(optimizer.cell),
             "constants": table,
             "moments": _tuple(optimizer.moments),
             "counted": [(k, pycode(e.subs(table))) for k, e in optimizer.counted.items()],
@@ -165,24 +172,24 @@ def _forward(graph: Graph, names: Sequence[str]) -> list[str]:
     """The chains, one after the other."""
     made = []
     for chain, name in zip(graph.chains, names, strict=True):
-        outs = _listed(s.name for s in graph.leaves(chain))
-        made.append(f"{outs} = run.forward({name}, {_listed(s.name for s in chain.reads)})")
+        outs = _listed(_variable(s) for s in graph.leaves(chain))
+        made.append(f"{outs} = run.forward({name}, {_listed(_variable(s) for s in chain.reads)})")
     out = graph.output
-    return [*made, f"y = run.y({out.name}, {out.of_rows})"]
+    return [*made, f"y = run.y({_variable(out)}, {out.of_rows})"]
 
 
 def _backward(graph: Graph, names: Sequence[str]) -> list[str]:
     """The same way back. What several chains read gains what flows back from each."""
     out = graph.output
-    made = [f"d{out.name} = run.dy(dy, {out.of_rows}, {_size(out.size)!r})"]
+    made = [f"d{_variable(out)} = run.dy(dy, {out.of_rows}, {_size(out.size)!r})"]
     known = {out}
     for chain, name in reversed([*zip(graph.chains, names, strict=True)]):
-        given = _listed(f"d{s.name}" for s in graph.leaves(chain))
+        given = _listed(f"d{_variable(s)}" for s in graph.leaves(chain))
         call = f"run.backward({name}, {given})"
-        again = [s for s in chain.reads if s in known]
-        targets = [f"more_{s.name}" if s in again else f"d{s.name}" for s in chain.reads]
+        read = {s: _variable(s) for s in chain.reads}
+        targets = [f"more_{v}" if s in known else f"d{v}" for s, v in read.items()]
         made.append(f"{_listed(targets)} = {call}")
-        made += [f"d{s.name} += more_{s.name}" for s in again]
+        made += [f"d{v} += more_{v}" for s, v in read.items() if s in known]
         known |= set(chain.reads)
     return made
 
@@ -195,9 +202,9 @@ def _chain(graph: Graph, chain: Chain, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "about": about(chain),
-        "reads": _listed(s.name for s in chain.reads),
-        "cotangents": _listed(f"d{s.name}" for s in leaves),
-        "forward": [*forward, f"return {_listed(s.name for s in leaves)}"],
+        "reads": _listed(_variable(s) for s in chain.reads),
+        "cotangents": _listed(f"d{_variable(s)}" for s in leaves),
+        "forward": [*forward, f"return {_listed(_variable(s) for s in leaves)}"],
         "backward": _chain_back(chain, leaves),
         "table": [
             f"_{name}", f"_{name}_back", _tuple([run.name for run in chain.runs]),
@@ -209,14 +216,14 @@ def _chain(graph: Graph, chain: Chain, name: str) -> dict[str, Any]:
 
 
 def _node(node: Any) -> str:
-    inputs = _listed(s.name for s in node.inputs)
+    inputs = _listed(_variable(s) for s in node.inputs)
     if isinstance(node, Embed):
-        return f'{node.output.name} = run.embed("{node.name}", {inputs})'
+        return f'{_variable(node.output)} = run.embed("{node.name}", {inputs})'
     if isinstance(node, Join):
-        return f"{node.output.name} = np.concatenate(({inputs}), axis=-1)"
+        return f"{_variable(node.output)} = np.concatenate(({inputs}), axis=-1)"
     if isinstance(node, Last):
-        return f"{node.output.name} = run.last({inputs})"
-    return f'{node.output.name} = run.cell("{node.name}", {inputs})'
+        return f"{_variable(node.output)} = run.last({inputs})"
+    return f'{_variable(node.output)} = run.cell("{node.name}", {inputs})'
 
 
 def _chain_back(chain: Chain, leaves: Sequence[Signal]) -> list[str]:
@@ -224,7 +231,7 @@ def _chain_back(chain: Chain, leaves: Sequence[Signal]) -> list[str]:
     known = set(leaves)
     made: list[str] = []
     for node in reversed(chain.nodes):
-        d = f"d{node.output.name}"
+        d = f"d{_variable(node.output)}"
         if isinstance(node, Embed):
             made.append(f'run.embed_back("{node.name}", {d})')
             continue
@@ -236,7 +243,7 @@ def _chain_back(chain: Chain, leaves: Sequence[Signal]) -> list[str]:
         else:
             calls = [f'run.cell_back("{node.name}", {d})']
         made += _gained(node.inputs, calls, known)
-    returned = [f"d{s.name}" if s in known else "None" for s in chain.reads]
+    returned = [f"d{_variable(s)}" if s in known else "None" for s in chain.reads]
     return [*made, f"return {', '.join(returned)}"]
 
 
@@ -245,12 +252,14 @@ def _gained(inputs: Sequence[Signal], calls: Sequence[str], known: set[Signal]) 
     made = []
     if len(calls) == len(inputs):
         for s, call in zip(inputs, calls, strict=True):
-            made.append(f"d{s.name} = d{s.name} + {call}" if s in known else f"d{s.name} = {call}")
+            d = f"d{_variable(s)}"
+            made.append(f"{d} = {d} + {call}" if s in known else f"{d} = {call}")
             known.add(s)
         return made
-    targets = [f"more_{s.name}" if s in known else f"d{s.name}" for s in inputs]
+    read = {s: _variable(s) for s in inputs}
+    targets = [f"more_{v}" if s in known else f"d{v}" for s, v in read.items()]
     made = [f"{_listed(targets)} = {calls[0]}"]
-    made += [f"d{s.name} = d{s.name} + more_{s.name}" for s in inputs if s in known]
+    made += [f"d{v} = d{v} + more_{v}" for s, v in read.items() if s in known]
     known |= set(inputs)
     return made
 
@@ -265,12 +274,13 @@ def _parts(node: Join) -> list[str]:
     return columns
 
 
-def _init(run: Run) -> dict[str, int | str]:
+def _init(run: Run) -> dict[str, Any]:
     """The arguments of the init of a part's module, by name."""
     sizes = {str(n): _size(v) for n, v in run.sizes.items()}
-    bound = target.binds(run.cell)
-    named = {what: sizes.pop(size) for what, size in bound.items()}
-    return {"input_size": 1, "hidden_size": 1} | named | sizes
+    bound = target.binds(run.cell)  # which may be one size, or a number
+    named = {what: sizes[n] if n in sizes else int(n) for what, n in bound.items()}
+    others = {n: size for n, size in sizes.items() if n not in bound.values()}
+    return {"input_size": 1, "hidden_size": 1} | named | others | dict(run.constants)
 
 
 def _noise(run: Run, mask: str, noise: Noise) -> tuple[Any, ...]:
@@ -285,6 +295,20 @@ def _start(run: Run, state: Any) -> str:
     if run.learned_start:
         return json.dumps(start_of(run, state))
     return repr(run.cell.starts_at(state))
+
+
+def _variable(signal: Signal) -> str:
+    """What a signal is called in code."""
+    return _safe(signal.name)
+
+
+def _module(cell: Cell) -> str:
+    """What the module of a cell is called in code."""
+    return _safe(target.stem(cell))
+
+
+def _safe(name: str) -> str:
+    return f"{name}_" if _WORDS.fullmatch(name) else name
 
 
 def _size(n: Expr) -> int | str:
