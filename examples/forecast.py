@@ -7,7 +7,8 @@ cycles, from 1930 on; nothing of those years, not even their mean, is used in tr
 seen, though, when settings were chosen: examples/README.md says which.
 
 The network is a layer of any cell and a linear readout. Its forward and backward pass, the loss and
-the optimiser are code that lstmgen generates. The exit status is 0 if the forecast beats every naive baseline, 1 if it does not.
+the optimiser are code that lstmgen generates. The exit status is 0 if the forecast beats every
+naive baseline, 1 if it does not.
 """
 
 from __future__ import annotations
@@ -26,7 +27,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import figures
 import numpy as np
-from common import add_common_options, cell_module, count, find_cell, layer, of_layer, prepare, shown
+from common import (
+    add_common_options,
+    cell_module,
+    count,
+    find_cell,
+    layer,
+    of_layer,
+    prepare,
+    shown,
+)
 
 import lstmgen
 from lstmgen import Network, Readout, schedules

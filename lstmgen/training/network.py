@@ -77,6 +77,10 @@ class Network(Structure):
             input_size = int(size)
         return self.module(dtype).init(input_size, seed=seed, dtype=dtype)
 
+    def pack(self, params: Arrays) -> Any:
+        """``params`` arranged once, for many calls of ``step``, or of ``predict``: a snapshot."""
+        return self._of(params).pack(params)
+
     def forward(self, params: Arrays, x: Any, state: Arrays | None = None, **options: Any) -> Any:
         """Run over a batch of sequences: (y, final state, tape).
 
