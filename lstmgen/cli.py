@@ -244,7 +244,8 @@ def codegen(
 ) -> None:
     """Generate code: numpy (one module), c (.h, .c, and a runtime that all cells share), or latex.
 
-    A network in NumPy is a module beside those of its cells, which belong into one folder. Files that were edited since they were generated are not overwritten without --force.
+    A network in NumPy is a module beside those of its cells, which belong into one folder. Files
+    that were edited since they were generated are not overwritten without --force.
     """
     from .runtime.writing import write_files
     from .targets import generate

@@ -41,8 +41,8 @@ def cosine(rate: float, updates: int, *, warmup: int = 0, end: float = 0.0) -> S
     Before, it rises evenly over ``warmup`` updates.
     """
     peak, last = _positive("rate", rate), Float(end)
-    done = (UPDATE - 1 - warmup) / _after(updates, warmup)
-    falling = last + (peak - last) * (1 + cos(pi * done)) / 2
+    angle = pi * (UPDATE - 1 - warmup) / _after(updates, warmup)
+    falling = last + (peak - last) * (1 + cos(angle)) / 2
     about = f"{rate:g} to {end:g} along a cosine in {updates} updates{_rising(warmup)}"
     return Schedule(_warm(peak, warmup, falling, updates, last), about)
 
