@@ -58,6 +58,16 @@ LSTMGEN_STATIC size_t order_most_pieces(size_t T, size_t B, int has_resets)
     return has_resets && T > 1 ? size_times(T, B) : B;
 }
 
+/* How many there are, in a batch. */
+LSTMGEN_STATIC size_t order_count_pieces(size_t T, size_t batch, const unsigned char *resets)
+{
+    size_t pieces = batch;
+    for (size_t k = batch; k < size_times(T, batch); ++k) {
+        pieces += resets[k] != 0;
+    }
+    return pieces;
+}
+
 /* The numbers that order_make needs: of a size_t each, 0 for what is plain. */
 LSTMGEN_STATIC size_t order_room(size_t T, size_t B, int has_lengths, int has_resets)
 {
@@ -504,59 +514,60 @@ LSTMGEN_STATIC void LG(order_end_back)(const row_order *o, int is_reversed, size
     }
 }
 
-/* The last rows of sequences, (batch, units), of rows that are in order, or reversed: the first
- * steps in time, then. Zeros for sequences without steps. */
-LSTMGEN_STATIC void LG(order_last)(const row_order *o, int is_reversed, size_t units,
-    const real *rows, real *last)
+/* The last rows of sequences, (batch, units): those of pieces that end with a block, of its rows in
+ * order, or reversed: the first steps in time, then. */
+LSTMGEN_STATIC void LG(order_last)(const row_order *o, int is_reversed, const row_block *block,
+    size_t units, const real *rows, real *last)
 {
-    for (size_t p = 0; p < o->pieces; ++p) {
-        const size_t steps = order_length(o, p);
-        real *const to = last + order_sequence(o, p) * units;
-        if (order_leaves(o, is_reversed, p) && steps > 0) {
-            memcpy(to, rows + (order_offset(o, steps - 1) + p) * units, units * sizeof(real));
-        } else if (steps == 0) {
-            memset(to, 0, units * sizeof(real));
+    rows += (block->steps - 1) * block->pieces * units;
+    for (size_t p = block->more; p < block->pieces; ++p) {
+        if (order_leaves(o, is_reversed, p)) {
+            memcpy(last + order_sequence(o, p) * units, rows + p * units, units * sizeof(real));
         }
     }
 }
 
-/* Its adjoint, added to the derivatives by the rows. */
-LSTMGEN_STATIC void LG(order_last_back)(const row_order *o, int is_reversed, size_t units,
-    const real *last, real *rows)
+/* Its adjoint: that of the block's rows, or, where it is not `fresh`, added to it. */
+LSTMGEN_STATIC void LG(order_last_back)(const row_order *o, int is_reversed, const row_block *block,
+    size_t units, const real *last, int fresh, real *rows)
 {
-    for (size_t p = 0; p < o->pieces; ++p) {
-        const size_t steps = order_length(o, p);
-        if (order_leaves(o, is_reversed, p) && steps > 0) {
-            LG(row_add)(units, last + order_sequence(o, p) * units,
-                rows + (order_offset(o, steps - 1) + p) * units);
+    if (fresh) {
+        memset(rows, 0, block->steps * block->pieces * units * sizeof(real));
+    }
+    rows += (block->steps - 1) * block->pieces * units;
+    for (size_t p = block->more; p < block->pieces; ++p) {
+        if (order_leaves(o, is_reversed, p)) {
+            LG(row_add)(units, last + order_sequence(o, p) * units, rows + p * units);
         }
     }
+}
+
+/* States to where they are kept, or back from there. */
+LSTMGEN_STATIC void LG(store_states)(size_t count, real *states, real *kept, int back)
+{
+    memcpy(back ? states : kept, back ? kept : states, count * sizeof(real));
 }
 
 /* ------------------------------------------------------------------ symbols */
 
-/* The rows of a table (symbols, units), for the symbols x (T, batch) in order. */
-LSTMGEN_STATIC void LG(order_embed)(const row_order *o, int is_reversed, size_t units,
+/* The rows of a table (symbols, units) for a block, of the symbols x (T, batch). */
+LSTMGEN_STATIC void LG(order_embed)(const row_order *o, const row_block *block, size_t units,
     const int32_t *x, const real *table, real *rows)
 {
-    for (size_t t = 0; t < o->steps; ++t) {
-        const size_t at = order_offset(o, t), pieces = order_offset(o, t + 1) - at;
-        for (size_t p = 0; p < pieces; ++p) {
-            memcpy(rows + (at + p) * units,
-                table + (size_t)x[order_place(o, is_reversed, t, p)] * units, units * sizeof(real));
+    for (size_t t = block->first; t < block->first + block->steps; ++t) {
+        for (size_t p = 0; p < block->pieces; ++p, rows += units) {
+            memcpy(rows, table + (size_t)x[order_place(o, 0, t, p)] * units, units * sizeof(real));
         }
     }
 }
 
 /* The derivative by the table, added to a gradient. */
-LSTMGEN_STATIC void LG(order_embed_back)(const row_order *o, int is_reversed, size_t units,
+LSTMGEN_STATIC void LG(order_embed_back)(const row_order *o, const row_block *block, size_t units,
     const int32_t *x, const real *rows, real *gradient)
 {
-    for (size_t t = 0; t < o->steps; ++t) {
-        const size_t at = order_offset(o, t), pieces = order_offset(o, t + 1) - at;
-        for (size_t p = 0; p < pieces; ++p) {
-            LG(row_add)(units, rows + (at + p) * units,
-                gradient + (size_t)x[order_place(o, is_reversed, t, p)] * units);
+    for (size_t t = block->first; t < block->first + block->steps; ++t) {
+        for (size_t p = 0; p < block->pieces; ++p, rows += units) {
+            LG(row_add)(units, rows, gradient + (size_t)x[order_place(o, 0, t, p)] * units);
         }
     }
 }
@@ -598,7 +609,46 @@ LSTMGEN_STATIC void LG(order_masks)(const row_order *o, int is_reversed, size_t 
     }
 }
 
+/* Numbers to begin with: the same chance from `low` to `high`; or a normal distribution (Box &
+ * Muller 1958). */
+LSTMGEN_STATIC void LG(init_uniform)(uint64_t seed, uint64_t stream, double low, double high,
+    size_t count, real *to)
+{
+    const uint64_t key = random_key(seed, stream);
+    for (size_t k = 0; k < count; ++k) {
+        to[k] = (real)(low + (high - low) * ((double)random_bits(key, k) / 9007199254740992.0));
+    }
+}
+
+LSTMGEN_STATIC void LG(init_normal)(uint64_t seed, uint64_t stream, double deviation, size_t count,
+    real *to)
+{
+    const uint64_t key = random_key(seed, stream);
+    for (size_t k = 0; k < count; ++k) {
+        const double u = ((double)random_bits(key, 2 * k) + 1.0) / 9007199254740992.0;
+        const double v = (double)random_bits(key, 2 * k + 1) / 9007199254740992.0;
+        to[k] = (real)(deviation * sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v));
+    }
+}
+
 /* ------------------------------------------------------------------ arrays */
+
+/* The next `count` numbers of a memory, as whole cache lines; NULL, if it is only measured. */
+LSTMGEN_STATIC real *LG(piece)(real *base, size_t *total, size_t count)
+{
+    const size_t most = SIZE_MAX - 64;
+    const size_t start = size_take(total, count < most ? LG(padded)(count) : SIZE_MAX);
+    return base != NULL ? base + start : NULL;
+}
+
+/* The sum over slices, whose numbers lie one after the other. */
+LSTMGEN_STATIC void LG(array_sum)(size_t slices, size_t count, const real *from, real *to)
+{
+    memcpy(to, from, count * sizeof(real));
+    for (size_t s = 1; s < slices; ++s) {
+        LG(row_add)(count, from + s * count, to);
+    }
+}
 
 LSTMGEN_STATIC void LG(array_fill)(size_t count, real number, real *to)
 {
