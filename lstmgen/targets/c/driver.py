@@ -356,8 +356,10 @@ class Driver:
         for k, chain in enumerate(graph.chains, 1):
             made.append(f"/* {about(chain).rstrip('.')} */")
             reverse = int(chain.reverse)
-            made += [self._turn(s, self._outside(s), f"r->m.{s.name}_turned_{k}")
-                     for s in self.memory.turned(chain)]  # fmt: skip
+            made += [
+                self._turn(s, self._outside(s), f"r->m.{s.name}_turned_{k}")
+                for s in self.memory.turned(chain)
+            ]
             made += self._cleared(chain, "")
             if chain.of_rows:
                 made += [

@@ -69,6 +69,21 @@ def _wrapped(rows: Iterable[str]) -> list[str]:
     return wrapped
 
 
+def interface(network: Structure) -> dict[str, str]:
+    """The same module beside cells that compute nothing: for its tables, ``init``, and checks."""
+    template = environment("numpy").get_template("network.py.j2")
+    text = template.render(
+        **_tables(network),
+        **_functions(network.graph),
+        trains=False,
+        kept=_kept(network),
+        header=[network.name],
+        rule="-" * 24,
+    )
+    cells = {f"{target.stem(c)}.py": target.interface(c) for c in network.cells}
+    return {f"{network.name}.py": text, **cells}
+
+
 def _tables(network: Structure) -> dict[str, Any]:
     """What the tables of the module hold."""
     graph = network.graph
