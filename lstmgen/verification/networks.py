@@ -9,11 +9,12 @@ each, at random; the dot product with a random direction has all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from sympy import Eq, Expr
@@ -37,7 +38,9 @@ from .witnesses import Witness, lift
 
 _ENTRIES = 768  # of all gradients together that are asked for one by one, in each case
 _FEWEST, _MOST = 4, 48  # of one gradient
-_NUMBERS = 2**22  # of all parameters' derivatives at once
+_NUMBERS = 2**21  # that all copies of what is perturbed at once may have
+
+_Point: TypeAlias = "tuple[Entity, int]"
 
 
 @dataclass(frozen=True)
@@ -167,36 +170,83 @@ class NetworkWitness(Witness):
     def _given(self) -> dict[str, Any]:
         return self.case.given
 
-    def entries(self, entity: Entity) -> Array:
-        most = min(max(_FEWEST, _ENTRIES // len(self.case.values)), _MOST)
-        every = super().entries(entity)
-        if len(every) <= most:
-            return every
-        return np.sort(np.random.default_rng(len(every)).choice(every, most, replace=False))
+    @cached_property
+    def _asked(self) -> list[_Point]:
+        """The entries that are asked for one by one, flat indices."""
+        values, rng = self.case.values, np.random.default_rng(0)
+        most = min(max(_FEWEST, _ENTRIES // len(values)), _MOST)
+        return [
+            (e, int(k)) for e, a in values.items() for k in np.sort(rng.permutation(a.size)[:most])
+        ]
+
+    def _batches(self, asked: Sequence[_Point], copies: int) -> Iterator[Sequence[_Point]]:
+        """Entries that one evaluation has together, where each takes so many copies of all that is
+        perturbed: an evaluation costs much the same for many.
+        """
+        first, wide = 0, dict[Entity, int]()
+        for k, (e, _) in enumerate(asked):
+            wide[e] = self.case.values[e].size
+            if k > first and (k + 1 - first) * copies * sum(wide.values()) > _NUMBERS:
+                yield asked[first:k]
+                first, wide = k, {e: wide[e]}
+        if asked:
+            yield asked[first:]
 
     def complex_step(self, entity: Entity) -> tuple[Array, Array]:
-        return self._all[entity]
+        return self._exactly[entity]
 
     @cached_property
-    def _all(self) -> dict[Entity, tuple[Array, Array]]:
-        """∂L/∂ all, in few evaluations: an evaluation costs much the same for many directions."""
-        values = self.case.values
-        asked = [(e, int(k)) for e in values for k in self.entries(e)]
-        found = {e: np.full((2, a.size), np.nan) for e, a in values.items()}
-        at_once = max(1, _NUMBERS // sum(a.size for a in values.values()))
-        for first in range(0, len(asked), at_once):
-            some = asked[first : first + at_once]
-            moved: dict[Entity, Any] = dict(self.start)
-            for e in dict.fromkeys(e for e, _ in some):
-                directions = np.zeros((len(some), values[e].size))
-                mine = [(row, k) for row, (other, k) in enumerate(some) if other == e]
-                directions[tuple(np.transpose(mine))] = 1
-                slope = lift(e, directions.reshape(-1, *values[e].shape))
-                moved[e] = Dual(self.start[e], slope)
-            through = np.broadcast_to(self._slopes(self._run(moved, self.shake)), (2, len(some)))
-            for row, (e, k) in enumerate(some):
-                found[e][:, k] = through[:, row]
-        return {e: tuple(a.reshape(2, *values[e].shape)) for e, a in found.items()}
+    def _exactly(self) -> dict[Entity, tuple[Array, Array]]:
+        found = []
+        for some in self._batches(self._asked, 1):
+            slopes = self._moved(some, np.ones(1), dict.fromkeys(self.case.values, 0.0))
+            moved = {e: Dual(self.start[e], slope) for e, slope in slopes.items()}
+            trace = self._run({**self.start, **moved}, self.shake)
+            found.append(np.broadcast_to(self._slopes(trace), (2, len(some))))
+        outputs, states = map(self._placed, np.concatenate(found, axis=1))
+        return {e: (a, states[e]) for e, a in outputs.items()}
+
+    def central_difference(self, entity: Entity) -> tuple[Array, Array]:
+        value, bound = self._by_differences
+        return value[entity], bound[entity]
+
+    @cached_property
+    def _by_differences(self) -> tuple[dict[Entity, Array], dict[Entity, Array]]:
+        def perturbed(some: Array, offsets: Array) -> Array:
+            found = []
+            for batch in self._batches([self._asked[k] for k in some], len(offsets)):
+                moved = self._moved(batch, offsets, self.case.values)
+                losses = self._losses(self._run({**self.start, **moved}, frozen=True))
+                losses = np.broadcast_to(losses, (2, len(batch) * len(offsets)))
+                found.append(losses.reshape(2, len(batch), len(offsets)))
+            return np.concatenate(found, axis=1)
+
+        value, bound = self._extrapolated(len(self._asked), perturbed)
+        return self._placed(value), self._placed(bound, np.inf)
+
+    def _moved(
+        self, points: Sequence[_Point], offsets: Array, base: Mapping[Entity, Any]
+    ) -> dict[Entity, Array]:
+        """What is perturbed, in as many copies as there are points and offsets: in each of them one
+        entry is moved.
+        """
+        found = {}
+        for e in dict.fromkeys(e for e, _ in points):
+            shape = self.case.values[e].shape
+            copies = np.empty((len(points), len(offsets), math.prod(shape)))
+            copies[...] = np.reshape(base[e], -1)
+            for row, (other, k) in enumerate(points):
+                if other == e:
+                    copies[row, :, k] += offsets
+            found[e] = lift(e, copies.reshape(-1, *shape))
+        return found
+
+    def _placed(self, numbers: Array, others: float = np.nan) -> dict[Entity, Array]:
+        """What is known of the entries that were asked for, in arrays."""
+        found = {e: np.full(a.size, others) for e, a in self.case.values.items()}
+        for (e, k), number in zip(self._asked, numbers, strict=True):
+            found[e][k] = number
+        return {e: a.reshape(self.case.values[e].shape) for e, a in found.items()}
 
 
 # --------------------------------------------------------------------------- running

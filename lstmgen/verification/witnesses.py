@@ -236,10 +236,6 @@ class Witness:
         case = replace(self.case, values=values)
         return type(self)(self.cell, case, self.sizes, self.dtype, shake)
 
-    def entries(self, entity: Entity) -> Array:
-        """The entries of a gradient that are asked for, flat indices."""
-        return np.arange(self.case.values[entity].size)
-
     def _losses(self, trace: Trace) -> Array:
         """How far both parts of L are from their unperturbed values, (2, K).
 
@@ -336,14 +332,24 @@ class Witness:
 
     def _differentiate(self, entity: Entity) -> tuple[Array, Array]:
         shape = self.case.values[entity].shape
-        size = int(np.prod(shape))
+        value, bound = self._extrapolated(
+            int(np.prod(shape)), lambda some, offsets: self._perturbed(entity, some, offsets)
+        )
+        return value.reshape(shape), bound.reshape(shape)
+
+    def _extrapolated(
+        self, size: int, perturbed: Callable[[Array, Array], Array]
+    ) -> tuple[Array, Array]:
+        """The slopes of L by ``size`` numbers, and bounds on their errors, from what L is where
+        some of the numbers are moved by each of some offsets: (2, numbers, offsets).
+        """
         value, bound, doubts = np.zeros(size), np.full(size, np.inf), np.full(size, np.inf)
-        open_ = self.entries(entity)
+        open_ = np.arange(size)
         for h in _STEPS_SMOOTH if self.cell.is_analytic else _STEPS_KINKED:
             if not len(open_):
                 break
             offsets = np.array([h, -h, h / 2, -h / 2, h / 4, -h / 4])
-            losses = self._perturbed(entity, open_, offsets).sum(axis=0)
+            losses = perturbed(open_, offsets).sum(axis=0)
             forward, backward = losses[:, 0::2].T, losses[:, 1::2].T
             steps = np.array([[h], [h / 2], [h / 4]])
             slopes = (forward - backward) / (2 * steps)
@@ -364,7 +370,7 @@ class Witness:
             bound[open_[better]] = new[better]
             doubts[open_] = doubt
             open_ = open_[~(doubt <= rounding)]
-        return value.reshape(shape), bound.reshape(shape)
+        return value, bound
 
 
 def lift(entity: Entity, copies: Array) -> Array:
