@@ -57,15 +57,14 @@ class NetworkPlan:
 
     @cached_property
     def checkpointed(self) -> Expr:
-        """The same with states kept every k steps: signals between chains, states, and what is kept
-        of k steps of the chain that keeps most.
+        """The same with states kept every k steps: signals between chains, states, and what each
+        chain keeps of k steps.
         """
         graph = self.network.graph
         between = {s for chain in graph.chains for s in chain.reads}
         whole = sum((self._rows(s) for s in self._own(between)), ZERO)
-        blocks = [self.of_block(chain) for chain in graph.chains]
-        most = sympy.Max(*blocks) if len(blocks) > 1 else blocks[0]
-        return whole + self.snapshot * sympy.ceiling(T / EVERY) + most
+        blocks = sum((self.of_block(chain) for chain in graph.chains), ZERO)
+        return sympy.expand(whole + blocks) + self.snapshot * sympy.ceiling(T / EVERY)
 
     @cached_property
     def snapshot(self) -> Expr:
@@ -144,14 +143,12 @@ def plan(given: Cell | Structure, *, dtype: str = "float64", **options: Any) -> 
 
 
 def _shown(e: Expr) -> str:
-    """A sum in which there may be maxima and numbers of blocks."""
+    """A sum in which there may be a number of blocks."""
     shown = []
     for term in sympy.Add.make_args(e):
         if term.has(sympy.ceiling):
             (blocks,) = term.atoms(sympy.ceiling)
             shown.append(f"{polynomial(term / blocks)}·⌈T/k⌉")
-        elif isinstance(term, sympy.Max):
-            shown.append(f"max({', '.join(map(polynomial, term.args))})")
         else:
             shown.append(polynomial(term))
     return " + ".join(shown)

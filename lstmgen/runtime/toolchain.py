@@ -91,9 +91,10 @@ def _load_numpy(cell: Cell | Structure, **options: Any) -> Any:
 
 
 def _compile_c(
-    cell: Cell, dtype: str = "float64", source: str = "", threads: int = 1, **sizes: int
+    cell: Cell | Structure, dtype: str = "float64", source: str = "", threads: int = 1, **sizes: int
 ) -> Any:
     from .native import NativeModule
+    from .network import NativeNetwork
 
     whole = isinstance(threads, int) and not isinstance(threads, bool)
     if not whole or not 0 < threads <= MOST_THREADS:
@@ -105,6 +106,8 @@ def _compile_c(
         library = build(files, extra, kernels)
     header = next(text for name, text in files.items() if name.endswith(".h"))
     try:
+        if isinstance(cell, Structure):
+            return NativeNetwork(cell, header, library, dtype, threads)
         return NativeModule(cell, header, library, dtype, sizes, threads)
     except OSError as error:
         raise ToolchainError(

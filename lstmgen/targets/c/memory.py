@@ -101,12 +101,17 @@ class Memory:
 
     def __init__(self, source: Source, forward: Direction, backward: Direction) -> None:
         self.source, self.cell, self.sizes = source, source.cell, source.sizes
-        self.upper = self.cell.name.upper()
+        self.name, self.upper = source.name, source.name.upper()
         self.tape = self._tape(source.memory.kept)
         packs = [self._packs(d) for d in (forward, backward)]
         self.forward = self._forward(forward)
-        self.backward = self._backward(backward)
-        self.regions = (self.tape, packs[0], self.forward, packs[1], self.backward)
+        sums = self._sums(backward)
+        is_apart = source.is_embedded and bool(sums)
+        self.backward = self._backward(backward, () if is_apart else sums)
+        about = "Where the parts of the sums of gradients begin."
+        self.sums = Region("sums", about, sums, has_rows=False) if is_apart else None
+        regions = [self.tape, packs[0], self.forward, packs[1], self.backward]
+        self.regions = (*regions, self.sums) if self.sums else tuple(regions)
         of_constants = not self.cell.parameters and bool(packs[0].parts)
         line = self.sizes.pad  # to begin with a whole line of the cache
         tape, packed, forward_work, backward_work, step_work = BUFFERS
@@ -148,7 +153,7 @@ class Memory:
         about = "Where the parts of the workspace of forward begin, after those of a tape."
         return Region("forward", about, self._common(direction), self.tape)
 
-    def _backward(self, direction: Direction) -> Region:
+    def _backward(self, direction: Direction, sums: Sequence[Part]) -> Region:
         source = self.source
         parts = [*self._common(direction)]
         for s in self.cell.states:
@@ -168,14 +173,16 @@ class Memory:
                 ("panels", "rows, cut into panels", direction.widths),
             ):
                 parts.append(Part(name, about, K * B, sum(widths, ZERO)))
+        about = "Where the parts of the workspace of backward begin."
+        return Region("backward", about, (*parts, *sums))
+
+    def _sums(self, direction: Direction) -> tuple[Part, ...]:
+        """The gradients of parameters, which are summed."""
         sums: dict[bool, list[Part]] = {False: [], True: []}
         for made in direction.sums:
             sums[made.is_zeroed].append(Part(made.name, made.about, Integer(1), made.count))
         start = [Part("sums", "sums that begin with zeros, from here to the end", ZERO, ZERO)]
-        parts += sums[False] + (start + sums[True] if sums[True] else [])
-        return Region(
-            "backward", "Where the parts of the workspace of backward begin.", tuple(parts)
-        )
+        return (*sums[False], *(start + sums[True] if sums[True] else []))
 
     def _common(self, direction: Direction) -> tuple[Part, ...]:
         """What both passes have: callers' rows, and rows for steps."""
@@ -197,7 +204,7 @@ class Memory:
 
     def parts(self, region: Region, *given: Expression) -> Call:
         """The call that says where the parts of a region begin, for so many rows and steps."""
-        return Call(f"{self.cell.name}_{region.name}_parts", given, "struct")
+        return Call(f"{self.name}_{region.name}_parts", given, "struct")
 
     def total(self, region: Region, *given: Expression) -> Member:
         """How many numbers it has."""
@@ -205,7 +212,7 @@ class Memory:
 
     def layout(self, region: Region) -> dict[str, Any]:
         """The struct of a region, and the function that fills it."""
-        name, lines = f"{self.cell.name}_{region.name}", self.source.printer.lines
+        name, lines = f"{self.name}_{region.name}", self.source.printer.lines
         values = [self._place(part) for part in region.parts]
         start = self.total(region.after, N, Count(B), STEPS) if region.after else NIL
         declared = self.sizes.declared(values, [B])
@@ -228,7 +235,7 @@ class Memory:
             "struct": broken(
                 "typedef struct { size_t ", members, f"; }} {name}_layout;", WIDTH
             ),
-            "head": broken(head, [f"const {self.cell.name}_sizes *n", *counted], ")", WIDTH),
+            "head": broken(head, [f"const {self.name}_sizes *n", *counted], ")", WIDTH),
             "body": [*body, "return at;"],
         }  # fmt: skip
 
@@ -245,7 +252,7 @@ class Memory:
 
     def size_of(self, buffer: Buffer) -> dict[str, Any]:
         """The function that says how many numbers a buffer holds: 0 for sizes that are wrong."""
-        name, made, n = self.cell.name, list[Statement](), N
+        name, made, n = self.name, list[Statement](), N
         sizes: Expression = N
         if buffer.ignored:
             of_all = "B" in buffer.ignored
@@ -293,8 +300,7 @@ class Memory:
         pad, first = self.sizes.pad, self.upper
         lines = [
             f"#define {first}_PADDED(n) (((n) + {pad - 1}) / {pad} * {pad})",
-            f"#define {first}_TILE(T, B) ((B) >= 48 ? 1 : 48 / (B) < (T) ? 48 / (B) : (T))",
-            f"#define {first}_CHUNK(T, B) ((B) >= 256 ? 1 : 256 / (B) < (T) ? 256 / (B) : (T))",
+            *self.tiles(),
             *self._rooms(),
         ]
         for buffer in self.buffers:
@@ -309,6 +315,14 @@ class Memory:
             head = f"{self.upper}_{buffer.name.upper()}_SIZE({listed})"
             lines += self._macro(head, count or Integer(1), known)
         return lines
+
+    def tiles(self) -> list[str]:
+        """The steps that a pass works on at a time, as constant expressions."""
+        return [
+            f"#define {self.upper}_{what}(T, B) "
+            f"((B) >= {rows} ? 1 : {rows} / (B) < (T) ? {rows} / (B) : (T))"
+            for what, rows in (("TILE", 48), ("CHUNK", 256))
+        ]
 
     def _macro(self, head: str, count: Expr, known: Mapping[Expr, str]) -> list[str]:
         terms = [f"(size_t){_product(m, known)}" for m in monomials(count.subs(self._fixed()))]

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import sympy
 from sympy import Expr, Integer, pycode
 
 from ...errors import GenerateError
@@ -59,6 +58,21 @@ def files(network: Structure, *, source: str = "") -> dict[str, str]:
     return {f"{network.name}.py": text, **cells}
 
 
+def interface(network: Structure) -> dict[str, str]:
+    """The same module beside cells that compute nothing: for its tables, ``init``, and checks."""
+    template = environment("numpy").get_template("network.py.j2")
+    text = template.render(
+        **_tables(network),
+        **_functions(network.graph),
+        trains=False,
+        kept=_kept(network),
+        header=[network.name],
+        rule="-" * 24,
+    )
+    cells = {f"{target.stem(c)}.py": target.interface(c) for c in network.cells}
+    return {f"{network.name}.py": text, **cells}
+
+
 def _tables(network: Structure) -> dict[str, Any]:
     """What the tables of the module hold."""
     graph = network.graph
@@ -107,8 +121,8 @@ def _kept(network: Structure) -> list[str]:
     graph = network.graph
     between = {s for chain in graph.chains for s in chain.reads if not s.of_rows} - {graph.input}
     whole = sum((s.size for s in between), Integer(0))
-    blocks = [made.of_block(chain).coeff(B).coeff(EVERY) for chain in graph.chains]
-    return [pycode(e) for e in (whole, made.snapshot / B, sympy.Max(*blocks))]
+    step = sum((made.of_block(c).coeff(B).coeff(EVERY) for c in graph.chains), Integer(0))
+    return [pycode(e) for e in (whole, made.snapshot / B, step)]
 
 
 def _training(network: Structure) -> dict[str, Any]:
