@@ -211,7 +211,8 @@ def test_layers_of_made_up_cells_agree_with_pytorch(cell: Cell, drawn: dict, rev
     if "H" in sizes:
         sizes["units"] = sizes.pop("H")
     sizes |= {c.name: 0.6 for c in cell.constants}
-    structure = Structure([Layer(cell, **sizes, go_backwards=reverse), Readout(2)])
+    fixed = int(told[0]) if told[0].is_Integer else None
+    structure = Structure([Layer(cell, **sizes, go_backwards=reverse), Readout(2)], inputs=fixed)
     module = compile(structure)
     assert_equals_torch(structure, module, Call(structure, module, **drawn))
 

@@ -188,7 +188,8 @@ def _sizes(cell: Cell, given: Mapping[str, int], inputs: Sequence[Signal]) -> di
         if isinstance(wanted, Size) and wanted not in known:
             known[wanted] = signal.size
         elif wanted != signal.size:
-            raise LstmgenError(f"{cell.name} reads {wanted} units, but {signal.size} come in")
+            hint = f"\n  hint: Network(layers, inputs={wanted})" if signal == INPUT else ""
+            raise LstmgenError(f"{cell.name} reads {wanted} units, but {signal.size} come in{hint}")
     missing = [n for n in cell.sizes if n not in known]
     if missing:
         raise LstmgenError(

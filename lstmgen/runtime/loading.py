@@ -1,4 +1,4 @@
-"""From names, files and text to Python objects: cells, and generated modules."""
+"""From names, files and text to Python objects: cells, networks, and generated modules."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from pathlib import Path
 from types import ModuleType
 
 from .. import cells
-from ..errors import CellError, LstmgenError, did_you_mean
+from ..errors import LstmgenError, did_you_mean
 from ..language.cell import Cell
 from ..language.misuse import advice
+from ..network.structure import Structure
 
 
 def load_cell(path: str | Path) -> Cell:
@@ -29,13 +30,30 @@ def load_cell(path: str | Path) -> Cell:
     LstmgenError
         If there is no such file, it fails, or it defines no ``cell``.
     """
-    path = Path(path)
-    if not path.is_file():
-        hint = ""
-        if str(path) in cells.names():
-            hint = f"\n  hint: lstmgen.cells.get({path.name!r}) is the reference cell of that name"
-        raise LstmgenError(f"{path}: there is no such file{hint}")
-    module = _run(path)
+    return _cell(_run(Path(path)), path)
+
+
+def load_model(path: str | Path) -> Cell | Structure:
+    """The ``network`` that a Python file defines, or the ``cell``; of both the network.
+
+    Raises
+    ------
+    LstmgenError
+        As ``load_cell``.
+    """
+    module = _run(Path(path))
+    found = getattr(module, "network", None)
+    if isinstance(found, Structure):
+        return found
+    networks = [name for name, value in vars(module).items() if isinstance(value, Structure)]
+    if networks and not isinstance(getattr(module, "cell", None), Cell):
+        raise LstmgenError(
+            f"{path}: it defines no network\n  hint: it defines {networks[0]}: rename that to network"
+        )
+    return _cell(module, path)
+
+
+def _cell(module: ModuleType, path: str | Path) -> Cell:
     found = getattr(module, "cell", None)
     if isinstance(found, Cell):
         return found
@@ -43,13 +61,26 @@ def load_cell(path: str | Path) -> Cell:
     hint = (
         f"it defines {others[0]}: rename that to cell" if others else "end it with cell = Cell(…)"
     )
+    if isinstance(getattr(module, "network", None), Structure):
+        hint = "it defines a network, and cells are asked for here"
     raise LstmgenError(f"{path}: it defines no cell\n  hint: {hint}")
 
 
 def find_cell(name: str) -> Cell:
     """The reference cell called ``name``, or the one in the file of that name."""
-    if name.endswith(".py") or "/" in name or "\\" in name:
-        return load_cell(name)
+    return load_cell(name) if _is_file(name) else _reference(name)
+
+
+def find_model(name: str) -> Cell | Structure:
+    """The reference cell called ``name``, or the cell or network in the file of that name."""
+    return load_model(name) if _is_file(name) else _reference(name)
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith(".py") or "/" in name or "\\" in name
+
+
+def _reference(name: str) -> Cell:
     if name in cells.names():
         return cells.get(name)
     near = did_you_mean(name, cells.names())
@@ -59,6 +90,11 @@ def find_cell(name: str) -> Cell:
 
 
 def _run(path: Path) -> ModuleType:
+    if not path.is_file():
+        hint = ""
+        if str(path) in cells.names():
+            hint = f"\n  hint: lstmgen.cells.get({path.name!r}) is the reference cell of that name"
+        raise LstmgenError(f"{path}: there is no such file{hint}")
     spec = importlib.util.spec_from_file_location(f"_lstmgen_cell_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise LstmgenError(f"{path}: it is not a Python file; a cell's file ends in .py")
@@ -66,7 +102,7 @@ def _run(path: Path) -> ModuleType:
     sys.modules[spec.name] = module  # so that dataclasses and the like find their module
     try:
         spec.loader.exec_module(module)
-    except CellError as error:
+    except LstmgenError as error:
         raise LstmgenError(f"{path}: {error}") from error
     except SystemExit as error:
         raise LstmgenError(

@@ -238,7 +238,8 @@ class NetworkMemory:
 
     def _widest(self) -> str:
         """The most units that a signal has which is added to another."""
-        signals: Sequence[Signal] = [s for node in self.graph.nodes for s in node.inputs]
+        numeric = [node for node in self.graph.nodes if not isinstance(node, Embed)]
+        signals: Sequence[Signal] = [s for node in numeric for s in node.inputs]
         numbers = [int(s.size) for s in signals if s.size.is_Integer]
         most = str(max(numbers, default=1))
         if any(not s.size.is_Integer for s in signals):
