@@ -79,7 +79,8 @@ class Network(Structure):
 
     def pack(self, params: Arrays) -> Any:
         """``params`` arranged once, for many calls of ``step``, or of ``predict``: a snapshot."""
-        return self._of(params).pack(params)
+        module = self._of(params)
+        return module.pack(params) if hasattr(module, "pack") else dict(params)
 
     def forward(self, params: Arrays, x: Any, state: Arrays | None = None, **options: Any) -> Any:
         """Run over a batch of sequences: (y, final state, tape).
