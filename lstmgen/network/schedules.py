@@ -16,10 +16,14 @@ from .optimizers import UPDATE
 @dataclass(frozen=True)
 class Schedule:
     """A learning rate as an expression of ``UPDATE``, which says how many updates there were, this
-    one included.
+    one included. ``about`` says it in words.
     """
 
     rate: Expr
+    about: str = ""
+
+    def __str__(self) -> str:
+        return self.about or str(self.rate)
 
     def at(self, update: int) -> float:
         """The rate of an update."""
@@ -28,7 +32,7 @@ class Schedule:
 
 def constant(rate: float) -> Schedule:
     """The same at all times."""
-    return Schedule(_positive("rate", rate))
+    return Schedule(_positive("rate", rate), f"{rate:g}")
 
 
 def cosine(rate: float, updates: int, *, warmup: int = 0, end: float = 0.0) -> Schedule:
@@ -37,28 +41,32 @@ def cosine(rate: float, updates: int, *, warmup: int = 0, end: float = 0.0) -> S
     Before, it rises evenly over ``warmup`` updates.
     """
     peak, last = _positive("rate", rate), Float(end)
-    done = (UPDATE - 1 - warmup) / _after(updates, warmup)
-    falling = last + (peak - last) * (1 + cos(pi * done)) / 2
-    return Schedule(_warm(peak, warmup, falling, updates, last))
+    angle = pi * (UPDATE - 1 - warmup) / _after(updates, warmup)
+    falling = last + (peak - last) * (1 + cos(angle)) / 2
+    about = f"{rate:g} to {end:g} along a cosine in {updates} updates{_rising(warmup)}"
+    return Schedule(_warm(peak, warmup, falling, updates, last), about)
 
 
 def linear(rate: float, updates: int, *, warmup: int = 0, end: float = 0.0) -> Schedule:
     """From ``rate`` evenly to ``end`` after ``updates``; before, up over ``warmup`` updates."""
     peak, last = _positive("rate", rate), Float(end)
     done = (UPDATE - 1 - warmup) / _after(updates, warmup)
-    return Schedule(_warm(peak, warmup, peak + (last - peak) * done, updates, last))
+    about = f"{rate:g} evenly to {end:g} in {updates} updates{_rising(warmup)}"
+    return Schedule(_warm(peak, warmup, peak + (last - peak) * done, updates, last), about)
 
 
 def exponential(rate: float, decay: float, every: int = 1) -> Schedule:
     """``rate`` times ``decay`` once every so many updates, in between by a power of it."""
     factor = _positive("decay", decay)
-    return Schedule(_positive("rate", rate) * factor ** ((UPDATE - 1) / _whole("every", every)))
+    rates = _positive("rate", rate) * factor ** ((UPDATE - 1) / _whole("every", every))
+    return Schedule(rates, f"{rate:g} times {decay:g} {_once(every)}, in between by a power of it")
 
 
 def steps(rate: float, decay: float, every: int) -> Schedule:
     """``rate`` times ``decay`` once every so many updates, and constant in between."""
     times = sympy.floor((UPDATE - 1) / _whole("every", every))
-    return Schedule(_positive("rate", rate) * _positive("decay", decay) ** times)
+    rates = _positive("rate", rate) * _positive("decay", decay) ** times
+    return Schedule(rates, f"{rate:g} times {decay:g} {_once(every)}")
 
 
 def find_schedule(given: object) -> Schedule:
@@ -83,6 +91,14 @@ def _warm(peak: Expr, warmup: int, falling: Expr, updates: int, last: Expr) -> E
     if not warmup:
         return done
     return Piecewise((peak * UPDATE / warmup, sympy.Le(UPDATE, warmup)), (done, True))
+
+
+def _rising(warmup: int) -> str:
+    return f", of which it rises over the first {warmup}" if warmup else ""
+
+
+def _once(every: int) -> str:
+    return f"every {every} updates" if every > 1 else "each update"
 
 
 def _after(updates: int, warmup: int) -> Expr:

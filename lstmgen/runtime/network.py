@@ -98,7 +98,7 @@ class NativeNetwork:
         checkpoint_every: int | str | None = None, snapshots: int | None = None,
         memory: float | None = None,
     ) -> tuple[Array, dict[str, Array], NetworkTape | None]:  # fmt: skip
-        """Run the network over a batch of sequences: (y, final state, tape); see the NumPy module."""
+        """Run over a batch of sequences: (y, final state, tape); see the NumPy module."""
         f, n = self._interface, self.CELL
         struct, D, _ = self._bound(params)
         call = self._call(x, D, lengths, resets, seed, checkpoint_every, snapshots, memory)
@@ -163,7 +163,8 @@ class NativeNetwork:
         """
         if self._reversed:
             raise ValueError(
-                f"{self._reversed[0]} runs from the last step to the first: it needs whole sequences"
+                f"{self._reversed[0]} runs from the last step to the first: it needs whole "
+                "sequences"
             )
         y, final, _ = self.forward(params, np.asarray(x_t)[np.newaxis], state, tape=False)
         return final | {self.OUTPUT: y if self._of_rows else y[0]}
@@ -320,7 +321,8 @@ class NativeNetwork:
     def _bound(self, params: Mapping[str, Any]) -> tuple[Any, int | None, list[Any]]:
         """The struct of pointers to parameters, the size D that they tell, and the arrays."""
         if isinstance(params, PackedNetwork) and params.module is self:
-            return params.bound
+            bound: tuple[Any, int | None, list[Any]] = params.bound
+            return bound
         f = self._interface
         if not hasattr(params, "keys"):
             raise TypeError(f"params is a dict from name to array, not a {type(params).__name__}")

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from ..network.structure import Structure
 
 NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg))
+_WITH_NETWORKS = tuple(
+    name
+    for name in NAMES
+    if any(m.name == "network" for m in pkgutil.iter_modules([f"{__path__[0]}/{name}"]))
+)
 
 
 def generate(cell: Cell | Structure, target: str, **options: Any) -> dict[str, str]:
@@ -48,7 +53,7 @@ def generate(cell: Cell | Structure, target: str, **options: Any) -> dict[str, s
             f'there is no target "{target}"\n'
             f"  hint: {did_you_mean(target, NAMES)} the targets are {', '.join(NAMES)}"
         )
-    module = _of_networks(target) if is_network(cell) else _module(target)
+    module = _module_for(cell, target)
     files: dict[str, str] = module.files(cell, **_checked(cell, target, module, options))
     return {name: seal(text) for name, text in files.items()}
 
@@ -68,22 +73,28 @@ def _module(target: str) -> Any:
     return importlib.import_module(f".{target}.target", __name__)
 
 
-def _of_networks(target: str) -> Any:
-    """The module of a target that generates networks.
+def _of_kind(cell: Cell | Structure) -> tuple[str, ...]:
+    """The targets that can generate it."""
+    return _WITH_NETWORKS if is_network(cell) else NAMES
+
+
+def _module_for(cell: Cell | Structure, target: str) -> Any:
+    """The module of a target that generates what was given: cells, or networks.
 
     Raises
     ------
     GenerateError
         If the target has none.
     """
-    try:
-        return importlib.import_module(f".{target}.network", __name__)
-    except ModuleNotFoundError as error:
-        if error.name != f"{__name__}.{target}.network":
-            raise
+    if not is_network(cell):
+        return _module(target)
+    if target not in _WITH_NETWORKS:
+        names = ", ".join(c.name for c in cell.cells)  # type: ignore[union-attr]
         raise GenerateError(
-            f"the target {target} has no networks\n  hint: give it the cells of the layers"
-        ) from error
+            f"the target {target} has no networks\n  hint: give it the cells of the network, one "
+            f"after the other: {names}"
+        )
+    return importlib.import_module(f".{target}.network", __name__)
 
 
 def _checked(cell: Any, target: str, module: Any, options: dict[str, Any]) -> dict[str, Any]:
@@ -98,15 +109,19 @@ def _checked(cell: Any, target: str, module: Any, options: dict[str, Any]) -> di
     if unknown:
         takes = f"it takes {', '.join(sorted(known - {'source'})) or 'none'}"
         hint = f"{did_you_mean(unknown[0], known)} {takes}".strip()
-        for other in NAMES:
-            there = _module(other)
+        for other in _of_kind(cell):
+            there = _module_for(cell, other)
             if unknown[0] in _known(cell, there) | getattr(there, "OF_COMPILE", set()):
                 hint = f'the target "{other}" has it'
-        raise GenerateError(f"the target {target} has no option {unknown[0]!r}\n  hint: {hint}")
+        what = " for networks" if is_network(cell) else ""
+        raise GenerateError(
+            f"the target {target} has no option {unknown[0]!r}{what}\n  hint: {hint}"
+        )
     return options
 
 
 def _known(cell: Any, module: Any) -> set[str]:
     """The options of a target."""
-    sizes = {str(n) for n in cell.sizes} if getattr(module, "TAKES_SIZES", False) else set()
+    takes = getattr(module, "TAKES_SIZES", False) and not is_network(cell)
+    sizes = {str(n) for n in cell.sizes} if takes else set()
     return {*module.OPTIONS, "source"} | sizes

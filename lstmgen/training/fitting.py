@@ -1,114 +1,61 @@
-"""Training: batches and windows, early stopping, progress, and runs that can be resumed."""
+"""Training: updates by batches and windows, early stopping, and runs that can be resumed."""
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
 import numpy as np
 
 from ..errors import LstmgenError
+from .data import Data
+from .progress import Progress
 from .state import Training, load
 
 if TYPE_CHECKING:
     from .network import Network
 
+Augment = Callable[[np.random.Generator, Any, Any], tuple[Any, Any]]
+
 
 class Fit:
-    """One call of ``Network.fit``.
-
-    Parameters
-    ----------
-    network : Network
-    x : array (T, N, D), or of symbols (T, N)
-        N sequences of T steps, time first.
-    target : array
-        For each step and sequence, (T, N, …), or for each sequence, (N, …), as y is.
-    epochs : int
-        How often all sequences are learned from.
-    batch : int
-        How many sequences there are to an update.
-    window : int or (int, int), optional
-        Truncated BPTT: an update after every k₁ steps, through which gradients flow back, with the
-        state carried on; (k₁, k₂) lets them flow back through the k₂ steps before, a multiple of
-        k₁, while the loss is that of the last k₁ (Williams & Peng 1990).
-    lengths : array (N,), optional
-        Of sequences that are shorter than T.
-    weights : array, optional
-        How much each step counts, (T, N), or each sequence, (N,).
-    validation : tuple or float, optional
-        (x, target) or (x, target, lengths) that are not learned from; or the part of the sequences
-        that is kept back.
-    patience : int, optional
-        Stop when the loss, that of validation if there is one, has not been lower for so many
-        epochs.
-    params : dict, optional
-        Parameters to start from; they are copied.
-    seed : int
-        Of first parameters, of the order of sequences, and of dropout.
-    shuffle : bool
-        Whether sequences come in another order in every epoch.
-    checkpoint_every, snapshots, memory : optional
-        As ``forward`` has them: less memory, for more work.
-    save : path, optional
-        After every epoch, everything is saved there. If the file is there at the beginning,
-        training goes on from it, and comes to the same bits as if it had not been interrupted.
-    progress : bool, optional
-        Whether to draw a bar; by default on a terminal.
-    dtype : optional
-        float32 or float64.
-
-    Raises
-    ------
-    LstmgenError
-        If what is given does not fit together. The message says what to do.
-    """
+    """One call of ``Network.fit``, which says what the arguments are."""
 
     def __init__(
-        self, network: Network, x: Any, target: Any, *, epochs: int = 10, batch: int = 32,
-        window: int | tuple[int, int] | None = None, lengths: Any = None, weights: Any = None,
-        validation: Any = None, patience: int | None = None, params: Any = None, seed: int = 0,
-        shuffle: bool = True, checkpoint_every: int | str | None = None,
-        snapshots: int | None = None,
-        memory: float | None = None, save: str | Path | None = None, progress: bool | None = None,
-        dtype: Any = np.float32,
+        self, network: Network, x: Any, target: Any, *, epochs: int, batch: int,
+        window: int | tuple[int, int] | None, lengths: Any, weights: Any, validation: Any,
+        patience: int | None, params: Mapping[str, Any] | None, seed: int, shuffle: bool,
+        augment: Augment | None, save: str | Path | None, progress: bool | None, dtype: Any,
+        memory: Mapping[str, Any],
     ) -> None:  # fmt: skip
-        self._network = network
-        self._module = network.module(dtype)
-        self._per_step = not network.graph.output.of_rows
-        self._data = _Data(x, target, lengths, weights, self._per_step)
+        self._network, self._module = network, network.module(dtype)
+        data = Data(network, x, target, lengths, weights)
         self._epochs, self._batch = _whole("epochs", epochs), _whole("batch", batch)
-        self._window = _windows(window, self._per_step)
+        self._window = _windows(window, data.per_step)
         self._patience = None if patience is None else _whole("patience", patience)
-        self._seed, self._shuffle = seed, shuffle
-        self._options = {
-            "checkpoint_every": checkpoint_every, "snapshots": snapshots, "memory": memory,
-        }  # fmt: skip
-        self._save = None if save is None else Path(save)
-        self._progress = sys.stderr.isatty() and not _plain() if progress is None else progress
-        self._data, self._held = self._data.parted(validation, seed)
+        self._seed, self._shuffle, self._augment = seed, shuffle, augment
+        self._memory, self._save = memory, None if save is None else Path(save)
+        self._data, self._held = data.parted(validation, seed)
         self._training = self._begun(params, dtype)
+        done = len(self._training.history)
+        self._progress = Progress(self._epochs, done, self._updates_in_epoch(), progress)
 
     def run(self) -> Training:
         """All epochs that are left."""
         training = self._training
-        done = len(training.history)
-        with _bar(self._epochs - done, self._progress) as advance:
-            for epoch in range(done, self._epochs):
+        history = training.history
+        with self._progress:
+            for epoch in range(len(history), self._epochs):
                 if training.stopped:
                     break
                 self._epoch(epoch)
                 if self._save is not None:
                     training.save(self._save)
-                history = training.history
                 text = f"loss {history.loss[-1]:.4g}"
-                text += f", validation {history.validation[-1]:.4g}" if history.validation else ""
-                advance(text)
+                text += f"  validation {history.validation[-1]:.4g}" if history.validation else ""
+                self._progress.epoch(epoch + 1, text)
         return training
 
     def _begun(self, params: Any, dtype: Any) -> Training:
@@ -121,21 +68,35 @@ class Fit:
         latest = _copied(params)
         return Training(self._network, latest, latest, self._module.start(latest))
 
+    def _updates_in_epoch(self) -> int:
+        """At most: sequences may end early."""
+        steps, count = self._data.steps, self._data.count
+        windows = 1 if self._window is None else ceil(steps / self._window[0])
+        return windows * ceil(count / self._batch)
+
     def _epoch(self, epoch: int) -> None:
         """One epoch, and what is measured after it."""
         training, data = self._training, self._data
+        # all that is random follows from the number of the epoch, so that a run can be resumed
         rng = np.random.default_rng((self._seed, epoch))
-        order = rng.permutation(data.count) if self._shuffle else np.arange(data.count)
+        order = rng.permutation(data.count) if self._shuffle else None
         total = rows = 0.0
-        for start in range(0, data.count, self._batch):
-            part = data.of(order[start : start + self._batch])
+        for part in data.batches(self._batch, order):
+            part = part if self._augment is None else part.changed(self._augment, rng)
             for value, count in self._updates(part):
                 total, rows = total + value * count, rows + count
+                self._progress.update()
+        if not rows:
+            raise LstmgenError("there is nothing to learn from: no row counts")
         history = training.history
-        history.loss.append(total / max(rows, 1))
+        history.loss.append(total / rows)
         history.rate.append(float(self._module.rate(training.moments["updates"] - 1)))
         if self._held is not None:
-            history.validation.append(self._validated())
+            history.validation.append(self._validated(self._held))
+        training.best_epoch = epoch + 1
+        if self._held is None and self._patience is None:
+            training.params = training.latest
+            return
         judged = history.validation if self._held is not None else history.loss
         best = int(np.nanargmin(judged)) if not np.all(np.isnan(judged)) else epoch
         if best == epoch:
@@ -148,15 +109,10 @@ class Fit:
                 f"stopped after epoch {epoch + 1}: the {what} was lowest after epoch {best + 1}"
             )
 
-    def _updates(self, part: _Data) -> Iterator[tuple[float, float]]:
-        """The updates of a batch: the loss of each, and how many steps it was of."""
-        training, module = self._training, self._module
+    def _updates(self, part: Data) -> Iterator[tuple[float, float]]:
+        """The updates of a batch: the loss of each, and how many rows it was of."""
         if self._window is None:
-            seed = training.moments["updates"]
-            value, _ = module.train(
-                training.latest, training.moments, part.x, part.target, lengths=part.lengths,
-                weights=part.weights, seed=self._noise(seed), **self._options,
-            )  # fmt: skip
+            value, _ = self._update(part, None)
             yield value, part.size
             return
         short, long = self._window
@@ -164,113 +120,42 @@ class Fit:
         for start in range(0, part.steps, short):
             first = max(0, start + short - long)
             piece = part.window(first, start + short, start)
-            if piece is None:  # all sequences have ended
+            if piece is None:
                 return
-            seed = training.moments["updates"]
-            value, state = module.train(
-                training.latest, training.moments, piece.x, piece.target, states[first],
-                lengths=piece.lengths, weights=piece.weights, seed=self._noise(seed),
-                **self._options,
-            )  # fmt: skip
+            value, state = self._update(piece, states[first])
             states[start + short] = state
             states = {k: v for k, v in states.items() if k >= start + 2 * short - long or k == 0}
             yield value, piece.size
 
-    def _noise(self, update: int) -> int:
-        """The seed of an update's dropout."""
-        return int(np.random.default_rng((self._seed, 1, update)).integers(0, 2**63))
+    def _update(self, part: Data, state: Any) -> tuple[float, Any]:
+        """One update, and the state after it. If no row counts, the sequences are only read."""
+        training, module = self._training, self._module
+        params, moments = training.latest, training.moments
+        random = np.random.default_rng((self._seed, 1, moments["updates"]))
+        seed = int(random.integers(0, 2**63))  # of dropout
+        if not part.size:
+            _, state, _ = module.forward(
+                params, part.x, state, lengths=part.lengths, seed=seed, tape=False
+            )
+            return 0.0, state
+        value, state = module.train(
+            params, moments, part.x, part.target, state, lengths=part.lengths,
+            weights=part.weights, seed=seed, **self._memory,
+        )  # fmt: skip
+        return value, state
 
-    def _validated(self) -> float:
+    def _validated(self, held: Data) -> float:
         """The loss of what is held back, in batches."""
-        assert self._held is not None
         total = rows = 0.0
-        for start in range(0, self._held.count, self._batch):
-            part = self._held.of(np.arange(start, min(start + self._batch, self._held.count)))
+        for part in held.batches(self._batch):
+            if not part.size:
+                continue
             y, _, _ = self._module.forward(
                 self._training.latest, part.x, lengths=part.lengths, tape=False
             )
             value, _ = self._module.loss(y, part.target, lengths=part.lengths, weights=part.weights)
             total, rows = total + value * part.size, rows + part.size
-        return total / max(rows, 1)
-
-
-class _Data:
-    """Sequences, and what is wanted of them."""
-
-    def __init__(self, x: Any, target: Any, lengths: Any, weights: Any, per_step: bool) -> None:
-        self.x, self.target, self._per_step = np.asarray(x), np.asarray(target), per_step
-        self.lengths = None if lengths is None else np.asarray(lengths)
-        self.weights = None if weights is None else np.asarray(weights)
-        if self.x.ndim < 2:
-            raise LstmgenError(f"x is (T, N, …), time first, not of shape {self.x.shape}")
-        self.steps, self.count = self.x.shape[:2]
-        lead = (self.steps, self.count) if per_step else (self.count,)
-        what = f"one for each {'step and sequence' if per_step else 'sequence'}, {lead}"
-        if self.target.shape[: len(lead)] != lead:
-            raise LstmgenError(
-                f"target has shape {self.target.shape}, but x has {self.steps} steps of "
-                f"{self.count} sequences\n  hint: it is {what}, then what is wanted of it"
-            )
-        if self.weights is not None and self.weights.shape != lead:
-            raise LstmgenError(f"weights have shape {self.weights.shape}\n  hint: {what}")
-        if self.lengths is not None and self.lengths.shape != (self.count,):
-            raise LstmgenError(
-                f"lengths have shape {self.lengths.shape}; there are {self.count} sequences"
-            )
-        if not self.count or not self.steps:
-            raise LstmgenError("there is nothing to learn from: x has no sequences, or no steps")
-
-    @property
-    def size(self) -> float:
-        """How many rows the mean loss is of."""
-        if self.weights is not None:
-            return float(self.weights.sum())
-        if not self._per_step:
-            return float(self.count)
-        return float(self.steps * self.count if self.lengths is None else self.lengths.sum())
-
-    def of(self, rows: Any) -> _Data:
-        """Some of the sequences."""
-        along = (slice(None), rows) if self._per_step else (rows,)
-        return _Data(
-            np.ascontiguousarray(self.x[:, rows]), np.ascontiguousarray(self.target[along]),
-            None if self.lengths is None else self.lengths[rows],
-            None if self.weights is None else self.weights[along], self._per_step,
-        )  # fmt: skip
-
-    def window(self, first: int, stop: int, start: int) -> _Data | None:
-        """Steps from ``first`` to ``stop``, of which those from ``start`` on count."""
-        stop = min(stop, self.steps)
-        lengths = None if self.lengths is None else np.clip(self.lengths - first, 0, stop - first)
-        weights = None if self.weights is None else self.weights[first:stop]
-        if start > first:
-            counting = np.arange(first, stop)[:, np.newaxis] >= start
-            weights = counting * (
-                np.ones((stop - first, self.count)) if weights is None else weights
-            )
-        if lengths is not None and not (lengths > start - first).any():
-            return None
-        return _Data(self.x[first:stop], self.target[first:stop], lengths, weights, True)
-
-    def parted(self, validation: Any, seed: int) -> tuple[_Data, _Data | None]:
-        """What is learned from, and what is held back."""
-        if validation is None:
-            return self, None
-        if isinstance(validation, (tuple, list)):
-            if not 2 <= len(validation) <= 3:
-                raise LstmgenError("validation is (x, target) or (x, target, lengths)")
-            x, target, *lengths = validation
-            return self, _Data(x, target, lengths[0] if lengths else None, None, self._per_step)
-        if not isinstance(validation, float) or not 0 < validation < 1:
-            raise LstmgenError(
-                f"validation is (x, target), or a part of the sequences such as 0.2, not "
-                f"{validation!r}"
-            )
-        kept = round(self.count * validation)
-        if not 0 < kept < self.count:
-            raise LstmgenError(f"{validation} of {self.count} sequences is {kept} of them")
-        order = np.random.default_rng((seed, 2)).permutation(self.count)
-        return self.of(np.sort(order[kept:])), self.of(np.sort(order[:kept]))
+        return total / rows if rows else float("nan")
 
 
 def _copied(params: Any) -> dict[str, Any]:
@@ -293,33 +178,9 @@ def _windows(window: Any, per_step: bool) -> tuple[int, int] | None:
             "a network that puts out one row a sequence learns from whole sequences\n"
             "  hint: leave out window=, or the last=True of its layer"
         )
-    short, long = (
-        window if isinstance(window, (tuple, list)) and len(window) == 2 else (window,) * 2
-    )
+    pair = isinstance(window, (tuple, list)) and len(window) == 2
+    short, long = window if pair else (window, window)
     short, long = _whole("window", short), _whole("window", long)
     if long % short:
         raise LstmgenError(f"of window=(k₁, k₂), k₂ is a multiple of k₁, not {long} of {short}")
     return short, long
-
-
-def _plain() -> bool:
-    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
-
-
-@contextmanager
-def _bar(epochs: int, shown: bool) -> Iterator[Any]:
-    """A bar that moves on with each epoch and says how it went; nothing if it is not shown."""
-    if not shown or epochs < 1:
-        yield lambda text: None
-        return
-    said = [""]
-    bar: Any = click.progressbar(
-        length=epochs, label="training", item_show_func=lambda _: said[0], file=sys.stderr
-    )
-
-    def advance(text: str) -> None:
-        said[0] = text
-        bar.update(1)
-
-    with bar:
-        yield advance

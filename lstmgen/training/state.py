@@ -73,8 +73,9 @@ class History:
 class Training:
     """What a training run has come to.
 
-    ``params`` are those to use: of the epoch with the lowest validation loss, if there was one.
-    ``latest`` and ``moments`` are what training goes on with.
+    ``params`` are those to use: of the epoch with the lowest validation loss if there was one, with
+    ``patience`` that of the lowest loss, else of the last epoch. ``latest`` and ``moments`` are
+    what training goes on with.
     """
 
     network: Structure

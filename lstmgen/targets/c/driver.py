@@ -344,9 +344,8 @@ class Driver:
         out, units = graph.output, size(graph.output.size)
         made = []
         if self.memory.is_x_numbers:
-            made.append(
-                f"r->x = order_gather_{f}(&r->steps, 0, {size(graph.input.size)}, call->b->x, r->m.x);"
-            )
+            width = size(graph.input.size)
+            made.append(f"r->x = order_gather_{f}(&r->steps, 0, {width}, call->b->x, r->m.x);")
         if out.of_rows:
             made.append(f"r->m.{out.name} = call->y;")
         else:
@@ -489,14 +488,15 @@ class Driver:
                     f"order_begin_back_{f}(&r->steps, {reverse}, {width}, "
                     f"r->m.d{run.name}_{name}, {self._given('dinitial', run, name)});"
                 )
-        for s in self.memory.turned(chain):
-            to = "r->dx" if s == graph.input else f"r->m.d{s.name}"
-            turn = "order_turn_add" if s in known else "order_turn"
+        for signal in self.memory.turned(chain):
+            is_x, units = signal == graph.input, size(signal.size)
+            to = "r->dx" if is_x else f"r->m.d{signal.name}"
+            turn = "order_turn_add" if signal in known else "order_turn"
             line = (
-                f"{turn}_{f}(&r->steps, {size(s.size)}, r->m.d{s.name}_turned_{k}, "
-                f"{size(s.size)}, {to}, {size(s.size)});"
+                f"{turn}_{f}(&r->steps, {units}, r->m.d{signal.name}_turned_{k}, {units}, {to}, "
+                f"{units});"
             )
-            made += ["if (r->dx != NULL) {", f"    {line}", "}"] if s == graph.input else [line]
+            made += ["if (r->dx != NULL) {", f"    {line}", "}"] if is_x else [line]
         known |= set(chain.reads)
         return made
 

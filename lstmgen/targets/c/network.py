@@ -16,6 +16,7 @@ from sympy import Expr
 from ...errors import GenerateError
 from ...language.initial import Initial
 from ...language.matrices import Matrix
+from ...language.sizes import Size
 from ...network.description import lines
 from ...network.graph import Embed, Run
 from ...network.optimizers import UPDATE
@@ -26,7 +27,7 @@ from ..rendering import environment
 from . import runtime
 from .driver import Driver
 from .embedded import Embedded
-from .lines import WIDTH, broken, top_comment
+from .lines import WIDTH, broken, fitted, top_comment
 from .network_memory import NetworkMemory, Piece, size, times
 from .target import tidy
 
@@ -53,8 +54,8 @@ def files(network: Structure, *, dtype: str = "float64", source: str = "") -> di
     made = _Parts(network, dtype, source)
     templates = environment("c")
     return {
-        f"{network.name}.h": templates.get_template("network.h.j2").render(made.header()),
-        f"{network.name}.c": templates.get_template("network.c.j2").render(made.source()),
+        f"{network.name}.h": fitted(templates.get_template("network.h.j2").render(made.header())),
+        f"{network.name}.c": fitted(templates.get_template("network.c.j2").render(made.source())),
         runtime.FILE: runtime.text(),
         runtime.NETWORK: runtime.text(runtime.NETWORK),
     }
@@ -120,6 +121,11 @@ class _Parts:
             "target_type": "int32_t" if classes else f"{self.name}_real",
         }
 
+    def _open_sizes(self) -> list[Size]:
+        """The size of x, if callers say what it is."""
+        free = self.graph.input.size.free_symbols
+        return [] if self.network.symbols else sorted(free, key=str)
+
     def _generation(self) -> str:
         network, loader = self.network, environment("c").loader
         assert loader is not None
@@ -137,10 +143,7 @@ class _Parts:
         symbols = self.network.symbols
         return shared | {
             "types": types,
-            "open_sizes": [
-                f"size_t {n.name}; /* units of x */"
-                for n in sorted(self.graph.input.size.free_symbols, key=str)
-            ],
+            "open_sizes": [f"size_t {n.name}; /* units of x */" for n in self._open_sizes()],
             "members": self._members(),
             "x_type": "int32_t" if symbols else f"{self.name}_real",
             "x_about": "(T, B): symbols" if symbols else f"(T, B, {self.graph.input.size})",
@@ -185,9 +188,7 @@ class _Parts:
 
     def _usage(self) -> list[str]:
         n = self.name
-        sizes = ".T = 100, .B = 1" + "".join(
-            f", .{s.name} = 8" for s in self.graph.input.size.free_symbols
-        )
+        sizes = ".T = 100, .B = 1" + "".join(f", .{s.name} = 8" for s in self._open_sizes())
         return [
             f"     {n}_sizes n = {{{sizes}}};",
             f"     {n}_real *params = malloc({n}_params_size(&n) * sizeof *params);",
@@ -266,7 +267,7 @@ class _Parts:
             "summing": driver.summing(),
             "given": driver.given_bits(),
             "check": self._check(),
-            "label_size": size(self.graph.input.size),
+            "label_size": size(self.graph.input.size) if self._open_sizes() else "0",
             "params_size": [f"size_take(&total, {c});" for _, c, _ in self._blocks()],
             "params_in": [
                 f"p.{name} = block + size_take(&total, {c});" for name, c, _ in self._blocks()
@@ -302,28 +303,31 @@ class _Parts:
 
     def _region(self, name: str, about: str, pieces: Sequence[Piece]) -> dict[str, Any]:
         """The function that says where the pieces of a region are."""
-        body = []
-        for piece in pieces:
-            note = f"  /* {piece.about} */" if piece.about != piece.name else ""
-            body.append(f"m->{piece.name} = piece_f{self.bits}(base, &total, {piece.count});{note}")
+        body = [
+            f"m->{piece.name} = piece_f{self.bits}(base, &total, {piece.count});"
+            for piece in pieces
+        ]
         text = "\n".join(body)
         opening = []
         for word in ("B", "rows", "pieces", "kept_rows", "kept_starts", "slots"):
-            if re.search(rf"(?<![.>\w]){word}\b", re.sub(r"/\*.*?\*/", "", text)):
+            if re.search(rf"(?<![.>\w]){word}\b", text):
                 opening.append(f"const size_t {word} = room->{word};")
         if "slices" in text:
             opening.append("const size_t slices = slice_count(n->B, n->threads);")
         for run in self.graph.runs:
             if f"&{run.name})" in text or f"&{run.name}," in text:
                 cell = self.cells[run.cell.name].name
-                opening.append(
-                    f"const {cell}_sizes {run.name} = {self.name}_sizes_of_{run.name}(n, n->T, n->B);"
-                )
+                made = f"{self.name}_sizes_of_{run.name}(n, n->T, n->B)"
+                opening.append(f"const {cell}_sizes {run.name} = {made};")
         opening.append("size_t total = 0;")
         used = "\n".join([*opening, text])
-        for word, argument in (("n->", "n"), ("room->", "room"), ("base,", "base"), ("m->", "m")):
-            if word not in used and not (argument == "n" and "(n," in used):
-                opening.append(f"(void){argument};")
+        words = (("n->", "n"), ("room->", "room"), ("base,", "base"), ("m->", "m"))
+        unused = [
+            f"(void){argument}"
+            for word, argument in words
+            if word not in used and not (argument == "n" and "(n," in used)
+        ]
+        opening += [f"{', '.join(unused)};"] if unused else []
         head = [f"const {self.name}_sizes *n", f"const {self.name}_room *room",
                 f"{self.real} *base", f"{self.name}_memory *m"]  # fmt: skip
         return {
@@ -353,7 +357,7 @@ class _Parts:
         """Sizes, and those of all arrays."""
         n = self.name
         zero = ["n == NULL", "n->T == 0", "n->B == 0"]
-        zero += [f"n->{s.name} == 0" for s in self.graph.input.size.free_symbols]
+        zero += [f"n->{s.name} == 0" for s in self._open_sizes()]
         made = [f"if ({' || '.join(zero)}) {{", f"    return {n.upper()}_BAD_SIZE;", "}"]
         for run in self.graph.runs:
             cell = self.cells[run.cell.name].name
@@ -410,9 +414,10 @@ class _Parts:
         for run in self.graph.runs:
             cell = self.cells[run.cell.name]
             given = f"&p->{run.name}" if cell.has_parameters else "NULL"
+            sizes = f"{self.name}_sizes_of_{run.name}"
             made += [
                 "{",
-                f"    const {cell.name}_sizes size = {self.name}_sizes_of_{run.name}(n, n->T, n->B);",
+                f"    const {cell.name}_sizes size = {sizes}(n, n->T, n->B);",
                 f"    {cell.name}_arrange_{way}(&size, {given}, m->{run.name}_{packed});",
                 "}",
             ]
@@ -553,8 +558,6 @@ def _start(run: Run, p: Any, shape: list[str]) -> tuple[str, Sequence[float], Se
 
 
 def _c(e: Expr) -> str:
-    """An expression of k, of double precision."""
-    text: str = sympy.ccode(
-        sympy.nsimplify(e) if e.is_Integer else e.subs(UPDATE, sympy.Symbol("k"))
-    )
-    return " ".join(text.split())
+    """An expression of k, in double precision."""
+    e = e.subs(UPDATE, sympy.Symbol("k")).xreplace({sympy.pi: sympy.pi.evalf(17)})
+    return " ".join(str(sympy.ccode(e)).split())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sympy import Expr, Integer, pycode
+from sympy import Expr, Integer
 
 from ...errors import GenerateError
 from ...language.cell import Cell
@@ -16,10 +17,11 @@ from ...network.graph import Chain, Embed, Graph, Join, Last, Noise, Run, Signal
 from ...network.plans import EVERY, NetworkPlan, plan
 from ...network.structure import Structure, shape_in, start_of
 from ...planning.operations import B
-from ..comments import network_header
+from ..comments import harmless, network_header
 from ..modules import MODULES
 from ..rendering import environment
 from . import target
+from .layout import docstring, expression, fitted, paragraph, returned, table
 
 OPTIONS: frozenset[str] = frozenset()
 
@@ -52,10 +54,19 @@ def files(network: Structure, *, source: str = "") -> dict[str, str]:
         **(_training(network) if network.loss else {}),
         trains=network.loss is not None,
         kept=_kept(network),
-        header=network_header(network, "numpy", lines(network), source),
+        header=network_header(network, "numpy", _wrapped(lines(network)), source),
         rule="-" * 24,
     )
     return {f"{network.name}.py": text, **cells}
+
+
+def _wrapped(rows: Iterable[str]) -> list[str]:
+    """Lines of the header, which may be as long as a network likes."""
+    wrapped = []
+    for row in rows:
+        margin = len(row) - len(row.partition("  ")[2].lstrip())
+        wrapped += textwrap.wrap(row, 92, subsequent_indent=" " * margin)
+    return wrapped
 
 
 def interface(network: Structure) -> dict[str, str]:
@@ -80,36 +91,37 @@ def _tables(network: Structure) -> dict[str, Any]:
         {
             "name": run.name,
             "module": _module(run.cell),
-            "sizes": _init(run),
-            "noise": {k: _noise(run, k, noise) for k, noise in run.noise.items()},
+            "sizes": table(_init(run)),
+            "noise": [(k, _noise(run, k, noise)) for k, noise in run.noise.items()],
         }
         for run in graph.runs
     ]
     symbols = network.symbols
+    modules = sorted(
+        stem if stem == _safe(stem) else f"{stem} as {_safe(stem)}"
+        for stem in map(target.stem, network.cells)
+    )
     constants = {f"{run.name}.{k}": v for run in graph.runs for k, v in run.constants.items()}
     return {
         "name": json.dumps(network.name),
         "output": json.dumps(graph.output.name),
-        "modules": sorted(
-            stem if stem == _safe(stem) else f"{stem} as {_safe(stem)}"
-            for stem in map(target.stem, network.cells)
-        ),
+        "from_here": fitted(f"from . import {_listed(modules)}"),
+        "modules": modules,
         "parts": parts,
         "noisy": [part for part in parts if part["noise"]],
         "parameters": [(name, _shape(shape)) for name, shape in network.parameters.items()],
-        "unlearned": _tuple(network.unlearned),
+        "unlearned": fitted(f"UNLEARNED = {_tuple(network.unlearned)}", 0),
         "states": [(name, _shape(shape)) for name, shape in network.states.items()],
         "input_shape": "()" if symbols else _shape((graph.input.size,)),
         "symbols": symbols,
-        "constants": repr(constants),
-        "reversed": _tuple([run.name for run in graph.runs if run.reverse]),
+        "constants": table(constants),
+        "reversed": fitted(f"BACKWARD = {_tuple([r.name for r in graph.runs if r.reverse])}", 0),
         "starts": [
             (f"{run.name}.{s.name}", _start(run, s))
             for run in graph.runs
             for s in run.cell.states
             if run.learned_start or run.cell.starts_at(s)
         ],
-        "embeddings": [node.name for node in graph.nodes if isinstance(node, Embed)],
     }
 
 
@@ -122,7 +134,7 @@ def _kept(network: Structure) -> list[str]:
     between = {s for chain in graph.chains for s in chain.reads if not s.of_rows} - {graph.input}
     whole = sum((s.size for s in between), Integer(0))
     step = sum((made.of_block(c).coeff(B).coeff(EVERY) for c in graph.chains), Integer(0))
-    return [pycode(e) for e in (whole, made.snapshot / B, step)]
+    return [expression(e) for e in (whole, made.snapshot / B, step)]
 
 
 def _training(network: Structure) -> dict[str, Any]:
@@ -130,25 +142,33 @@ def _training(network: Structure) -> dict[str, Any]:
     loss, optimizer, out = network.loss, network.optimizer, network.graph.output
     assert loss is not None
     rows = "(B,)" if out.of_rows else "(T, B)"
+    y = f"({'' if out.of_rows else 'T, '}B, {out.size})"
     wanted = f"the number of a class for each row, {rows}; negative ones do not count"
-    table = {**optimizer.constants}
+    about = f"y is {y}. target is {wanted if loss.of_classes else 'an array like y'}. "
+    if not out.of_rows:
+        about += "Steps beyond ``lengths`` do not count. "
+    about += f"``weights`` {rows} say how much each row does, 1 if they are not given."
     return {
         "loss": {
             "module": _module(loss.cell),
-            "constants": {v.name: loss.cell.starts_at(v) for v in loss.cell.constants},
+            "constants": table({v.name: loss.cell.starts_at(v) for v in loss.cell.constants}),
+            "about": paragraph(about),
             "of_classes": loss.of_classes,
         },
         "optimizer": {
             "module": _module(optimizer.cell),
-            "constants": table,
+            "constants": table(optimizer.constants),
             "moments": _tuple(optimizer.moments),
-            "counted": [(k, pycode(e.subs(table))) for k, e in optimizer.counted.items()],
+            "counted": [
+                (k, expression(e.subs(optimizer.constants))) for k, e in optimizer.counted.items()
+            ],
         },
-        "rate": pycode(network.schedule.rate),
+        "rate": returned(network.schedule.rate),
+        "rate_about": docstring(
+            f"The learning rate of the update k = updates + 1: {harmless(str(network.schedule))}."
+        ),
         "clip_norm": network.clip_norm,
         "clip_value": network.clip_value,
-        "target_about": wanted if loss.of_classes else "an array like y",
-        "weights_about": rows,
     }
 
 
@@ -167,13 +187,14 @@ def _functions(graph: Graph) -> dict[str, Any]:
     if backwards:
         steps = [
             "raise ValueError(",
-            f'    "{backwards[0]} runs from the last step to the first: it needs whole sequences"',
+            f'    "{backwards[0]} runs from the last step to the first: "',
+            '    "it needs whole sequences"',
             ")",
         ]
     return {
         "chains": [_chain(graph, c, n) for c, n in zip(graph.chains, names, strict=True)],
-        "forward": _forward(graph, names),
-        "backward": _backward(graph, names),
+        "forward": _broken(_forward(graph, names)),
+        "backward": _broken(_backward(graph, names)),
         "step": steps,
         "x_about": x_about,
         "x_t_about": x_about.replace("T, ", "").replace("(B)", "(B,)"),
@@ -190,19 +211,23 @@ def _forward(graph: Graph, names: Sequence[str]) -> list[str]:
         outs = _listed(_variable(s) for s in graph.leaves(chain))
         made.append(f"{outs} = run.forward({name}, {_listed(_variable(s) for s in chain.reads)})")
     out = graph.output
-    return [*made, f"y = run.y({_variable(out)}, {out.of_rows})"]
+    return [*made, f"y = run.y({_variable(out)}{_of_rows(out)})"]
 
 
 def _backward(graph: Graph, names: Sequence[str]) -> list[str]:
     """The same way back. What several chains read gains what flows back from each."""
     out = graph.output
-    made = [f"d{_variable(out)} = run.dy(dy, {out.of_rows}, {_size(out.size)!r})"]
+    size = json.dumps(_size(out.size))
+    made = [f"d{_variable(out)} = run.dy(dy, {size}{_of_rows(out)})"]
     known = {out}
     for chain, name in reversed([*zip(graph.chains, names, strict=True)]):
         given = _listed(f"d{_variable(s)}" for s in graph.leaves(chain))
         call = f"run.backward({name}, {given})"
         read = {s: _variable(s) for s in chain.reads}
         targets = [f"more_{v}" if s in known else f"d{v}" for s, v in read.items()]
+        if chain.reads == (graph.input,) and isinstance(graph.nodes[0], Embed):
+            made.append(call)  # symbols have no gradient
+            continue
         made.append(f"{_listed(targets)} = {call}")
         made += [f"d{v} += more_{v}" for s, v in read.items() if s in known]
         known |= set(chain.reads)
@@ -214,20 +239,35 @@ def _chain(graph: Graph, chain: Chain, name: str) -> dict[str, Any]:
     leaves = graph.leaves(chain)
     lasts = [any(isinstance(n, Last) and n.output == s for n in chain.nodes) for s in leaves]
     forward = [_node(node) for node in chain.nodes]
+    opening = f"def _{name}(run, {_listed(_variable(s) for s in chain.reads)}):"
+    opening_back = f"def _{name}_back(run, {_listed(f'd{_variable(s)}' for s in leaves)}):"
+    made = [
+        f"_{name}",
+        f"_{name}_back",
+        f"parts={_tuple([run.name for run in chain.runs])}",
+        f"sizes={_values([_size(s.size) for s in leaves])}",
+        *([f"lasts={_values(lasts)}"] if any(lasts) else []),
+        *(["reverse=True"] if chain.reverse else []),
+        *(["of_rows=True"] if chain.of_rows else []),
+    ]
     return {
         "name": name,
-        "about": about(chain),
-        "reads": _listed(_variable(s) for s in chain.reads),
-        "cotangents": _listed(f"d{_variable(s)}" for s in leaves),
-        "forward": [*forward, f"return {_listed(_variable(s) for s in leaves)}"],
-        "backward": _chain_back(chain, leaves),
-        "table": [
-            f"_{name}", f"_{name}_back", _tuple([run.name for run in chain.runs]),
-            _values([_size(s.size) for s in leaves]), _values(lasts),
-            *(["reverse=True"] if chain.reverse else []),
-            *(["of_rows=True"] if chain.of_rows else []),
-        ],
-    }  # fmt: skip
+        "about": docstring(about(chain)),
+        "opening": fitted(opening, 0),
+        "forward": _broken([*forward, f"return {_listed(_variable(s) for s in leaves)}"]),
+        "opening_back": fitted(opening_back, 0),
+        "backward": _broken(_chain_back(chain, leaves)),
+        "made": fitted(f"{name} = _Chain({_listed(made)})", 0),
+    }
+
+
+def _broken(statements: Iterable[str]) -> list[str]:
+    """Statements of a function, in lines that are not too long."""
+    return [line for statement in statements for line in fitted(statement)]
+
+
+def _of_rows(out: Signal) -> str:
+    return ", of_rows=True" if out.of_rows else ""
 
 
 def _node(node: Any) -> str:
@@ -298,12 +338,12 @@ def _init(run: Run) -> dict[str, Any]:
     return {"input_size": 1, "hidden_size": 1} | named | others | dict(run.constants)
 
 
-def _noise(run: Run, mask: str, noise: Noise) -> tuple[Any, ...]:
+def _noise(run: Run, mask: str, noise: Noise) -> str:
     """What a mask is made of, for the table."""
     (v,) = (m for m in run.cell.masks if m.name == mask)
-    axes = tuple(_size(n) for n in shape_in(run, v))
     threshold = round(noise.probability * 2**_DRAWN)
-    return (axes, *noise.values, noise.mean, threshold, noise.whole)
+    shown = _shape(shape_in(run, v)), *noise.values, noise.mean, threshold, noise.whole
+    return f"({_listed(map(str, shown))})"
 
 
 def _start(run: Run, state: Any) -> str:
