@@ -48,7 +48,8 @@ def load_model(path: str | Path) -> Cell | Structure:
     networks = [name for name, value in vars(module).items() if isinstance(value, Structure)]
     if networks and not isinstance(getattr(module, "cell", None), Cell):
         raise LstmgenError(
-            f"{path}: it defines no network\n  hint: it defines {networks[0]}: rename that to network"
+            f"{path}: it defines no network\n"
+            f"  hint: it defines {networks[0]}: rename that to network"
         )
     return _cell(module, path)
 

@@ -34,6 +34,10 @@ class Network(Structure):
 
     target: str | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process: not what was compiled in this one."""
+        return {name: value for name, value in self.__dict__.items() if name != "_modules"}
+
     def __str__(self) -> str:
         return show(self)
 

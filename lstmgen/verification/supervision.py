@@ -40,7 +40,7 @@ _START = f"import sys; sys.path[:] = sys.argv[1:]; from {__package__}.serving im
 
 @dataclass(frozen=True)
 class Task:
-    """What to check: a cell or a network, or the name or file of one, and arguments of ``check``."""
+    """What to check: a cell or a network, or the name or file of one; arguments of ``check``."""
 
     cell: Cell | Structure | str
     target: str

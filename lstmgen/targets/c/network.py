@@ -27,7 +27,7 @@ from ..rendering import environment
 from . import runtime
 from .driver import Driver
 from .embedded import Embedded
-from .lines import WIDTH, broken, top_comment
+from .lines import WIDTH, broken, fitted, top_comment
 from .network_memory import NetworkMemory, Piece, size, times
 from .target import tidy
 
@@ -54,8 +54,8 @@ def files(network: Structure, *, dtype: str = "float64", source: str = "") -> di
     made = _Parts(network, dtype, source)
     templates = environment("c")
     return {
-        f"{network.name}.h": templates.get_template("network.h.j2").render(made.header()),
-        f"{network.name}.c": templates.get_template("network.c.j2").render(made.source()),
+        f"{network.name}.h": fitted(templates.get_template("network.h.j2").render(made.header())),
+        f"{network.name}.c": fitted(templates.get_template("network.c.j2").render(made.source())),
         runtime.FILE: runtime.text(),
         runtime.NETWORK: runtime.text(runtime.NETWORK),
     }
@@ -303,14 +303,14 @@ class _Parts:
 
     def _region(self, name: str, about: str, pieces: Sequence[Piece]) -> dict[str, Any]:
         """The function that says where the pieces of a region are."""
-        body = []
-        for piece in pieces:
-            note = f"  /* {piece.about} */" if piece.about != piece.name else ""
-            body.append(f"m->{piece.name} = piece_f{self.bits}(base, &total, {piece.count});{note}")
+        body = [
+            f"m->{piece.name} = piece_f{self.bits}(base, &total, {piece.count});"
+            for piece in pieces
+        ]
         text = "\n".join(body)
         opening = []
         for word in ("B", "rows", "pieces", "kept_rows", "kept_starts", "slots"):
-            if re.search(rf"(?<![.>\w]){word}\b", re.sub(r"/\*.*?\*/", "", text)):
+            if re.search(rf"(?<![.>\w]){word}\b", text):
                 opening.append(f"const size_t {word} = room->{word};")
         if "slices" in text:
             opening.append("const size_t slices = slice_count(n->B, n->threads);")
@@ -321,9 +321,13 @@ class _Parts:
                 opening.append(f"const {cell}_sizes {run.name} = {made};")
         opening.append("size_t total = 0;")
         used = "\n".join([*opening, text])
-        for word, argument in (("n->", "n"), ("room->", "room"), ("base,", "base"), ("m->", "m")):
-            if word not in used and not (argument == "n" and "(n," in used):
-                opening.append(f"(void){argument};")
+        words = (("n->", "n"), ("room->", "room"), ("base,", "base"), ("m->", "m"))
+        unused = [
+            f"(void){argument}"
+            for word, argument in words
+            if word not in used and not (argument == "n" and "(n," in used)
+        ]
+        opening += [f"{', '.join(unused)};"] if unused else []
         head = [f"const {self.name}_sizes *n", f"const {self.name}_room *room",
                 f"{self.real} *base", f"{self.name}_memory *m"]  # fmt: skip
         return {

@@ -24,7 +24,6 @@ class Piece:
 
     name: str
     count: str
-    about: str
 
 
 def size(n: Expr) -> str:
@@ -92,19 +91,16 @@ class NetworkMemory:
     def tape(self) -> list[Piece]:
         """What one slice keeps."""
         found = (
-            [Piece("x", times("rows", size(self.graph.input.size)), "x, in order")]
-            if (self.is_x_numbers)
-            else []
+            [Piece("x", times("rows", size(self.graph.input.size)))] if (self.is_x_numbers) else []
         )
-        found += [self._rows(name, s, "rows", f"{s.name} in reverse") for name, s in self.reversed]
+        found += [self._rows(name, s, "rows") for name, s in self.reversed]
         found += [self._rows(s.name, s, "rows") for s in self.whole]
         found += [self._rows(s.name, s, "kept_rows") for s in self.inner]
         for run in self.graph.runs:
-            found.append(Piece(f"{run.name}_tape", self._tape(run), f"the tape of {run.name}"))
+            found.append(Piece(f"{run.name}_tape", self._tape(run)))
             found += [
                 Piece(
                     f"{run.name}_{name}_kept", times("slots", "pieces", width),
-                    f"states {name} of {run.name}, now and then",
                 )
                 for name, width in self.states(run)
             ]  # fmt: skip
@@ -113,14 +109,12 @@ class NetworkMemory:
     @cached_property
     def batch(self) -> list[Piece]:
         """What all slices share: a row for each sequence."""
-        return [
-            Piece(s.name, times("n->B", size(s.size)), "a row a sequence") for s in self.of_rows
-        ]
+        return [Piece(s.name, times("n->B", size(s.size))) for s in self.of_rows]
 
     @cached_property
     def batch_back(self) -> list[Piece]:
         """The adjoints of these."""
-        return [Piece(f"d{p.name}", p.count, f"∂L/∂{p.name}") for p in self.batch]
+        return [Piece(f"d{p.name}", p.count) for p in self.batch]
 
     @cached_property
     def packed(self) -> list[Piece]:
@@ -140,11 +134,9 @@ class NetworkMemory:
             cell = self._cells[run.cell.name]
             if cell.has_sums:
                 count = f"{cell.name}_sums_parts(&{run.name}).total"
-                found.append(
-                    Piece(f"{run.name}_sums", times("slices", count), f"gradients of {run.name}")
-                )
+                found.append(Piece(f"{run.name}_sums", times("slices", count)))
         for name, count in self.own_sums:
-            found.append(Piece(f"{name}_sums", times("slices", count), f"gradient of {name}"))
+            found.append(Piece(f"{name}_sums", times("slices", count)))
         return found
 
     @cached_property
@@ -167,14 +159,13 @@ class NetworkMemory:
     def forward(self) -> list[Piece]:
         """The workspace of a slice, but that of cells."""
         found = [
-            Piece(f"{run.name}_{name}", times("pieces", width), f"state {name} of {run.name}")
+            Piece(f"{run.name}_{name}", times("pieces", width))
             for run in self.graph.runs
             for name, width in self.states(run)
         ]
         found += [
             Piece(
                 f"{run.name}_{mask}", times("kept_rows", self.mask_units(run, mask)),
-                f"mask {mask} of {run.name}",
             )
             for run in self.graph.runs
             for mask in run.noise
@@ -196,17 +187,17 @@ class NetworkMemory:
     def backward(self) -> list[Piece]:
         """The workspace of a slice for the way back, beside that of ``forward``."""
         found = [
-            Piece(f"d{run.name}_{name}", times("pieces", width), f"∂L/∂{name} of {run.name}")
+            Piece(f"d{run.name}_{name}", times("pieces", width))
             for run in self.graph.runs
             for name, width in self.states(run)
         ]
         if self.is_x_numbers:
-            found.append(Piece("dx", times("rows", size(self.graph.input.size)), "∂L/∂x, in order"))
+            found.append(Piece("dx", times("rows", size(self.graph.input.size))))
         found += [self._rows(f"d{s.name}", s, "rows") for s in self.whole]
         found += [self._rows(f"d{s.name}", s, "kept_rows") for s in self.inner]
         found += [self._rows(f"d{s.name}_own", s, "rows") for s in self.outs_in_reverse]
         found += [self._rows(f"d{name}", s, "rows") for name, s in self.reversed]
-        found.append(Piece("more", times("kept_rows", self._widest()), "what is to be added"))
+        found.append(Piece("more", times("kept_rows", self._widest())))
         return found
 
     # ------------------------------------------------------------------ parts of these
@@ -222,8 +213,8 @@ class NetworkMemory:
     def _units(self, shape: Iterable[Expr]) -> str:
         return times(*map(size, shape))
 
-    def _rows(self, name: str, s: Signal, rows: str, about: str = "") -> Piece:
-        return Piece(name, times(rows, size(s.size)), about or name)
+    def _rows(self, name: str, s: Signal, rows: str) -> Piece:
+        return Piece(name, times(rows, size(s.size)))
 
     def _tape(self, run: Run) -> str:
         cell = self._cells[run.cell.name].name
@@ -234,7 +225,7 @@ class NetworkMemory:
     def _packed(self, run: Run, way: str) -> Piece:
         cell = self._cells[run.cell.name].name
         count = f"{cell}_{way}_packed_parts(&{run.name}).total"
-        return Piece(f"{run.name}_{'packed' if way == 'forward' else 'back'}", count, run.name)
+        return Piece(f"{run.name}_{'packed' if way == 'forward' else 'back'}", count)
 
     def _widest(self) -> str:
         """The most units that a signal has which is added to another."""
