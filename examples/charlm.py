@@ -1,12 +1,13 @@
-"""A character language model of Python's own documentation, with a generated recurrent cell.
+"""A character language model of Python's own documentation, a recurrent network of generated code.
 
 The text is pydoc_data.topics, the language reference behind help("for"), which every Python
 brings along. About a tenth of its topics are held out. The network reads the others character by
 character and says how likely each next character is; it is judged in bits per character on the
 held-out topics, beside n-gram models that are fitted on the same training text.
 
-What runs is the module that lstmgen generates, and around it an embedding, a softmax readout, Adam
-and clipping. The exit status is 0 if the network beats the bigram model, 1 if it does not.
+The network is an embedding, a layer of any cell and a readout. Its forward and backward pass, the
+loss and the optimiser are code that lstmgen generates. The exit status is 0 if the network beats
+the bigram model, 1 if it does not.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import math
 import os
 import sys
 import textwrap
-from collections import Counter, defaultdict, deque
+import time
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +28,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import figures
 import numpy as np
-from training import (
-    Adam,
-    Arrays,
-    Progress,
+from common import (
     add_common_options,
-    clip_by_global_norm,
-    cosine,
+    cell_module,
+    count,
     find_cell,
-    init_params,
-    make_module,
-    make_numpy,
-    output_size,
+    layer,
+    of_layer,
+    prepare,
     shown,
 )
 
 import lstmgen
+from lstmgen import Embedding, Network, Readout, schedules
 
 EMBEDDING = 32  # numbers that stand for a character
 STREAMS = 16  # places in the text that are read at once
@@ -130,99 +129,71 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return result
 
 
-def predict(params: Arrays, y: np.ndarray) -> np.ndarray:
-    """Log-probabilities of the next character, from the output of the cell."""
-    return log_softmax(y @ params["readout"].T + params["offset"])
+def make_network(cell: lstmgen.Cell, hidden: int, characters: int, updates: int) -> Network:
+    return Network(
+        [
+            Embedding(characters, EMBEDDING, name="embedding"),
+            layer(cell, hidden),
+            Readout(characters, name="readout"),
+        ],
+        name="charlm",
+        loss="cross_entropy",
+        optimizer="adam",
+        rate=schedules.cosine(RATE, updates),
+        clip_norm=CLIP,
+    )
 
 
-def loss_and_gradients(
-    module: Any, params: Arrays, ids: np.ndarray, state: Any
-) -> tuple[float, Arrays, Any]:
-    """One window of truncated BPTT. ids is (time + 1, streams): each character and the next."""
-    x, target = ids[:-1], ids[1:]
-    y, state, tape = module.forward(params, params["embedding"][x], state)
-    log_p = predict(params, y)
-    chosen = np.take_along_axis(log_p, target[..., np.newaxis], axis=-1)
-
-    # ∂L/∂logits of the mean cross-entropy: the probabilities, less 1 at the true character
-    dlogits = np.exp(log_p)
-    np.put_along_axis(dlogits, target[..., np.newaxis], np.exp(chosen) - 1, axis=-1)
-    dlogits /= target.size
-    grads, dx, _ = module.backward(params, tape, dlogits @ params["readout"])
-
-    rows = dlogits.reshape(-1, dlogits.shape[-1])
-    grads["readout"] = rows.T @ y.reshape(-1, y.shape[-1])
-    grads["offset"] = rows.sum(axis=0)
-    # a character that occurs several times gathers the gradients of all its places
-    grads["embedding"] = np.zeros_like(params["embedding"])
-    np.add.at(grads["embedding"], x, dx)
-    return -float(chosen.mean()), grads, state
+def updates(ids: np.ndarray) -> int:
+    """In an epoch: one for each window."""
+    return math.ceil((len(streams(ids, STREAMS)) - 1) / WINDOW)
 
 
 def train(
-    module: Any, ids: np.ndarray, held_out: np.ndarray, characters: int, args: argparse.Namespace
-) -> tuple[Arrays, list[tuple[int, float, float]]]:
-    """The parameters, and (characters read, bits in training, bits held out) as it went."""
-    rng = np.random.default_rng(args.seed)
-    params = init_params(module, EMBEDDING, args.hidden, args.seed)
-    units = output_size(module, params, EMBEDDING)
-    params["embedding"] = rng.normal(size=(characters, EMBEDDING)).astype(np.float32)
-    params["readout"] = np.zeros((characters, units), np.float32)  # all characters alike, at first
-    params["offset"] = np.zeros(characters, np.float32)
-    count = sum(np.size(a) for a in params.values())
-    print(f"Training: {args.hidden} units, {count} parameters, {args.epochs} epochs")
-
-    text = streams(ids, STREAMS)
-    windows = (len(text) - 1) // WINDOW
-    adam, history = Adam(params), []
-    progress = Progress(args.epochs * windows, "update")
-    recent: deque[float] = deque(maxlen=100)
-    for _ in range(args.epochs):
-        state = None  # the beginning: nothing has been read
-        first = int(rng.integers(len(text) - windows * WINDOW))  # windows differ between epochs
-        for start in range(first, first + windows * WINDOW, WINDOW):
-            window = text[start : start + WINDOW + 1]
-            loss, grads, state = loss_and_gradients(module, params, window, state)
-            clip_by_global_norm(grads, CLIP)
-            adam.step(grads, cosine(adam.steps / progress.total, RATE))
-
-            recent.append(loss / math.log(2))
-            average = sum(recent) / len(recent)
-            if progress.due(adam.steps):
-                bits = bits_per_character(module, params, held_out)
-                history.append((adam.steps * WINDOW * STREAMS, average, bits))
-            progress.report(
-                adam.steps, f"bits per character: {average:.2f} in training, {bits:.2f} held out"
-            )
-    print(f"  {adam.steps * WINDOW * STREAMS / progress.seconds():,.0f} characters a second")
-    return params, history
+    network: Network, ids: np.ndarray, held_out: np.ndarray, args: argparse.Namespace
+) -> lstmgen.Training:
+    """Truncated BPTT with the state carried from window to window."""
+    text, other = streams(ids, STREAMS), streams(held_out, STREAMS)
+    params = network.init(seed=args.seed)
+    params["readout.W"][:] = 0  # all characters alike, at first
+    print(f"Training: {args.hidden} units, {count(params)} parameters, {args.epochs} epochs")
+    start = time.perf_counter()
+    run = network.fit(
+        text[:-1],
+        text[1:],
+        window=WINDOW,
+        batch=STREAMS,
+        epochs=args.epochs,
+        validation=(other[:-1], other[1:]),
+        params=params,
+        seed=args.seed,
+    )
+    seconds = time.perf_counter() - start
+    for epoch, (training, held) in enumerate(bits(run.history), 1):
+        print(
+            f"  epoch {epoch}  bits per character: {training:.2f} in training, {held:.2f} held out"
+        )
+    print(f"  {args.epochs * text[1:].size / seconds:,.0f} characters a second")
+    return run
 
 
-def bits_per_character(module: Any, params: Arrays, ids: np.ndarray) -> float:
-    """The cross-entropy on a text, read in parallel pieces with the state carried along each."""
-    text = streams(ids, STREAMS)
-    state, total = None, 0.0
-    for start in range(0, len(text) - 1, 4 * WINDOW):
-        piece = text[start : start + 4 * WINDOW + 1]
-        y, state, _ = module.forward(params, params["embedding"][piece[:-1]], state)
-        log_p = predict(params, y)
-        total -= float(np.take_along_axis(log_p, piece[1:, :, np.newaxis], axis=-1).sum())
-    return total / (text.size - STREAMS) / math.log(2)
+def bits(history: Any) -> np.ndarray:
+    """Bits per character in training and held out, for each epoch."""
+    return np.transpose([history.loss, history.validation]) / math.log(2)
 
 
-def sample(module: Any, params: Arrays, vocabulary: Vocabulary, args: argparse.Namespace) -> str:
+def sample(network: Network, params: Any, vocabulary: Vocabulary, args: argparse.Namespace) -> str:
     """Text from the network itself: each character is drawn from what it says, and fed back."""
     rng = np.random.default_rng(args.seed)
-    cell, state = module.pack(params), None
+    packed, state = network.pack(params), None
     text: str = args.prompt
     for k in range(len(args.prompt) + args.length - 1):
-        x = params["embedding"][vocabulary.encode(text[k])]  # (1, EMBEDDING): a batch of one
-        state = module.step(cell, x, state)
+        state = network.step(packed, vocabulary.encode(text[k]), state)  # a batch of one
         if k < len(args.prompt) - 1:
             continue  # it is still reading
-        log_p = predict(params, state[module.OUTPUT])[0].astype(float)
-        log_p[0] = -np.inf  # do not write what cannot be shown
-        p = np.exp(log_softmax(log_p / args.temperature))
+        logits = state[network.output][0].astype(float)
+        logits[0] = -np.inf  # do not write what cannot be shown
+        p = np.exp(log_softmax(logits / args.temperature))
         text += vocabulary.characters[rng.choice(len(p), p=p / p.sum())]
     return text
 
@@ -268,11 +239,10 @@ def judge(name: str, bits: float, ngrams: dict[int, float]) -> bool:
 def plot(
     path: Path,
     cell: lstmgen.Cell,
-    reader: Any,
-    params: Arrays,
+    network: Network,
+    run: lstmgen.Training,
     vocabulary: Vocabulary,
     held_out: str,
-    history: list[tuple[int, float, float]],
     ngrams: dict[int, float],
 ) -> None:
     plt = figures.pyplot()
@@ -282,27 +252,30 @@ def plot(
     begin = held_out.index("\n", len(held_out) // 3) + 1
     text = held_out[begin : begin + 100]
     ids = vocabulary.encode(held_out[: begin + len(text)])[:, np.newaxis]
-    y, _, tape = reader.forward(params, params["embedding"][ids])
-    log_p = predict(params, y[begin - 1 : -1, 0])
+    log_p = log_softmax(network.predict(run.params, ids)[begin - 1 : -1, 0])
     surprise = -log_p[np.arange(len(text)), ids[begin:, 0]] / math.log(2)
 
+    # the tape of the cell's own module has each gate and state by name
+    vectors = run.params["embedding.table"][ids]
+    _, _, tape = cell_module(cell).forward(of_layer(run.params), vectors)
     panels = figures.panels(cell, tape, slice(begin, None))
     heights = [2.6, 1.3, *[1.7] * len(panels)]
     figure, axes = plt.subplots(
         len(heights), 1, figsize=(12, sum(heights) + 1), height_ratios=heights, layout="constrained"
     )
     top, second, *below = axes
-    read, training, held = np.transpose(history)
-    top.plot(read / 1e6, training, color=figures.OURS, lw=1, ls=":", label="training")
-    top.plot(read / 1e6, held, color=figures.OURS, lw=1.8, marker=".", label="held out")
+    training, held = bits(run.history).T
+    epochs = np.arange(1, len(held) + 1)
+    top.plot(epochs, training, color=figures.OURS, lw=1, ls=":", label="training")
+    top.plot(epochs, held, color=figures.OURS, lw=1.8, marker=".", label="held out")
     for order, value in ngrams.items():
         top.axhline(value, color=figures.THEIRS, lw=1, ls="--")
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
         style = {"ha": "right", "va": "center", "color": figures.THEIRS, "bbox": box}
-        top.text(read[-1] / 1e6, value, f"{order}-gram", **style)
+        top.text(epochs[-1], value, f"{order}-gram", **style)
     top.set_title(f"{cell.name}: bits per character", loc="left")
-    top.set_xlabel("million characters read")
-    top.set_xlim(0, read[-1] / 1e6)
+    top.set_xlabel("epoch")
+    top.set_xticks(epochs)
     top.set_ylim(min(held.min(), training.min()) - 0.3, 5.5)
     top.legend(frameon=False, loc="upper center", ncols=2)
 
@@ -356,25 +329,23 @@ def main() -> int:
         f"{len(vocabulary)} different ones"
     )
     cell = find_cell(args.cell)
-    module, target = make_module(cell, args.target, args.out)
+    print(f"{cell.name}{f', {cell.title}' if cell.title else ''}: {len(cell.equations)} equations")
     ids, held_out_ids = vocabulary.encode(training), vocabulary.encode(held_out)
-    params, history = train(module, ids, held_out_ids, len(vocabulary), args)
+    network = make_network(cell, args.hidden, len(vocabulary), args.epochs * updates(ids))
+    prepare(network, args.target, args.out)
+    run = train(network, ids, held_out_ids, args)
 
     ngrams = ngram_bits(vocabulary.fold(training), vocabulary.fold(held_out), len(vocabulary))
-    beaten = judge(f"{cell.name}, {args.hidden} units", history[-1][2], ngrams)
+    reached = bits(run.history)[run.best_epoch - 1, 1]
+    beaten = judge(f"{cell.name}, {args.hidden} units", reached, ngrams)
     if args.length > 0:
-        text = sample(module, params, vocabulary, args)
+        text = sample(network, run.params, vocabulary, args)
         print(
             f"\nWhat it writes, a step at a time:\n{textwrap.indent(text, '  | ', lambda _: True)}"
         )
     if not args.no_plot:
-        reader = module
-        if target == "c":
-            # C's tape is one packed buffer; NumPy's keeps each vector by name.
-            print("\nFor the plot of the gates, the NumPy module of the same cell:")
-            reader = make_numpy(cell, args.out)
         path = args.out / f"charlm_{cell.name}.png"
-        plot(path, cell, reader, params, vocabulary, held_out, history, ngrams)
+        plot(path, cell, network, run, vocabulary, held_out, ngrams)
     return 0 if beaten else 1
 
 

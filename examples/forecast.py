@@ -1,4 +1,4 @@
-"""Forecast the yearly sunspot number with a generated recurrent cell.
+"""Forecast the yearly sunspot number with a recurrent network of generated code.
 
 The series is the yearly mean sunspot number, 1700 to 2008, that statsmodels ships. The network
 reads it year by year and says, after each year, what the number will be --horizon years later
@@ -6,8 +6,9 @@ reads it year by year and says, after each year, what the number will be --horiz
 cycles, from 1930 on; nothing of those years, not even their mean, is used in training. They were
 seen, though, when settings were chosen: examples/README.md says which.
 
-What runs is the module that lstmgen generates, and below it a linear readout, Adam and clipping.
-The exit status is 0 if the forecast beats every naive baseline, 1 if it does not.
+The network is a layer of any cell and a linear readout. Its forward and backward pass, the loss and
+the optimiser are code that lstmgen generates. The exit status is 0 if the forecast beats every
+naive baseline, 1 if it does not.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,27 +27,24 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import figures
 import numpy as np
-from training import (
-    Adam,
-    Arrays,
-    Progress,
+from common import (
     add_common_options,
-    clip_by_global_norm,
-    cosine,
+    cell_module,
+    count,
     find_cell,
-    init_params,
-    make_module,
-    make_numpy,
-    output_size,
+    layer,
+    of_layer,
+    prepare,
     shown,
 )
 
 import lstmgen
+from lstmgen import Network, Readout, schedules
 
 SPLIT = 1930  # the first year held out
 CYCLE = 11  # years: the solar cycle, the period of the seasonal baseline
 WINDOW = 11  # years between truncations of the gradient; the state is carried on
-STREAMS = 32  # sequences trained at once
+STREAMS = 33  # sequences trained at once, three that begin in each of the first 11 years
 INPUTS = 2  # the number of the year, and a constant
 RATE, CLIP = 5e-3, 1.0
 
@@ -96,71 +96,95 @@ def with_constant(z: np.ndarray) -> np.ndarray:
     return np.stack([z, np.ones_like(z)], axis=-1)
 
 
-def predict(params: Arrays, z: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The linear readout: today's value, and the change that the hidden state tells."""
-    result: np.ndarray = z + y @ params["readout"] + params["offset"]
-    return result
-
-
-def train(module: Any, series: Series, args: argparse.Namespace) -> tuple[Arrays, list[float]]:
-    """Truncated BPTT with the state carried from window to window."""
-    rng = np.random.default_rng(args.seed)
-    params = init_params(module, INPUTS, args.hidden, args.seed)
-    # A readout of zeros forecasts "no change": training starts at the first baseline, and has to
-    # leave it.
-    params["readout"] = np.zeros(output_size(module, params, INPUTS), np.float32)
-    params["offset"] = np.zeros(1, np.float32)
-    count = sum(np.size(a) for a in params.values())
-    known = series.scaled()[: series.split]
-    windows = (len(known) - args.horizon - WINDOW + 1) // WINDOW
-    print(
-        f"Training on {series.years[0]}–{SPLIT - 1}: {args.hidden} units, {count} parameters, "
-        f"{args.epochs} epochs of {windows - 1} updates"
+def make_network(cell: lstmgen.Cell, hidden: int, updates: int) -> Network:
+    """The readout says how the number will have changed, as the hidden state tells."""
+    return Network(
+        [layer(cell, hidden), Readout(1, name="readout")],
+        name="forecast",
+        inputs=INPUTS,
+        loss="mean_squared",
+        optimizer="adam",
+        rate=schedules.cosine(RATE, updates),
+        clip_norm=CLIP,
     )
 
-    adam, losses = Adam(params), []
-    progress = Progress(args.epochs)
-    for epoch in range(1, args.epochs + 1):
-        # Each stream begins in a year of its own, and is more or less active than the Sun was by a
-        # factor of its own: cycles to come may be higher than all before.
-        first = rng.integers(0, WINDOW, STREAMS)
-        gain = np.exp(rng.uniform(-args.vary, args.vary, STREAMS))
-        level = series.mean / series.deviation  # so that it is the root itself that is scaled
-        years = first + np.arange(windows * WINDOW)[:, np.newaxis]
-        x = ((known[years] + level) * gain - level).astype(np.float32)
-        target = ((known[years + args.horizon] + level) * gain - level).astype(np.float32)
 
-        # The state begins as zeros, which no year ever left behind: the first window only warms up.
-        _, state, _ = module.forward(params, with_constant(x[:WINDOW]))
-        total = 0.0
-        for window in range(1, windows):
-            at = slice(window * WINDOW, (window + 1) * WINDOW)
-            y, state, tape = module.forward(params, with_constant(x[at]), state)
-            error = predict(params, x[at], y) - target[at]
-            total += float(np.mean(error**2))
+class Lessons(NamedTuple):
+    """What is learned from: time first, a column for each sequence."""
 
-            derror = 2.0 / error.size * error  # ∂L/∂(forecast)
-            dy = derror[..., np.newaxis] * params["readout"]
-            grads, _, _ = module.backward(params, tape, dy)
-            grads["readout"] = np.einsum("tb,tbh->h", derror, y)
-            grads["offset"] = np.array([derror.sum()])
-            clip_by_global_norm(grads, CLIP)
-            done = adam.steps / (args.epochs * (windows - 1))
-            adam.step(grads, cosine(done, RATE))
-        losses.append(total / (windows - 1))
-        recent = np.mean(losses[-max(1, args.epochs // 10) :])
-        progress.report(epoch, f"loss {recent:.4f}")
-    print(f"  {adam.steps} updates in {progress.seconds():.1f} s")
-    return params, losses
+    x: np.ndarray
+    target: np.ndarray  # the change over the horizon
+    weights: np.ndarray
+
+    @property
+    def updates(self) -> int:
+        """In each epoch."""
+        return len(self.x) // WINDOW - 1
 
 
-def forecast(module: Any, params: Arrays, series: Series, horizon: int) -> tuple[np.ndarray, Any]:
-    """Forecasts of the held-out years, and the tape of the run over all years."""
-    z = series.scaled()[:-horizon, np.newaxis]  # the last years have no target
-    y, _, tape = module.forward(params, with_constant(z))
+def lessons(series: Series, horizon: int) -> Lessons:
+    known = series.scaled()[: series.split]
+    steps = (len(known) - horizon - WINDOW + 1) // WINDOW * WINDOW
+    years = np.arange(STREAMS) % WINDOW + np.arange(steps)[:, np.newaxis]
+    change = known[years + horizon] - known[years]
+    weights = np.ones(years.shape)
+    # The state begins as zeros, which no year ever left behind: the first window only warms up.
+    weights[:WINDOW] = 0
+    return Lessons(with_constant(known[years]), change[..., np.newaxis], weights)
+
+
+def varied(series: Series, by: float) -> Any:
+    """Each sequence is more or less active than the Sun was by a factor of its own, in each epoch
+    another one: cycles to come may be higher than all before.
+    """
+    level = series.mean / series.deviation  # so that it is the root itself that is scaled
+
+    def augment(rng: Any, x: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        gain = np.exp(rng.uniform(-by, by, x.shape[1])).astype(np.float32)
+        z = (x[..., 0] + level) * gain - level
+        return with_constant(z), target * gain[:, np.newaxis]
+
+    return augment
+
+
+def train(network: Network, series: Series, args: argparse.Namespace) -> lstmgen.Training:
+    """Truncated BPTT with the state carried from window to window."""
+    given = lessons(series, args.horizon)
+    params = network.init(seed=args.seed)
+    # A readout of zeros forecasts "no change": training starts at the first baseline, and has to
+    # leave it.
+    params["readout.W"][:] = 0
+    print(
+        f"Training on {series.years[0]}–{SPLIT - 1}: {args.hidden} units, {count(params)} "
+        f"parameters, {args.epochs} epochs of {given.updates} updates"
+    )
+    start = time.perf_counter()
+    run = network.fit(
+        given.x,
+        given.target,
+        weights=given.weights,
+        window=WINDOW,
+        epochs=args.epochs,
+        batch=STREAMS,
+        params=params,
+        seed=args.seed,
+        augment=varied(series, args.vary),
+    )
+    seconds = time.perf_counter() - start
+    print(f"{textwrap.indent(str(run), '  ')}\n  trained in {seconds:.1f} s")
+    return run
+
+
+def forecast(y: np.ndarray, z: np.ndarray, series: Series, horizon: int) -> np.ndarray:
+    """Forecasts of the held-out years, from the changes that were said after each year."""
     # what is said in year t is about year t + horizon
-    made = series.unscaled(predict(params, z, y))[:, 0]
-    return made[series.split - horizon :], tape
+    return series.unscaled(z + y[:, 0, 0])[series.split - horizon :]
+
+
+def read(series: Series, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+    """All years that have a target, as they are and as the network reads them."""
+    z = series.scaled()[:-horizon]
+    return z, with_constant(z[:, np.newaxis])
 
 
 # ---------------------------------------------------------------------- what it is compared with
@@ -224,7 +248,7 @@ def plot(
     cell: lstmgen.Cell,
     series: Series,
     made: np.ndarray,
-    tape: Arrays,
+    tape: dict[str, Any],
     losses: list[float],
     horizon: int,
 ) -> None:
@@ -329,18 +353,20 @@ def main() -> int:
 
     series = load_sunspots()
     cell = find_cell(args.cell)
-    module, target = make_module(cell, args.target, args.out)
-    params, losses = train(module, series, args)
-    made, tape = forecast(module, params, series, args.horizon)
+    updates = args.epochs * lessons(series, args.horizon).updates
+    network = make_network(cell, args.hidden, updates)
+    print(f"{cell.name}{f', {cell.title}' if cell.title else ''}: {len(cell.equations)} equations")
+    prepare(network, args.target, args.out)
+    run = train(network, series, args)
+
+    z, x = read(series, args.horizon)
+    made = forecast(network.predict(run.params, x), z, series, args.horizon)
     beaten = judge(f"{cell.name}, {args.hidden} units", made, series, args.horizon)
     if not args.no_plot:
-        if target == "c":
-            # The tape of C is one packed buffer; NumPy's keeps each vector by name. The two modules
-            # take the same parameters.
-            print("\nFor the plot of the gates, the NumPy module of the same cell:")
-            again, tape = forecast(make_numpy(cell, args.out), params, series, args.horizon)
-            print(f"  forecasts as C does, to within {np.abs(again - made).max():.0e} sunspots")
-        plot(args.out / f"forecast_{cell.name}.png", cell, series, made, tape, losses, args.horizon)
+        # the tape of the cell's own module has each gate and state by name
+        _, _, tape = cell_module(cell).forward(of_layer(run.params), x)
+        path = args.out / f"forecast_{cell.name}.png"
+        plot(path, cell, series, made, tape, run.history.loss, args.horizon)
     return 0 if beaten else 1
 
 

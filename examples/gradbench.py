@@ -32,7 +32,7 @@ from sympy import Eq, exp, log
 
 import lstmgen
 from lstmgen import Cell, biases, inputs, masks, sigmoid, states, sum_, tanh, vector, vectors
-from lstmgen.network.stack import Stack
+from lstmgen.runtime.stack import Stack
 
 GATES = "fiog"  # forget, in, out and change, in the order of GradBench's rows
 

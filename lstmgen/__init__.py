@@ -40,11 +40,18 @@ if TYPE_CHECKING:
     from .language.functions import expm1, relu, rsqrt, sigmoid, softplus, step, stop_gradient, tanh
     from .language.sizes import Size
     from .language.symbols import cumsum, max_, mean, named, sum_
+    from .network import schedules
+    from .network.layers import Dropout, Embedding, Layer, Readout
+    from .network.losses import Loss
+    from .network.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
+    from .network.plans import NetworkPlan, plan
+    from .network.schedules import Schedule
     from .planning.plans import Plan
-    from .planning.schedule import plan
     from .runtime.loading import load_cell
     from .runtime.toolchain import compile
     from .targets import generate
+    from .training.network import Network
+    from .training.state import Training
     from .verification.checking import check
     from .verification.report import Report
 
@@ -63,7 +70,12 @@ _HOME = {
     "derive": "derivation.modes",
     "generate": "targets",
     "load_cell": "runtime.loading",
-    "plan": "planning.schedule",
+    "Loss": "network.losses",
+    "Network": "training.network",
+    "NetworkPlan": "network.plans",
+    "Schedule": "network.schedules",
+    "Training": "training.state",
+    "plan": "network.plans",
 }
 for _module, _names in {
     "declarations": "biases chunk concat constants expand flatten inputs masks matrix outer repeat "
@@ -74,18 +86,36 @@ for _module, _names in {
     "composed": "elu gelu layer_norm leaky_relu log_sigmoid silu softmax",
 }.items():
     _HOME |= dict.fromkeys(_names.split(), f"language.{_module}")
+_HOME |= dict.fromkeys(("Dropout", "Embedding", "Layer", "Readout"), "network.layers")
+_HOME |= dict.fromkeys(("Adam", "AdamW", "Optimizer", "RMSprop", "SGD"), "network.optimizers")
+
+_MODULES = {"cells": "cells", "schedules": "network.schedules"}
 
 __all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
     "Cell",
     "CellError",
     "Derivation",
+    "Dropout",
+    "Embedding",
     "GenerateError",
+    "Layer",
+    "Loss",
     "LstmgenError",
+    "Network",
+    "NetworkPlan",
+    "Optimizer",
     "Plan",
+    "RMSprop",
+    "Readout",
     "Report",
+    "Schedule",
     "Size",
     "Tangents",
     "ToolchainError",
+    "Training",
     "biases",
     "cells",
     "check",
@@ -116,6 +146,7 @@ __all__ = [
     "relu",
     "repeat",
     "rsqrt",
+    "schedules",
     "sigmoid",
     "silu",
     "softmax",
@@ -133,8 +164,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "cells":
-        return importlib.import_module(".cells", __name__)
+    if name in _MODULES:
+        return importlib.import_module(f".{_MODULES[name]}", __name__)
     if name in _HOME:
         value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
         globals()[name] = value

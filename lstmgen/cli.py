@@ -22,20 +22,23 @@ from .verification.supervision import TIMEOUT, Task, supervise
 
 if TYPE_CHECKING:
     from .language.cell import Cell
+    from .network.structure import Structure
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-_EPILOG = """CELL is a name that `lstmgen cells` lists, or a Python file that defines `cell`.
+_EPILOG = """CELL is a name that `lstmgen cells` lists, or a Python file that defines `cell`, or
+`network`.
 
 \b
   lstmgen show lstm                              its equations
   lstmgen check my_cell.py --target c            are its gradients right?
   lstmgen codegen my_cell.py --target c --out build
+  lstmgen show my_network.py                     its layers, shapes and parameters
 """
 
 
 class _Cell(click.ParamType):  # type: ignore[type-arg]
-    """A cell by name, or in a file; names are completed by the shell."""
+    """A cell by name, or a cell or a network in a file; names are completed by the shell."""
 
     name = "cell"
 
@@ -83,10 +86,24 @@ def _reports(command: _F) -> _F:
     return wrapped  # type: ignore[return-value]
 
 
-def _find(name: str) -> Cell:
-    from .runtime.loading import find_cell
+def _find(name: str) -> Cell | Structure:
+    from .runtime.loading import find_model
 
-    return find_cell(name)
+    return find_model(name)
+
+
+def _find_cell(name: str, what: str) -> Cell:
+    """A cell, for a command that has no networks: ``what`` it is that there is of cells only."""
+    from .language.cell import Cell
+
+    found = _find(name)
+    if isinstance(found, Cell):
+        return found
+    mine = ", ".join(c.name for c in found.graph.cells)
+    raise LstmgenError(
+        f"{name} is a network, and there {what} of cells only\n"
+        f"  hint: give one of its cells, which are {mine}, by name or in a file of its own"
+    )
 
 
 _cell = click.argument("cell", type=_Cell())
@@ -157,10 +174,16 @@ def cells() -> None:
 @_cell
 @_reports
 def show(cell: str) -> None:
-    """Show a cell's equations, what its gates are called, and their ranges."""
-    from .printing.text import show as render
+    """Show a cell's equations, what its gates are called, and their ranges.
 
-    click.echo(render(_find(cell)))
+    Of a network: its layers with their shapes and parameters, then the equations of its cells.
+    """
+    from .language.cell import Cell
+    from .network.description import show as show_network
+    from .printing.text import show as show_cell
+
+    found = _find(cell)
+    click.echo(show_cell(found) if isinstance(found, Cell) else show_network(found))
 
 
 @main.command()
@@ -175,8 +198,11 @@ def show(cell: str) -> None:
 )
 @_reports
 def plan(cell: str, dtype: str, target: str) -> None:
-    """Show what runs before, in and after the time loop, and what it costs."""
-    from .planning.schedule import plan as make_plan
+    """Show what runs before, in and after the time loop, and what it costs.
+
+    Of a network: the costs of its layers, and the memory that checkpoints need.
+    """
+    from .network.plans import plan as make_plan
     from .targets import plan_options
 
     click.echo(str(make_plan(_find(cell), dtype=dtype, **plan_options(target))))
@@ -218,7 +244,8 @@ def codegen(
 ) -> None:
     """Generate code: numpy (one module), c (.h, .c, and a runtime that all cells share), or latex.
 
-    Files that were edited since they were generated are not overwritten without --force.
+    A network in NumPy is a module beside those of its cells, which belong into one folder. Files
+    that were edited since they were generated are not overwritten without --force.
     """
     from .runtime.writing import write_files
     from .targets import generate
@@ -249,7 +276,8 @@ def latex(cell: str, document: bool) -> None:
     """Print the equations, their adjoints and all gradients as LaTeX."""
     from .targets.latex.target import emit
 
-    click.echo(emit(_find(cell), document=document), nl=False)
+    found = _find_cell(cell, "is LaTeX")
+    click.echo(emit(found, document=document), nl=False)
 
 
 @main.command()
@@ -356,7 +384,7 @@ def bench(
     limit(threads)  # before NumPy is loaded
     from .benchmark.bench import bench as run
 
-    found = _find(cell)
+    found = _find_cell(cell, "are timings")
     with _progress("timing") as progress:
         timings = run(
             found,

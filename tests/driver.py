@@ -349,6 +349,25 @@ class Case:
         call("forward", "NULL", y_arg, "NULL", "tape", "forward_work")
         call("backward", "tape", dy_arg, "NULL", g, dx_arg, "NULL", "backward_work")
         put_gradients()
+        # what is not asked for changes nothing of the rest, to the bit
+        arrays = {f"g.{k}": sized[k] for k in learned}
+        if several:
+            arrays |= {f"dx.{k}": sized[k] for k in inputs}
+        for left_out in ["dx", *(f"dx.{k}" for k in inputs if several)]:
+            others = {k: v for k, v in arrays.items() if not k.startswith(left_out)}
+            lines.append("{")
+            for place, (k, size) in enumerate(others.items()):
+                lines.append(f"const void *const kept_{place} = copy({k}, {size});")
+                lines.append(f"memset({k}, 0xff, {size});")
+            some = "NULL" if left_out == "dx" else dx_arg
+            if left_out != "dx":
+                lines.append(f"{real} *const kept = {left_out}; {left_out} = NULL;")
+            call("backward", "tape", dy_arg, "NULL", g, some, "NULL", "backward_work")
+            if left_out != "dx":
+                lines.append(f"{left_out} = kept;")
+            for place, (k, size) in enumerate(others.items()):
+                lines.append(f"expect(memcmp(kept_{place}, {k}, {size}));")
+            lines.append("}")
         if learned:  # once more, to what is there
             lines.append("g.accumulate = 1;")
             call("backward", "tape", dy_arg, "NULL", g, dx_arg, "NULL", "backward_work")

@@ -1,10 +1,11 @@
-"""What `generated/` has to hold: every reference cell for every target.
+"""What `generated/` has to hold: every reference cell for every target, and a network.
 
 `make generated` writes it, and then what documents show of it.
 """
 
 from __future__ import annotations
 
+import runpy
 import sys
 from pathlib import Path
 
@@ -14,17 +15,25 @@ import lstmgen
 from lstmgen.runtime.writing import write_files
 from lstmgen.targets import NAMES
 
-HOME = Path(__file__).resolve().parents[1] / "generated"
+ROOT = Path(__file__).resolve().parents[1]
+HOME = ROOT / "generated"
+NETWORK = ROOT / "examples" / "tagger.py"
+WITH_NETWORKS = ("numpy",)  # the targets
 
 
 def expected() -> dict[str, str]:
     """Path within `generated/` -> text."""
-    return {
+    files = {
         f"{target}/{name}": text
         for target in NAMES
         for cell in lstmgen.cells.names()
         for name, text in lstmgen.generate(lstmgen.cells.get(cell), target).items()
     }
+    network = runpy.run_path(str(NETWORK))["network"]
+    for target in WITH_NETWORKS:
+        made = lstmgen.generate(network, target, source=NETWORK.name)
+        files |= {f"{target}/{name}": text for name, text in made.items()}
+    return files
 
 
 def main() -> None:

@@ -360,7 +360,7 @@ def test_text_is_tidy():
 def test_sources_are_about_their_cells():
     """What is the same for all is in the runtime: a source is short enough to be read."""
     for dtype in ("float32", "float64"):
-        assert emitted(cells.get("lstm"), dtype, ())["lstm.c"].count("\n") <= 600
+        assert emitted(cells.get("lstm"), dtype, ())["lstm.c"].count("\n") <= 610
     runtimes = {emitted(cell, dtype, ())["lstmgen_runtime.h"]
                 for cell in REFERENCE for dtype in ("float32", "float64")}  # fmt: skip
     assert len(runtimes) == 1
@@ -759,6 +759,7 @@ def test_right_arguments_are_accepted(library):
         assert call(what, state=null) == OK
     assert call("forward", tape=null, new=null) == OK
     assert call("backward", new=null) == OK
+    assert call("backward", dx=null) == OK
     assert call("step", y=null) == OK
     assert call("step", n=call.resized(T=0)) == OK
     assert call("pack", n=call.resized(T=0, B=0)) == OK
@@ -775,7 +776,7 @@ def test_every_null_is_refused(library):
     for what, needed in (
         ("forward", ["p", "x", "y", "work"]),
         ("step", ["p", "x", "new", "work"]),
-        ("backward", ["p", "x", "tape", "dy", "g", "dx", "work"]),
+        ("backward", ["p", "x", "tape", "dy", "g", "work"]),
         ("pack", ["p", "packed"]),
     ):
         assert call(what, n=null) == NULL_ARGUMENT

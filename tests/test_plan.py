@@ -24,9 +24,11 @@ from lstmgen import (
     vectors,
     weights,
 )
+from lstmgen.derivation.reverse import adjoint
 from lstmgen.language.matrices import Matrix
 from lstmgen.language.sizes import Size
 from lstmgen.planning.operations import Fused, K, Multiply, Outers, area
+from lstmgen.planning.served import serves_only
 from lstmgen.targets import plan_options
 
 T, B, D, H, P = (Size(n) for n in "TBDHP")
@@ -303,3 +305,29 @@ def test_what_is_done_once_for_a_sequence_is_counted_once() -> None:
     text = str(plan).splitlines()
     assert text[0].startswith("once, at first    u_S S")
     assert any(line.startswith("once, at last     δS") for line in text)
+
+
+# --------------------------------------------------------------------------- what may be left out
+
+
+def _served(cell):
+    """What each operation that serves derivatives by inputs alone writes, and the inputs."""
+    part = lstmgen.plan(cell, **plan_options("c")).backward
+    found = serves_only(part, [adjoint(v) for v in cell.inputs])
+    return {
+        " ".join(sorted(v.name for v in part.sections[n][k].writes)): " ".join(v.name for v in ends)
+        for (n, k), ends in found.items()
+    }
+
+
+def test_what_serves_derivatives_by_inputs_alone():
+    assert _served(lstmgen.cells.get("lstm")) == {"x": "x"}
+    W, U, x, u, h = weights("W"), weights("U"), inputs("x"), inputs("u", size="D"), states("h")
+    xu, y = vectors("xu y", size="D")
+    step = Eq(h.next, tanh(W.a @ xu + W.b @ u + U.a @ h))
+    both = {"xu": "u x", "u": "u x", "u x": "u x"}  # the last stage makes both derivatives
+    assert _served(Cell("shared", [Eq(xu, x * u), step], h)) == both
+    # what goes on to the step before is not for inputs alone, nor what is made beside it
+    delayed = states("last", size="D")
+    equations = [Eq(xu, x + delayed), step, Eq(delayed.next, x), Eq(y, xu * u)]
+    assert _served(Cell("delayed", equations, (h, y))) == {"last x": "x"}

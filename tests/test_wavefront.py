@@ -12,8 +12,8 @@ from sympy import Eq
 
 import lstmgen
 from lstmgen import Cell, CellError, biases, constants, inputs, sigmoid, states, tanh, vectors
-from lstmgen.network.stack import Stack, segments
 from lstmgen.network.wavefront import ACTIVE, wavefront
+from lstmgen.runtime.stack import Stack, segments
 
 UNITS = 3
 x = inputs("x")

@@ -350,6 +350,14 @@ _WIDTH = 64  # of an equation; what is longer goes on below, at a term
 
 def show(cell: Cell) -> str:
     """What ``lstmgen show`` prints: the equations, what each is and its range, then the symbols."""
+    lines = [*summary(cell), "", *_symbol_table(cell, Order(cell))]
+    if cell.notes:
+        lines += ["", one_line(cell.notes)]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def summary(cell: Cell) -> list[str]:
+    """What the cell is, and its equations with what each is and its range; a list of lines."""
     order = Order(cell)
     equations, helpers = fold_helpers(cell.equations)
     title = f": {one_line(cell.title)}" if cell.title else ""
@@ -357,11 +365,7 @@ def show(cell: Cell) -> str:
     if cell.source:
         lines.append(" " * (len(cell.name) + 2) + one_line(cell.source))
     lines += ["", *_equation_table(cell, order, equations)]
-    lines += ["", *_meanings(helpers, order)] if helpers else []
-    lines += ["", *_symbol_table(cell, order)]
-    if cell.notes:
-        lines += ["", one_line(cell.notes)]
-    return "\n".join(line.rstrip() for line in lines)
+    return [*lines, "", *_meanings(helpers, order)] if helpers else lines
 
 
 def listing(cell: Cell, width: int = 84) -> list[str]:

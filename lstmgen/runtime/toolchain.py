@@ -31,10 +31,11 @@ from typing import Any
 
 from ..errors import GenerateError, ToolchainError, missing_extra
 from ..language.cell import Cell
+from ..network.structure import Structure
 from ..targets import generate
 from ..targets.c import runtime
 from . import RUNS
-from .loading import load_python
+from .loading import load_package, load_python
 
 # GCC contracts a * b + c to one operation by itself, clang has to be asked. A square root needs no
 # errno. No -ffast-math: NaN and infinity mean what they mean.
@@ -46,12 +47,12 @@ _BUILD, _HOUR = "build-", 3600.0
 _HOME = re.compile(r"\w+-[0-9a-f]{32}")
 
 
-def compile(cell: Cell, target: str = "numpy", **options: Any) -> Any:
-    """Generate code for ``cell`` and load it.
+def compile(cell: Cell | Structure, target: str = "numpy", **options: Any) -> Any:
+    """Generate code for a cell or a network and load it.
 
     Parameters
     ----------
-    cell : Cell
+    cell : Cell or Network
     target : str
         "numpy" or "c".
     **options
@@ -77,19 +78,23 @@ def compile(cell: Cell, target: str = "numpy", **options: Any) -> Any:
     if target not in RUNS:
         names = " and ".join(f'"{name}"' for name in RUNS)
         raise GenerateError(f'only {names} can be compiled, not "{target}"')
-    load: Callable[..., Any] = {"numpy": _load_numpy, "c": _compile_c}[target]
-    return load(cell, **options)
+    loads: dict[str, Callable[..., Any]] = {"numpy": _load_numpy, "c": _compile_c}
+    return loads[target](cell, **options)
 
 
-def _load_numpy(cell: Cell, **options: Any) -> Any:
-    ((name, text),) = generate(cell, "numpy", **options).items()
-    return load_python(text, cell.name, f"<lstmgen {name}>")
+def _load_numpy(cell: Cell | Structure, **options: Any) -> Any:
+    files = generate(cell, "numpy", **options)
+    name = next(iter(files))
+    if len(files) > 1:  # a network, whose cells have modules of their own
+        return load_package(files, name, cell.name)
+    return load_python(files[name], cell.name, f"<lstmgen {name}>")
 
 
 def _compile_c(
-    cell: Cell, dtype: str = "float64", source: str = "", threads: int = 1, **sizes: int
+    cell: Cell | Structure, dtype: str = "float64", source: str = "", threads: int = 1, **sizes: int
 ) -> Any:
     from .native import NativeModule
+    from .network import NativeNetwork
 
     whole = isinstance(threads, int) and not isinstance(threads, bool)
     if not whole or not 0 < threads <= MOST_THREADS:
@@ -101,6 +106,8 @@ def _compile_c(
         library = build(files, extra, kernels)
     header = next(text for name, text in files.items() if name.endswith(".h"))
     try:
+        if isinstance(cell, Structure):
+            return NativeNetwork(cell, header, library, dtype, threads)
         return NativeModule(cell, header, library, dtype, sizes, threads)
     except OSError as error:
         raise ToolchainError(

@@ -204,6 +204,28 @@ def choose(condition: Array, a: Number, b: Number) -> Number:
     return Dual(value, np.where(condition, *slopes))
 
 
+def joined(parts: Sequence[Number], axis: int = -1) -> Number:
+    """Quantities beside each other along an axis, with as many copies as any has, and as large."""
+    axis %= value_of(parts[0]).ndim
+
+    def together(arrays: Sequence[Array]) -> Array:
+        shapes = [(*a.shape[:axis], 1, *a.shape[axis + 1 :]) for a in arrays]
+        common = np.broadcast_shapes(*shapes)
+        return np.concatenate(
+            [
+                np.broadcast_to(a, (*common[:axis], a.shape[axis], *common[axis + 1 :]))
+                for a in arrays
+            ],
+            axis=axis,
+        )
+
+    value = together([value_of(z) for z in parts])
+    if not any(isinstance(z, Dual) for z in parts):
+        return value
+    slopes = [z.slope if isinstance(z, Dual) else np.zeros_like(z) for z in parts]
+    return Dual(value, together(slopes))
+
+
 def widened(a: Number, shape: tuple[int, ...]) -> Number:
     """A scalar as a quantity of that shape with equal units; any other as it is."""
     (a,) = aligned(a, np.empty((1, 1, *(1 for _ in shape))))[:1]

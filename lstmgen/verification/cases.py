@@ -20,7 +20,6 @@ import numpy as np
 from sympy import Expr
 
 from ..errors import LstmgenError
-from ..language.cell import Cell
 from ..language.dtypes import DType
 from ..language.matrices import Matrix
 from ..language.symbols import Vector
@@ -69,7 +68,7 @@ class Maker:
 
     def __init__(
         self,
-        cell: Cell,
+        cell: Any,
         sizes: Mapping[str, int],
         dtype: DType,
         seed: Sequence[int],
@@ -106,11 +105,13 @@ class Maker:
         return Case(name, steps, batch, values, given, dy, dstate, self.special)
 
     def parameter(self, p: Vector | Matrix, shape: tuple[int, ...]) -> Array:
+        return self._parameter(p, shape, self.cell.starts_at(p))
+
+    def _parameter(self, p: Vector | Matrix, shape: tuple[int, ...], start: float) -> Array:
         drawn = self._drawn(shape)
         if isinstance(p, Matrix):
             # Of order 1 for the handful of columns of a case; their sum does not saturate.
             return drawn * 1.2 / math.sqrt(shape[-1])
-        start = self.cell.starts_at(p)
         return np.asarray(start * (1 + 0.3 * drawn) if start else 0.5 * drawn)
 
     def input(self, shape: tuple[int, ...]) -> Array:
@@ -224,7 +225,7 @@ SPECIAL: dict[str, type[Maker]] = {
 _SIZES = (5, 11, 4, 6, 13, 9, 8, 10, 14, 15, 16, 17)
 
 
-def choose_sizes(cell: Cell, sizes: Mapping[str, int] | None, taken: set[int]) -> dict[str, int]:
+def choose_sizes(cell: Any, sizes: Mapping[str, int] | None, taken: set[int]) -> dict[str, int]:
     """A number for each symbolic size of a cell: as in ``sizes``, or one that is not ``taken``.
 
     Raises

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import require_cell
-from ..language.cell import Cell
-from .examination import Examination
+from ..targets import is_network
+from .examination import Examination, Judge
 from .report import Progress, Report
 from .supervision import TIMEOUT, Task, supervise
 
@@ -29,7 +29,7 @@ _TARGET_NAMES = {"numpy": "NumPy", "c": "C"}
 
 
 def check(
-    cell: Cell,
+    cell: Any,
     target: str = "numpy",
     dtype: str = "float64",
     *,
@@ -43,14 +43,14 @@ def check(
     timeout: float = TIMEOUT,
     **options: Any,
 ) -> Report:
-    """Compile a cell and hold what comes out against the cell's equations.
+    """Compile a cell or a network and hold what comes out against its equations.
 
     C is compiled and run in a process of its own: if it is so wrong that it crashes, that is an
     error like another. NumPy code, and a ``module``, run in this one.
 
     Parameters
     ----------
-    cell : Cell
+    cell : Cell or Network
     target : str
         "numpy" or "c".
     dtype : str
@@ -76,7 +76,8 @@ def check(
     -------
     Report
         True if all agree; printed, it is a table with a row for each gradient, one for forward
-        mode and one for its dot product with the gradients.
+        mode and one for its dot product with the gradients. Of a network, a few entries of each
+        gradient are asked for one by one, and the dot product has all of them.
 
     Raises
     ------
@@ -86,7 +87,8 @@ def check(
     ToolchainError
         If C cannot be compiled.
     """
-    require_cell(cell)
+    if not is_network(cell):
+        require_cell(cell)
     arguments: dict[str, Any] = {"sizes": sizes, "T": T, "B": B, "seed": seed, "seeds": seeds}
     if module is None and target == "c":
         task = Task(cell, target, dtype, {**arguments, **options})
@@ -95,7 +97,7 @@ def check(
 
 
 def check_here(
-    cell: Cell,
+    cell: Any,
     target: str,
     dtype: str,
     *,
@@ -115,12 +117,21 @@ def check_here(
 
         stage("compiling")
         module = compile(cell, target, dtype=dtype, **options)
-        fixed = {n.name: int(options[n.name]) for n in cell.sizes if n.name in options}
-        sizes = {**(sizes or {}), **fixed}  # sizes that became compile-time constants
+        sizes = {**(sizes or {}), **_constants(cell, options)}
     stage("checking")
-    tape = getattr(module, "TAPE_DTYPE", None)  # what it keeps may be of fewer bits
-    examination = Examination(
-        cell, dtype, sizes=sizes, T=T, B=B, seed=seed, seeds=seeds,
-        tape=tape and np.dtype(tape).name,
-    )  # fmt: skip
+    shape: dict[str, Any] = {"sizes": sizes, "T": T, "B": B, "seed": seed, "seeds": seeds}
+    examination: Judge
+    if is_network(cell):
+        from .networks import NetworkExamination
+
+        examination = NetworkExamination(cell, dtype, **shape)
+    else:
+        tape = getattr(module, "TAPE_DTYPE", None)  # what it keeps may be of fewer bits
+        examination = Examination(cell, dtype, tape=tape and np.dtype(tape).name, **shape)
     return examination.judge(module, _TARGET_NAMES.get(target, target), progress)
+
+
+def _constants(cell: Any, options: Mapping[str, Any]) -> dict[str, int]:
+    """Sizes that became compile-time constants."""
+    known = {n.name for n in getattr(cell, "sizes", ())}
+    return {n: int(value) for n, value in options.items() if n in known}

@@ -50,6 +50,7 @@ from .arithmetic import (
     by_letters,
     choose,
     each,
+    joined,
     largest_unit,
     multiply,
     paired,
@@ -129,12 +130,12 @@ class Trace:
     states : list of dicts
         The states before the first step, after it, …: one more than there are steps.
     frozen : dict
-        The values under ``stop_gradient``, by step and expression.
+        The values under ``stop_gradient``, by step and expression; of a network also by where.
     """
 
     outputs: list[dict[str, Any]] = field(default_factory=list)
     states: list[dict[str, Any]] = field(default_factory=list)
-    frozen: dict[tuple[int, Expr], Array] = field(default_factory=dict)
+    frozen: dict[Any, Any] = field(default_factory=dict)
 
 
 class Shake(Protocol):
@@ -171,7 +172,7 @@ class Evaluator:
         frozen: Mapping[tuple[int, Expr], Array] | None = None,
         *,
         shake: Shake | None = None,
-        after: Callable[[Walk], None] | None = None,
+        after: Callable[[Walk, Cell], None] | None = None,
     ) -> Trace:
         """Evaluate a whole sequence.
 
@@ -190,7 +191,7 @@ class Evaluator:
         shake : Shake, optional
             Moves the value of each node, and what goes into it.
         after : callable, optional
-            Called with the walk of each step when the step is done.
+            Called with the walk of each step when the step is done, and the cell.
         """
         cell, trace = self.cell, Trace()
         state = {s.name: values["state", s.name] for s in cell.states}
@@ -216,7 +217,7 @@ class Evaluator:
             trace.states.append(state)
             trace.outputs.append({v.name: memo[v] for v in cell.outputs})
             if after:
-                after(walk)
+                after(walk, cell)
         return trace
 
 
@@ -300,7 +301,7 @@ class Walk:
 
     def _rearranged(self, e: View | Concat) -> Number:
         if isinstance(e, Concat):
-            return self._side_by_side(list(map(self, e.args)))
+            return joined(list(map(self, e.args)))
         return each(self(e.operand), self._view(e))
 
     def _view(self, e: View) -> Callable[[Array], Array]:
@@ -315,20 +316,6 @@ class Walk:
             ones = [n if k in e.places else 1 for k, n in enumerate(shape)]
             return lambda a: np.broadcast_to(a.reshape(*a.shape[:2], *ones), (*a.shape[:2], *shape))
         return lambda a: a.reshape(*a.shape[:2], *shape)
-
-    @staticmethod
-    def _side_by_side(parts: Sequence[Number]) -> Number:
-        def joined(arrays: Sequence[Array]) -> Array:
-            front = np.broadcast_shapes(*(a.shape[:-1] for a in arrays))
-            return np.concatenate(
-                [np.broadcast_to(a, (*front, a.shape[-1])) for a in arrays], axis=-1
-            )
-
-        value = joined([value_of(z) for z in parts])
-        if not any(isinstance(z, Dual) for z in parts):
-            return value
-        slopes = [z.slope if isinstance(z, Dual) else np.zeros_like(z) for z in parts]
-        return Dual(value, joined(slopes))
 
     def _operands(self, *given: Number) -> Sequence[Number]:
         return given if self.shake is None else [self.shake.operand(a) for a in given]

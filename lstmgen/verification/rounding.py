@@ -9,7 +9,7 @@ within its reach: x - 1 ≥ 0 at x = 1 is not, tanh(a) = tanh(b) for a and b tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import reduce
+from functools import cache, reduce
 from typing import Any
 
 import numpy as np
@@ -168,12 +168,13 @@ def _place(axis: Array | None = None) -> int:
     return -1 if axis is None else 2 + int(axis.item())
 
 
-def decisions(cell: Cell) -> list[Expr]:
+@cache
+def decisions(cell: Cell) -> tuple[Expr, ...]:
     """What of a cell's equations has a kink, a jump or a tie that derivatives depend on."""
     found: dict[Expr, None] = {}
     for equation in cell.equations:
         found.update(dict.fromkeys(_decisions_in(equation.rhs, False)))
-    return list(found)
+    return tuple(found)
 
 
 def _decisions_in(e: Any, cut: bool) -> Iterator[Expr]:

@@ -21,7 +21,7 @@ class FailedError(Exception):
     """A function of the module under test raised an error."""
 
 
-class _Guarded:
+class Guarded:
     """The module under test, whose errors are findings and not ours."""
 
     def __init__(self, module: Any) -> None:
@@ -52,7 +52,7 @@ class Runner:
     """
 
     def __init__(self, cell: Cell, sizes: Mapping[str, int], dtype: DType, module: Any) -> None:
-        self.cell, self.sizes, self.dtype, self.module = cell, sizes, dtype, _Guarded(module)
+        self.cell, self.sizes, self.dtype, self.module = cell, sizes, dtype, Guarded(module)
 
     def run(
         self, comparison: Comparison, found: Mapping[str, list[Finding]]

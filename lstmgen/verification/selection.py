@@ -8,11 +8,11 @@ program that is as right (``rounding``).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 from ..errors import LstmgenError
-from ..language.cell import Cell
 from ..language.dtypes import FLOAT64, DType
 from .cases import SPECIAL, Maker
 from .witnesses import Witness
@@ -42,10 +42,20 @@ class Selection:
         A number for each symbolic size.
     dtype : DType
         Of the module.
+    maker, witness : callable
+        What draws cases, and what is said of them.
     """
 
-    def __init__(self, cell: Cell, sizes: Mapping[str, int], dtype: DType) -> None:
+    def __init__(
+        self,
+        cell: Any,
+        sizes: Mapping[str, int],
+        dtype: DType,
+        maker: Callable[..., Maker] = Maker,
+        witness: type[Witness] = Witness,
+    ) -> None:
         self.cell, self.sizes, self.dtype = cell, sizes, dtype
+        self._maker, self._witness = maker, witness
         # How much rounding may grow: with half of all digits lost, there is little to verify.
         self._bearable = 0.25 / math.sqrt(dtype.eps)
 
@@ -69,8 +79,9 @@ class Selection:
         wild: list[tuple[bool, Witness]] = []
         for attempt, (scale, positive) in enumerate(_ATTEMPTS):
             draw = (seed, steps, attempt)
-            maker = Maker(self.cell, self.sizes, self.dtype, draw, scale, positive)
-            witness = Witness(self.cell, maker.make(name, steps, batch), self.sizes, self.dtype)
+            maker = self._maker(self.cell, self.sizes, self.dtype, draw, scale, positive)
+            case = maker.make(name, steps, batch)
+            witness = self._witness(self.cell, case, self.sizes, self.dtype)
             if math.isfinite(witness.largest) and witness.has_derivative:
                 calm = witness.amplified < self._bearable
                 if witness.largest < _TAME and calm and witness.settled:
@@ -101,7 +112,7 @@ class Selection:
             case = maker.make(f"{name}, T={steps} B=2", steps, 2)
             witness = Witness(self.cell, case, self.sizes, self.dtype)
             if (
-                witness.finite.all()
+                witness.is_finite
                 and witness.has_derivative
                 and witness.settled
                 and witness.amplified < self._bearable

@@ -55,12 +55,12 @@ def _end_with(asked: int) -> None:
 
 def _check(task: Task, say: Callable[..., None]) -> None:
     # SymPy takes a while to come; by now an interrupt, or the end of who asked, ends us quietly.
-    from ..runtime.loading import find_cell
+    from ..runtime.loading import find_model
     from .checking import check_here
 
     if isinstance(task.cell, str):
         say(stage="loading")
-        cell = find_cell(task.cell)
+        cell = find_model(task.cell)
     else:
         cell = task.cell
 

@@ -28,6 +28,7 @@ from .report import Progress, Report
 
 if TYPE_CHECKING:
     from ..language.cell import Cell
+    from ..network.structure import Structure
 
 TIMEOUT = 600.0  # seconds: several times what the largest of checks takes
 
@@ -39,9 +40,9 @@ _START = f"import sys; sys.path[:] = sys.argv[1:]; from {__package__}.serving im
 
 @dataclass(frozen=True)
 class Task:
-    """What to check: a cell, or the name or file of one, and the arguments of ``check``."""
+    """What to check: a cell or a network, or the name or file of one; arguments of ``check``."""
 
-    cell: Cell | str
+    cell: Cell | Structure | str
     target: str
     dtype: str
     arguments: Mapping[str, Any] = field(default_factory=dict)

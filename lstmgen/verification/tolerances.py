@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -155,12 +154,10 @@ class Tolerance:
                 for e, v in case.values.items()
             }
             shake = Rounding(relative, witness.dtype, seed=draw)
-            other = Witness(
-                witness.cell, replace(case, values=moved), witness.sizes, witness.dtype, shake
-            )
+            other = witness.again(moved, shake)
             for e in case.values:
                 distance = sum(other.complex_step(e)) - sum(witness.complex_step(e))
-                amplified = np.max(np.abs(distance)) / (relative * self.scale(e))
+                amplified = _largest(np.asarray(distance)) / (relative * self.scale(e))
                 worst[e] = float(max(worst[e], amplified))
             pairs = zip(results_of(other.base), results_of(witness.base), strict=True)
             distance = max(float(np.max(np.abs(a - b))) for a, b in pairs)
@@ -169,4 +166,5 @@ class Tolerance:
 
 
 def _largest(a: Array) -> float:
-    return float(np.max(np.abs(a), initial=0.0))
+    """The largest entry of those that are known."""
+    return float(np.max(np.abs(a), initial=0.0, where=~np.isnan(a)))

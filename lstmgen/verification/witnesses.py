@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from sympy import Eq
 
 from ..language.cell import Cell
 from ..language.dtypes import DType
@@ -66,44 +67,57 @@ class Witness:
 
     def __init__(
         self,
-        cell: Cell,
+        cell: Any,
         case: Case,
         sizes: Mapping[str, int],
         dtype: DType,
         shake: Shake | None = None,
     ) -> None:
         self.cell, self.case, self.sizes, self.dtype, self.shake = cell, case, sizes, dtype, shake
-        self.evaluator = Evaluator(cell)
-        self.given = {
-            n: v[:, None] if isinstance(v, np.ndarray) else np.full((1, 1, 1), float(v))
-            for n, v in case.given.items()
-        }
-        self.start = {e: _lift(e, v[None]) for e, v in case.values.items()}
+        self.evaluator = self._evaluator()
+        self.given = self._given()
+        self.start = {e: lift(e, v[None]) for e, v in case.values.items()}
         fixed = {("parameter", p.name) for p in cell.parameters if not p.learned}
         self.entities = [e for e in case.values if e not in fixed]  # those that have a gradient
-        self.finite = np.full(len(cell.equations), True)  # whether each equation has values
+        self._infinite: set[Eq] = set()  # equations that have no finite value
         self.extent = 0.0  # the largest finite value of any equation
         self.base = self._run(self.start, shake, after=self._look)
         self._exact: dict[Entity, tuple[Array, Array]] = {}
         self._differences: dict[Entity, tuple[Array, Array]] = {}
 
-    def _look(self, walk: Walk) -> None:
-        values = [walk(e.lhs) for e in self.cell.equations]
-        self.finite &= [bool(np.isfinite(value).all()) for value in values]
-        self.extent = max(self.extent, *(_extent(value) for value in values))
+    def _evaluator(self) -> Any:
+        return Evaluator(self.cell)
+
+    def _given(self) -> dict[str, Any]:
+        """Masks and constants, as the evaluator has them."""
+        return {
+            n: v[:, None] if isinstance(v, np.ndarray) else np.full((1, 1, 1), float(v))
+            for n, v in self.case.given.items()
+        }
+
+    def _look(self, walk: Walk, cell: Cell) -> None:
+        values = {e: walk(e.lhs) for e in cell.equations}
+        self._infinite |= {e for e, value in values.items() if not np.isfinite(value).all()}
+        self.extent = max(self.extent, *map(_extent, values.values()))
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all equations have finite values."""
+        return not self._infinite
 
     def _run(
         self,
         values: Mapping[Entity, Number],
         shake: Shake | None = None,
         frozen: bool = False,
-        after: Callable[[Walk], None] | None = None,
+        after: Callable[[Walk, Cell], None] | None = None,
     ) -> Trace:
         kept = self.base.frozen if frozen else None
         with np.errstate(all="ignore"):  # NaN and overflow are looked for, in the results
-            return self.evaluator.run(
+            made: Trace = self.evaluator.run(
                 values, self.given, self.sizes, kept, shake=shake, after=after
             )
+            return made
 
     @cached_property
     def largest(self) -> float:
@@ -155,7 +169,7 @@ class Witness:
     def troubled(self) -> str:
         """The first equation that has no finite value, as text."""
         for k, equation in enumerate(self.cell.equations):
-            if not self.finite[k]:
+            if equation in self._infinite:
                 return f"equation {k + 1}, {equation.lhs} = {equation.rhs}"
         return "the equations' derivatives"
 
@@ -168,11 +182,11 @@ class Witness:
         """
         # beyond what a module's functions are off, and what values on a tape are
         amount = max(32 * self.dtype.eps, self.dtype.of_tape.eps)
-        nodes, settled = decisions(self.cell), []
+        settled: list[bool] = []
         moved = self._run(
             self.start,
             Rounding(amount, self.dtype, copies=5),
-            after=lambda walk: settled.append(is_settled(walk, nodes)),
+            after=lambda walk, cell: settled.append(is_settled(walk, decisions(cell))),
         )
         pairs = zip(results_of(moved), results_of(self.base), strict=True)
         with np.errstate(all="ignore"):
@@ -217,6 +231,11 @@ class Witness:
 
     # ------------------------------------------------------------------ witnesses
 
+    def again(self, values: dict[Entity, Array], shake: Shake) -> Witness:
+        """The witness of the same case with other values, and with rounding."""
+        case = replace(self.case, values=values)
+        return type(self)(self.cell, case, self.sizes, self.dtype, shake)
+
     def _losses(self, trace: Trace) -> Array:
         """How far both parts of L are from their unperturbed values, (2, K).
 
@@ -244,6 +263,13 @@ class Witness:
         )
         return np.stack(np.broadcast_arrays(through_outputs, through_states))
 
+    def _slopes(self, trace: Trace) -> Array:
+        """The derivatives of both parts of L, (2, K)."""
+        with np.errstate(all="ignore"):
+            final = {n: _slope(a) for n, a in trace.states[-1].items()}
+            outputs = [{n: _slope(y) for n, y in ys.items()} for ys in trace.outputs]
+            return self._weighted(outputs, final)
+
     def _chunks(self, entries: Array, copies: int, size: int) -> Iterator[Array]:
         """``entries`` in pieces, where each takes so many copies of a value of ``size`` numbers."""
         chunk = max(1, min(_COPIES, _NUMBERS // max(1, size)) // copies)
@@ -260,7 +286,7 @@ class Witness:
             copies = np.repeat(value.reshape(1, -1), len(some) * len(offsets), axis=0)
             rows = np.arange(len(copies))
             copies[rows, np.repeat(some, len(offsets))] += np.tile(offsets, len(some))
-            moved = _lift(entity, copies.reshape(-1, *value.shape))
+            moved = lift(entity, copies.reshape(-1, *value.shape))
             losses = self._losses(self._run({**self.start, entity: moved}, frozen=True))
             losses = np.broadcast_to(losses, (2, len(copies)))  # what nothing reads moves nothing
             found.append(losses.reshape(2, len(some), len(offsets)))
@@ -278,14 +304,11 @@ class Witness:
             for some in self._chunks(np.arange(value.size), 1, value.size):
                 directions = np.zeros((len(some), value.size))
                 directions[np.arange(len(some)), some] = 1
-                slope = _lift(entity, directions.reshape(-1, *value.shape))
+                slope = lift(entity, directions.reshape(-1, *value.shape))
                 trace = self._run(
                     {**self.start, entity: Dual(self.start[entity], slope)}, self.shake
                 )
-                with np.errstate(all="ignore"):
-                    final = {n: _slope(a) for n, a in trace.states[-1].items()}
-                    outputs = [{n: _slope(y) for n, y in ys.items()} for ys in trace.outputs]
-                    through = self._weighted(outputs, final)
+                through = self._slopes(trace)
                 found.append(np.broadcast_to(through, (2, len(some))))
             a, b = np.concatenate(found, axis=1)
             self._exact[entity] = (a.reshape(value.shape), b.reshape(value.shape))
@@ -309,14 +332,24 @@ class Witness:
 
     def _differentiate(self, entity: Entity) -> tuple[Array, Array]:
         shape = self.case.values[entity].shape
-        size = int(np.prod(shape))
+        value, bound = self._extrapolated(
+            int(np.prod(shape)), lambda some, offsets: self._perturbed(entity, some, offsets)
+        )
+        return value.reshape(shape), bound.reshape(shape)
+
+    def _extrapolated(
+        self, size: int, perturbed: Callable[[Array, Array], Array]
+    ) -> tuple[Array, Array]:
+        """The slopes of L by ``size`` numbers, and bounds on their errors, from what L is where
+        some of the numbers are moved by each of some offsets: (2, numbers, offsets).
+        """
         value, bound, doubts = np.zeros(size), np.full(size, np.inf), np.full(size, np.inf)
         open_ = np.arange(size)
         for h in _STEPS_SMOOTH if self.cell.is_analytic else _STEPS_KINKED:
             if not len(open_):
                 break
             offsets = np.array([h, -h, h / 2, -h / 2, h / 4, -h / 4])
-            losses = self._perturbed(entity, open_, offsets).sum(axis=0)
+            losses = perturbed(open_, offsets).sum(axis=0)
             forward, backward = losses[:, 0::2].T, losses[:, 1::2].T
             steps = np.array([[h], [h / 2], [h / 4]])
             slopes = (forward - backward) / (2 * steps)
@@ -337,10 +370,10 @@ class Witness:
             bound[open_[better]] = new[better]
             doubts[open_] = doubt
             open_ = open_[~(doubt <= rounding)]
-        return value.reshape(shape), bound.reshape(shape)
+        return value, bound
 
 
-def _lift(entity: Entity, copies: Array) -> Array:
+def lift(entity: Entity, copies: Array) -> Array:
     """An array with a leading axis of copies, in the evaluator's layout."""
     kind, _ = entity
     if kind == "input":

@@ -50,8 +50,8 @@ class Checks:
 
     def __init__(self, source: Source, memory: Memory) -> None:
         self.source, self.cell, self.sizes, self.memory = source, source.cell, source.sizes, memory
-        self.name, upper = source.cell.name, source.cell.name.upper()
-        self._status = Kind(f"{self.name}_status", is_const=True)
+        self.name, upper = source.name, source.owner.upper()
+        self._status = Kind(f"{source.owner}_status", is_const=True)
         self._ok, self._bad_size, self._too_large, self._null, self._not_packed = (
             Literal(f"{upper}_{what}")
             for what in ("OK", "BAD_SIZE", "TOO_LARGE", "NULL_ARGUMENT", "NOT_PACKED")
@@ -64,13 +64,17 @@ class Checks:
         is_packed = Relation(Member(replace(CALL, type="struct"), "packed"), "==", NULL, "size")
         needed = Conditions((self._is(STATUS), is_packed), "&&")
         return {
-            "check": lines(self._check()),
+            "check": self.check(),
             "structs_given": structs,
             "admit": lines(self._admit()),
             "opening": {what: lines(self._opening(what, given[what])) for what in given},
             "needs_packed": lines([Store(STATUS, Choice(needed, self._not_packed, STATUS))]),
             "label": self._label(),
         }
+
+    def check(self) -> list[str]:
+        """Whether sizes are right, and those of all arrays."""
+        return self.source.printer.lines(self._check())
 
     def _is(self, status: Expression) -> Relation:
         return Relation(status, "==", self._ok, "size")
@@ -133,14 +137,14 @@ class Checks:
         """Functions that tell whether a struct is complete, and what each function has to be
         given.
         """
-        cell, name = self.cell, self.cell.name
+        cell, name = self.cell, self.name
         parameters, learned = ([p.name for p in ps] for ps in (cell.parameters, cell.learned))
         inputs = [v.name for v in cell.inputs] if len(cell.inputs) > 1 else []
         outputs = [v.name for v in cell.outputs] if len(cell.outputs) > 1 else []
         structs = {
             "p": ("params", parameters), "x": ("inputs", inputs),
             "m": ("masks", [v.name for v in cell.masks]), "g": ("grads", learned),
-            "dx": ("input_grads", inputs), "y": ("outputs", outputs),
+            "y": ("outputs", outputs),
         }  # fmt: skip
         functions = []
         there: dict[str, Expression] = {
@@ -158,7 +162,7 @@ class Checks:
                     "body": self.source.printer.lines([Return(Conditions(tuple(parts), "&&"))]),
                 })  # fmt: skip
                 there[a] = Call(f"{name}_{kind}_given", (struct,), "size")
-            elif a in ("x", "dx") or (a == "p" and cell.constants):
+            elif a == "x" or (a == "p" and cell.constants):
                 there[a] = _is_there(Variable(a))
         more = [v for v in cell.outputs if v.category != "state"]
         y = ["y"] if more else []
@@ -166,7 +170,7 @@ class Checks:
             "pack": ["n", "p", "packed"],
             "forward": ["n", "p", "x", "m", "y", "work"],
             "step": ["n", "p", "x", "m", *y, "next", "work"],
-            "backward": ["n", "p", "x", "m", "tape", "dy", "g", "dx", "work"],
+            "backward": ["n", "p", "x", "m", "tape", "dy", "g", "work"],
         }
         given: dict[str, Expression] = {}
         for what, names in wanted.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...language.symbols import Vector
 from ...planning.operations import B
+from .arrays import array, is_there
 from .lowering import Direction
 from .places import is_written
 from .source import Source
@@ -49,8 +50,12 @@ class Copies:
             rows, units = self.rows(v), Count(self._sizes.of(v))
             own = shifted(WORK, Member(IN_WORK, rows.name, "size"))
             if is_written(v):
-                call = Call("place", (*self._rows, units, self._callers(v), own), "pointer")
-                made.append(Declare(NUMBERS, rows, call))
+                there: Expression = Call(
+                    "place", (*self._rows, units, self._callers(v), own), "pointer"
+                )
+                if v.category == "adjoint":
+                    there = Choice(is_there(self._source.cell, v), there, own)
+                made.append(Declare(NUMBERS, rows, there))
                 continue
             width = Count(self._places.width(v))
             items = (STEPS, *self._rows, units, width, self._callers(v), own)
@@ -65,8 +70,8 @@ class Copies:
         self, v: Vector, rows: Variable, gathered: Expression, own: Expression
     ) -> list[Statement]:
         """Rows of an array that callers may leave out, where zeros stand for it."""
-        given = self._array(v)
-        there = Choice(Relation(given, "!=", NULL, "size"), gathered, own)
+        given = array(self._source.cell, v)
+        there = Choice(is_there(self._source.cell, v), gathered, own)
         all_ = product(STEPS, Count(B), Count(self._sizes.room_of(v)), SizeOf(Kind("real")))
         zeros = do("memset", own, NIL, all_)
         return [
@@ -75,12 +80,14 @@ class Copies:
         ]
 
     def written(self) -> list[Statement]:
-        """The rows that callers receive."""
-        return [
-            self._scatter(v, self.rows(v), Count(self._places.width(v)))
-            for v in self._places.given
-            if is_written(v)
-        ]
+        """The rows that callers receive. They may do without derivatives by inputs."""
+        made: list[Statement] = []
+        for v in self._places.given:
+            if is_written(v):
+                copy = self._scatter(v, self.rows(v), Count(self._places.width(v)))
+                wanted = is_there(self._source.cell, v)
+                made.append(If(wanted, (copy,)) if v.category == "adjoint" else copy)
+        return made
 
     def outputs(self) -> list[Statement]:
         """The outputs, where no stage writes them to y: states, and what is kept for backward."""
@@ -100,7 +107,7 @@ class Copies:
 
     def _is_wanted(self, state: Vector) -> Expression:
         """Whether callers want a state as an output."""
-        wanted = Relation(self._array(state), "!=", NULL, "size")
+        wanted = is_there(self._source.cell, state)
         if self._several and all(v.category == "state" for v in self._source.cell.outputs):
             there = Relation(Member(CALL, "y"), "!=", NULL, "size")
             return Conditions((there, wanted), "&&")
@@ -119,13 +126,4 @@ class Copies:
     def _callers(self, v: Vector) -> Expression:
         """Where the rows that are worked on begin in the array of a caller."""
         first = Sum((product(T0, BATCH), START), "++")
-        return shifted(self._array(v), product(first, Count(self._sizes.of(v))))
-
-    def _array(self, v: Vector) -> Expression:
-        """The array of a caller that holds ``v``."""
-        if v.category in ("cotangent", "vector", "state"):
-            whole = Member(CALL, "dy" if v.category == "cotangent" else "y")
-            return Member(whole, v.name) if self._several else whole
-        array = Member(CALL, {"adjoint": "dx", "input": "x", "mask": "m"}[v.category])
-        several = len(self._source.cell.inputs) > 1 or v.category == "mask"
-        return Member(array, v.name) if several else array
+        return shifted(array(self._source.cell, v), product(first, Count(self._sizes.of(v))))

@@ -85,7 +85,7 @@ class Fixed:
         gains = self._source.plan.gains
         added: list[Do] = []
         for p, v in gains.items():
-            flag = ONE if p in begun else Member(G, "accumulate", "size")
+            flag = ONE if p in begun else self._source.accumulates
             units = Count(self._source.sizes.of(v))
             added.append(do("add", units, self._packs.vector(v), flag, Member(G, p.name)))
         return added, set(gains)
@@ -99,7 +99,7 @@ def fixed_stages(source: Source) -> list[Stage]:
         ("fixed_gradients", plan.fixed_adjoints, "Once for a sequence, after its last step"),
     ):
         for op in operations:
-            wish = f"{source.cell.name}_{what}"
+            wish = f"{source.name}_{what}"
             name = source.file(("stage", wish), wish)
             shown = " ".join(source.text(v) for v in op.writes)
             rows = _Rows(source.memory, operations)

@@ -28,31 +28,30 @@ class Interface:
     def context(self) -> dict[str, Any]:
         cell = self.cell
         return {
-            "name": cell.name,
-            "NAME": cell.name.upper(),
-            "real": self.source.printer.name("real"),
+            **self.types(),
             "sizes": [self._about_size(n) for n in cell.sizes],
-            "members": self._members(),
-            "several": self.several,
-            "several_outputs": self.several_outputs,
-            "masks": bool(cell.masks),
             "given": "p, x and m" if cell.masks else "p and x",
-            "starts": ", ".join(
-                [
-                    "zeros",
-                    *(
-                        f"{cell.starts_at(s):g} in {s.name}"
-                        for s in cell.states
-                        if cell.starts_at(s)
-                    ),
-                ]
-            ),
             "x": self._about_x(),
             "output": self._output(),
             "heads": heads(cell),
             "example": self._example(),
             "buffers": [{"name": b.name, "note": _note(b.ignored)} for b in self.memory.buffers],
             "macros": self.memory.macros(),
+        }
+
+    def types(self) -> dict[str, Any]:
+        """The variables of the types of arguments."""
+        cell, starts = self.cell, ["zeros"]
+        starts += [f"{cell.starts_at(s):g} in {s.name}" for s in cell.states if cell.starts_at(s)]
+        return {
+            "name": self.source.name,
+            "NAME": self.source.name.upper(),
+            "real": self.source.printer.name("real"),
+            "members": self._members(),
+            "several": self.several,
+            "several_outputs": self.several_outputs,
+            "masks": bool(cell.masks),
+            "starts": ", ".join(starts),
         }
 
     def _about_size(self, n: Size) -> dict[str, str]:
@@ -67,7 +66,7 @@ class Interface:
 
     def _members(self) -> dict[str, list[str]]:
         """The members of each struct, ready; C has no struct without any."""
-        cell, real = self.cell, f"{self.cell.name}_real"
+        cell, real = self.cell, f"{self.source.owner}_real"
 
         def pointers(kind: str, symbols: Iterable[Matrix | Vector], *lead: Expr) -> list[str]:
             shapes = {v.name: _shape(*lead, *cell.shape(v)) for v in symbols}
@@ -76,7 +75,7 @@ class Interface:
         read, written = f"const {real}", real
         parameters = pointers(read, cell.parameters)
         packed = [
-            f"/* what {cell.name}_pack made of them; NULL to do that at every call */",
+            f"/* what {self.source.name}_pack made of them; NULL to do that at every call */",
             f"{read} *packed;",
         ]
         added = [
@@ -93,9 +92,9 @@ class Interface:
             "outputs": pointers(written, cell.outputs, T, B),
             "output_grads": pointers(read, cell.outputs, T, B),
         }
-        if parameters:
+        if parameters and not self.source.is_embedded:
             found["params"] += packed
-        if cell.learned:
+        if cell.learned and not self.source.is_embedded:
             found["grads"] += added
         none = ["char none; /* this cell has none: pass NULL */"]
         return {kind: lines or none for kind, lines in found.items()}
@@ -241,9 +240,8 @@ def messages(cell: Cell) -> list[str]:
     return lines
 
 
-def own_heads(cell: Cell, real: str) -> dict[str, list[str]]:
-    """The heads of the functions that only a source has."""
-    n = cell.name
+def own_heads(n: str, real: str) -> dict[str, list[str]]:
+    """The heads of the functions that only a source has, for a cell of this name."""
     packing = [f"const {n}_sizes *n", f"const {n}_params *p", f"{real} *packed"]
     admitted = ["int given", f"const {n}_sizes *n", "size_t tape", "size_t work"]
     running = [f"{n}_call call", f"{n}_status status"]
@@ -258,13 +256,14 @@ def own_heads(cell: Cell, real: str) -> dict[str, list[str]]:
 def calls(cell: Cell) -> dict[str, list[str]]:
     """What callers gave, as a struct, in each of the functions that they see."""
     given = [".p = p", ".x = x", *([".m = m"] if cell.masks else [])]
+    dx = "dx != NULL ? dx : &none" if len(cell.inputs) > 1 else "dx"
     members = {
         "forward": [".n = n", *given, ".initial = initial", ".y = y", ".final = final",
                     ".tape = tape", ".work = work"],
         "step": [".n = &one", *given, ".initial = state", ".y = y", ".final = next",
                  ".work = work"],
-        "backward": [".n = n", *given, ".dy = dy", ".dfinal = dfinal", ".g = g", ".dx = dx",
-                     ".dinitial = dinitial"],
+        "backward": [".n = n", *given, ".dy = dy", ".dfinal = dfinal", ".g = g",
+                     f".dx = {dx}", ".dinitial = dinitial"],
     }  # fmt: skip
     start = f"{cell.name}_call call = {{"
     return {what: broken(start, items, "};", INSIDE) for what, items in members.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,6 +68,33 @@ def _folded(text: str, width: int, first: str = "", others: str = "") -> list[st
         text.strip(), width, initial_indent=first, subsequent_indent=others,
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
+
+
+def fitted(text: str) -> str:
+    """``text``, with every line broken that is too long: after a comma, or before an operator."""
+    made: list[str] = []
+    for line in text.split("\n"):
+        made += [line] if len(line) <= WIDTH or _LEFT_ALONE.match(line) else _fitting(line)
+    return "\n".join(made)
+
+
+_LEFT_ALONE = re.compile(r" *(\*|/\*|#|//)")  # comments, and what is for the preprocessor
+_BREAK = re.compile(r", | (?=[?:+*] )| (?=(?:\|\||&&) )")
+
+
+def _fitting(line: str) -> list[str]:
+    """A line of code on several, the later ones indented by four more."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    lines, rest, start = [], line.lstrip(), indent
+    while len(start) + len(rest) > WIDTH:
+        ends = [m.end() for m in _BREAK.finditer(rest) if len(start) + m.end() <= WIDTH + 1]
+        commas = [end for end in ends if rest[end - 2] == ","]
+        best = (commas or ends or [0])[-1]
+        if not best:
+            break
+        lines.append(start + rest[:best].rstrip())
+        rest, start = rest[best:], indent + "    "
+    return [*lines, start + rest]
 
 
 # --------------------------------------------------------------------------- statements

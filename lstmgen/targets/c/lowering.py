@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import groupby
 
 from sympy import Expr
 
+from ...derivation.reverse import adjoint
 from ...language.symbols import Vector
 from ...planning.operations import (
     ZERO,
@@ -19,7 +21,9 @@ from ...planning.operations import (
     Sums,
     is_loop,
 )
+from ...planning.served import serves_only
 from . import stages
+from .arrays import any_is_there
 from .fixed import Fixed, fixed_stages
 from .packs import Packed, Packs, Summed, SummedMatrices, SummedVector, packs_in, sums_in
 from .places import Places
@@ -27,7 +31,7 @@ from .pointers import Pointers
 from .products import Products, without_repeated_copies
 from .source import Source
 from .stages import Stage
-from .tree import Statement
+from .tree import If, Statement
 
 
 def lower(source: Source) -> tuple[Direction, Direction]:
@@ -57,27 +61,36 @@ class Direction:
         self.once = once
         self._packs = Packs(source, places, name)
         self.fixed = Fixed(source, once, self._packs, back=name == "backward")
+        self._serves = serves_only(part, [adjoint(v) for v in source.cell.inputs])
         self.stages = self._stages()
         self.sections = self.lowered()
 
     def lowered(self) -> list[tuple[Statement, ...]]:
         """The statements over tiles of steps. They call the stages."""
-        made: list[tuple[Statement, ...]] = []
-        for n, operations in enumerate(self.part.sections):
-            at = Pointers(self.source, self.places, self._packs, is_loop(n))
-            products = Products(self.source, self._packs, at)
-            statements: list[Statement] = []
-            for k, op in enumerate(operations):
-                if isinstance(op, Multiply):
-                    statements += products.multiply(op)
-                elif isinstance(op, Fill):
-                    statements += products.fill(op)
-                elif isinstance(op, Outers):
-                    statements += products.outers(op)
-                else:
-                    statements.append(self.stages[n, k].call(at, self._sum_of))
-            made.append(tuple(without_repeated_copies(statements)))
-        return made
+        return [self._section(n) for n in range(self._last + 1)]
+
+    def _section(self, n: int) -> tuple[Statement, ...]:
+        """What only serves derivatives by inputs is done if a caller wants one of these."""
+        at = Pointers(self.source, self.places, self._packs, is_loop(n))
+        products = Products(self.source, self._packs, at)
+        made: list[Statement] = []
+        places = [(n, k) for k in range(len(self.part.sections[n]))]
+        for ends, alike in groupby(places, lambda place: self._serves.get(place, ())):
+            found = [s for place in alike for s in self._statements(place, products, at)]
+            made += [If(any_is_there(self.source.cell, ends), tuple(found))] if ends else found
+        return tuple(without_repeated_copies(made))
+
+    def _statements(
+        self, place: tuple[int, int], products: Products, at: Pointers
+    ) -> Sequence[Statement]:
+        op = self.part.sections[place[0]][place[1]]
+        if isinstance(op, Multiply):
+            return products.multiply(op)
+        if isinstance(op, Fill):
+            return products.fill(op)
+        if isinstance(op, Outers):
+            return products.outers(op)
+        return [self.stages[place].call(at, self._sum_of)]
 
     @property
     def statements(self) -> list[Statement]:
@@ -171,7 +184,7 @@ class Direction:
 
     def _named(self, stage: str) -> str:
         """The name of a stage: names of a cell's functions begin with the cell's."""
-        wish = f"{self.source.cell.name}_{self.name}_{stage}"
+        wish = f"{self.source.name}_{self.name}_{stage}"
         return self.source.file(("stage", wish), wish)
 
     def _about(self, section: int, op: Fused, before: Operation | None) -> str:

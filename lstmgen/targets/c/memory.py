@@ -104,12 +104,17 @@ class Memory:
 
     def __init__(self, source: Source, forward: Direction, backward: Direction) -> None:
         self.source, self.cell, self.sizes = source, source.cell, source.sizes
-        self.upper = self.cell.name.upper()
+        self.name, self.upper = source.name, source.name.upper()
         self.tape = self._tape(source.memory.kept)
         packs = [self._packs(d) for d in (forward, backward)]
         self.forward = self._forward(forward)
-        self.backward = self._backward(backward)
-        self.regions = (self.tape, packs[0], self.forward, packs[1], self.backward)
+        sums = self._sums(backward)
+        is_apart = source.is_embedded and bool(sums)
+        self.backward = self._backward(backward, () if is_apart else sums)
+        about = "Where the parts of the sums of gradients begin."
+        self.sums = Region("sums", about, sums, has_rows=False) if is_apart else None
+        regions = [self.tape, packs[0], self.forward, packs[1], self.backward]
+        self.regions = (*regions, self.sums) if self.sums else tuple(regions)
         of_constants = not self.cell.parameters and bool(packs[0].parts)
         line = self.sizes.pad  # to begin with a whole line of the cache
         tape, packed, forward_work, backward_work, step_work = BUFFERS
@@ -151,7 +156,7 @@ class Memory:
         about = "Where the parts of the workspace of forward begin, after those of a tape."
         return Region("forward", about, self._common(direction), self.tape)
 
-    def _backward(self, direction: Direction) -> Region:
+    def _backward(self, direction: Direction, sums: Sequence[Part]) -> Region:
         source = self.source
         parts = [*self._common(direction)]
         for s in self.cell.states:
@@ -171,14 +176,16 @@ class Memory:
                 ("panels", "rows, cut into panels", direction.widths),
             ):
                 parts.append(Part(name, about, K * B, sum(widths, ZERO)))
+        about = "Where the parts of the workspace of backward begin."
+        return Region("backward", about, (*parts, *sums))
+
+    def _sums(self, direction: Direction) -> tuple[Part, ...]:
+        """The gradients of parameters, which are summed."""
         sums: dict[bool, list[Part]] = {False: [], True: []}
         for made in direction.sums:
             sums[made.is_zeroed].append(Part(made.name, made.about, Integer(1), made.count))
         start = [Part("sums", "sums that begin with zeros, from here to the end", ZERO, ZERO)]
-        parts += sums[False] + (start + sums[True] if sums[True] else [])
-        return Region(
-            "backward", "Where the parts of the workspace of backward begin.", tuple(parts)
-        )
+        return (*sums[False], *(start + sums[True] if sums[True] else []))
 
     def _common(self, direction: Direction) -> tuple[Part, ...]:
         """What both passes have: callers' rows, and rows for steps."""
@@ -200,7 +207,7 @@ class Memory:
 
     def parts(self, region: Region, *given: Expression) -> Call:
         """The call that says where the parts of a region begin, for so many rows and steps."""
-        return Call(f"{self.cell.name}_{region.name}_parts", given, "struct")
+        return Call(f"{self.name}_{region.name}_parts", given, "struct")
 
     def total(self, region: Region, *given: Expression) -> Member:
         """How many numbers it has."""
@@ -208,7 +215,7 @@ class Memory:
 
     def layout(self, region: Region) -> dict[str, Any]:
         """The struct of a region, and the function that fills it."""
-        name, lines = f"{self.cell.name}_{region.name}", self.source.printer.lines
+        name, lines = f"{self.name}_{region.name}", self.source.printer.lines
         values = [self._place(part) for part in region.parts]
         start = self.total(region.after, N, Count(B), STEPS) if region.after else NIL
         declared = self.sizes.declared(values, [B])
@@ -231,7 +238,7 @@ class Memory:
             "struct": broken(
                 "typedef struct { size_t ", members, f"; }} {name}_layout;", WIDTH
             ),
-            "head": broken(head, [f"const {self.cell.name}_sizes *n", *counted], ")", WIDTH),
+            "head": broken(head, [f"const {self.name}_sizes *n", *counted], ")", WIDTH),
             "body": [*body, "return at;"],
         }  # fmt: skip
 
@@ -248,7 +255,7 @@ class Memory:
 
     def size_of(self, buffer: Buffer) -> dict[str, Any]:
         """The function that says how many numbers a buffer holds: 0 for sizes that are wrong."""
-        name, made, n = self.cell.name, list[Statement](), N
+        name, made, n = self.name, list[Statement](), N
         sizes: Expression = N
         if buffer.ignored:
             of_all = "B" in buffer.ignored
@@ -294,13 +301,9 @@ class Memory:
         """The sizes of buffers as constant expressions, for one thread."""
         names = [n.name for n in self.cell.sizes if n.name not in self.sizes.fixed]
         pad, first = self.sizes.pad, self.upper
-        rows = dict(zip(_MOST, (_FEW, _MANY if self._has_products else _FEW), strict=True))
         lines = [
             f"#define {first}_PADDED(n) (((n) + {pad - 1}) / {pad} * {pad})",
-            *(
-                f"#define {first}_{what}(T, B) ((B) >= {n} ? 1 : {n} / (B) < (T) ? {n} / (B) : (T))"
-                for what, n in rows.items()
-            ),
+            *self.tiles(),
             *self._rooms(),
         ]
         for buffer in self.buffers:
@@ -315,6 +318,15 @@ class Memory:
             head = f"{self.upper}_{buffer.name.upper()}_SIZE({listed})"
             lines += self._macro(head, count or Integer(1), known)
         return lines
+
+    def tiles(self) -> list[str]:
+        """The steps that a pass works on at a time, as constant expressions."""
+        rows = (_FEW, _MANY if self._has_products else _FEW)
+        return [
+            f"#define {self.upper}_{what}(T, B) "
+            f"((B) >= {n} ? 1 : {n} / (B) < (T) ? {n} / (B) : (T))"
+            for what, n in zip(_MOST, rows, strict=True)
+        ]
 
     @property
     def _has_products(self) -> bool:

@@ -7,6 +7,7 @@ in order, and keeps what is ``live``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import sympy
@@ -63,6 +64,7 @@ from .vocabulary import (
     END,
     FROM,
     IN_PACKED,
+    IN_SUMS,
     IN_TAPE,
     IN_WORK,
     LARGEST,
@@ -77,6 +79,7 @@ from .vocabulary import (
     SLICES,
     START,
     STEPS,
+    SUMS,
     T0,
     TAPE,
     TEAM,
@@ -102,17 +105,18 @@ class Passes:
         self, source: Source, forward: Direction, backward: Direction, memory: Memory
     ) -> None:
         self.source, self.cell, self.memory = source, source.cell, memory
-        self.sizes, self.name = source.sizes, source.cell.name
+        self.sizes, self.name = source.sizes, source.name
         self.directions = {"forward": forward, "backward": backward}
         self._lines = source.printer.lines
 
     def context(self) -> dict[str, Any]:
         """The variables of the templates: lines that are ready."""
+        unreached = self._unreached(replace(CALL, type="struct"))
         return {
             "arranging": {what: self._arranging(d) for what, d in self.directions.items()},
             "passes": {"forward": self._forward(), "backward": self._backward()},
             "summing": self._summing() if self.cell.learned else [],
-            "unreached": self._unreached(),
+            "unreached": self._lines([*together(self.sizes.declared(unreached)), *unreached]),
         }
 
     # ------------------------------------------------------------------ what functions declare
@@ -197,9 +201,14 @@ class Passes:
                 carries.append(Declare(Kind("real", pointer="*"), carried, at))
         start += together(carries)
         if any(made.is_zeroed for made in direction.sums):
-            sums = Member(IN_WORK, "sums", "size")
-            count = Sum((Member(IN_WORK, "total", "size"), sums), "+-")
-            start.append(do("memset", shifted(WORK, sums), NIL, product(count, _BYTES)))
+            where, at = self.source.sums
+            sums = Member(at, "sums", "size")
+            count = Sum((Member(at, "total", "size"), sums), "+-")
+            zeros = do("memset", shifted(where, sums), NIL, product(count, _BYTES))
+            begins = Relation(Member(CALL, "begun"), "==", NIL, "size")
+            start.append(If(begins, (zeros,)) if self.source.is_embedded else zeros)
+        if self.source.is_embedded:  # else that is done once for all slices
+            start += self._unreached(CALL)
         first, last, saved = list[Statement](), list[Statement](), list[Statement]()
         sections = [list(section) for section in direction.sections]
         for s in self.cell.states:
@@ -271,7 +280,8 @@ class Passes:
         work = shifted(Member(CALL, "work"), product(Member(SLICE, "s", "size"), each))
         places = direction.places
         parts = [row.name for row in (places.tile, places.scratch)]
-        parts += [COLUMNS.name, PANELS.name, *(made.name for made in direction.sums)]
+        parts += [COLUMNS.name, PANELS.name]
+        sums = [made.name for made in direction.sums]
         return [
             self._n(),
             Declare(COUNT, BATCH, _BATCH),
@@ -287,6 +297,9 @@ class Passes:
             Declare(NUMBERS, WORK, work),
             Declare(NUMBERS, MEMORY, Choice(_IS_KEPT, TAPE, WORK)),
             *_parts(NUMBERS, WORK, IN_WORK, parts),
+            *([self._layout(IN_SUMS, memory.sums, N)] if memory.sums else []),
+            *([Declare(NUMBERS, SUMS, Member(CALL, "sums"))] if memory.sums else []),
+            *_parts(NUMBERS, *self.source.sums, sums),
             *_parts(
                 READ_NUMBERS, Member(CALL, "packed"), IN_PACKED, [p.name for p in direction.packs]
             ),
@@ -335,7 +348,7 @@ class Passes:
 
     def _summing(self) -> list[str]:
         """The body of the function that adds up what backward has summed for each slice."""
-        region, backward = self.memory.backward, self.directions["backward"]
+        region, backward = self.memory.sums or self.memory.backward, self.directions["backward"]
         fixed = backward.fixed
 
         def home_of(p: Matrix | Vector) -> tuple[Expression, Expression]:
@@ -344,7 +357,7 @@ class Passes:
 
         home, begun = brought_home(backward.sums, home_of)
         gains, gaining = fixed.gains(begun)
-        accumulates = Member(G, "accumulate", "size")
+        accumulates = self.source.accumulates
         body: list[Statement] = []
         zeroed = [
             do("memset", Member(G, p.name), NIL, product(*map(Count, self.cell.shape(p)), _BYTES))
@@ -355,27 +368,30 @@ class Passes:
             body.append(If(Relation(accumulates, "==", NIL, "size"), tuple(zeroed)))
         if home:
             later = Relation(NUMBER, ">", NIL, "size")
-            work = shifted(Member(CALL, "work"), product(NUMBER, EACH))
+            memory, at = self.source.sums
+            of_slice = shifted(Member(CALL, memory.name), product(NUMBER, EACH))
+            parts = (N,) if region is self.memory.sums else (N, _B, MOST)
             variables = [
                 Declare(Kind("int", True), LATER, later),
                 Declare(Kind("int", True), BEGUN, Conditions((later, accumulates), "||")),
                 Declare(COUNT, _B, Call("slice_rows", (_BATCH, SLICES, NUMBER), "size")),
-                self._layout(IN_WORK, region, N, _B, MOST),
-                Declare(READ_NUMBERS, WORK, work),
-                *_parts(READ_NUMBERS, WORK, IN_WORK, [made.name for made in backward.sums]),
+                self._layout(at, region, *parts),
+                Declare(READ_NUMBERS, memory, of_slice),
+                *_parts(READ_NUMBERS, memory, at, [made.name for made in backward.sums]),
             ]
             inside = [*together(live(variables, home)), *home]
             body.append(Loop(NUMBER, SLICES, tuple(inside)))
         if fixed.back:
             body += [*fixed.zeroed(begun), *fixed.back, *gains]
         chunk = self.memory.most("CHUNK", LARGEST)
+        parts_of_largest = (N,) if region is self.memory.sums else (N, LARGEST, MOST)
         variables = [
             self._n(),
             Declare(COUNT, THREADS, _WORKERS),
             Declare(COUNT, SLICES, Call("slice_count", (_BATCH, _THREADS), "size")),
             Declare(COUNT, LARGEST, Call("slice_most", (_BATCH, _THREADS), "size")),
             Declare(COUNT, MOST, chunk),
-            Declare(COUNT, EACH, self.memory.total(region, N, LARGEST, MOST)),
+            Declare(COUNT, EACH, self.memory.total(region, *parts_of_largest)),
             Declare(self._struct("params"), P, Member(CALL, "p")),
             Declare(self._struct("grads"), G, Member(CALL, "g")),
             self._layout(IN_PACKED, self._packed(backward), N),
@@ -383,7 +399,7 @@ class Passes:
         ]
         return self._lines([*self._declared(variables, body), *body])
 
-    def _unreached(self) -> list[str]:
+    def _unreached(self, call: Variable) -> list[Statement]:
         """What sets the derivatives by inputs that no gradient flows into: to zero."""
         written = {
             (v.name, v.time)
@@ -393,14 +409,15 @@ class Passes:
         }
         several = len(self.cell.inputs) > 1
         zeroed: list[Statement] = []
-        dx = Variable("dx")
+        dx = Member(call, "dx")
         for v in self.cell.inputs:
             if (v.name, v.time) not in written:
                 to = Member(dx, v.name) if several else dx
                 rows = (_STEPS_OF_ALL, _BATCH, Count(self.sizes.of(v)))
+                zeros = do("memset", to, NIL, product(*rows, _BYTES))
                 zeroed.append(Comment(f"no gradient reaches {v.name}"))
-                zeroed.append(do("memset", to, NIL, product(*rows, _BYTES)))
-        return self._lines([*together(self.sizes.declared(zeroed)), *zeroed])
+                zeroed.append(If(Relation(to, "!=", NULL, "size"), (zeros,)))
+        return zeroed
 
 
 def _over_steps(

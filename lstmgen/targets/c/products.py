@@ -22,12 +22,10 @@ from .tree import (
     Do,
     Expression,
     Literal,
-    Member,
-    Relation,
     Statement,
     do,
 )
-from .vocabulary import COLUMNS, END, PANELS, TEAM, N
+from .vocabulary import COLUMNS, PANELS, TEAM
 
 
 class Products:
@@ -181,7 +179,7 @@ class Products:
         made.append(Comment(about))
         total = self._total(parameters, lefts, right)
         items = [*rows, columns, Count(total.height), *self._at.first(right), PANELS,
-                 Relation(END, "<", Member(N, "T"), "size"), total, Count(total.width),
+                 self._source.have_begun, total, Count(total.width),
                  COLUMNS]  # fmt: skip
         return [*made, do("outer_add", *items)]
 

@@ -20,8 +20,20 @@ from .places import Memory, Row
 from .printer import Printer
 from .scopes import Scope
 from .sizes import Sizes
-from .tree import Variable
-from .vocabulary import STAGE_WORDS, body_words, file_words
+from .tree import Conditions, Expression, Member, Relation, Variable
+from .vocabulary import (
+    CALL,
+    END,
+    IN_SUMS,
+    IN_WORK,
+    STAGE_WORDS,
+    SUMS,
+    WORK,
+    G,
+    N,
+    body_words,
+    file_words,
+)
 
 
 class Source:
@@ -29,15 +41,20 @@ class Source:
 
     Stage functions are declared in the scope of the ``file``, sizes within it, and all that the
     functions for whole passes declare in ``names``: these functions share their names.
+
+    With an ``owner``, the code is a part of that one's source: its own names begin with both names,
+    and the types of numbers and statuses are the owner's.
     """
 
-    def __init__(self, cell: Cell, dtype: str, fixed: dict[str, int]) -> None:
+    def __init__(self, cell: Cell, dtype: str, fixed: dict[str, int], owner: str = "") -> None:
         self.cell, self.dtype = cell, dtype
+        self.name = f"{owner}_{cell.name}" if owner else cell.name
+        self.owner, self.is_embedded = owner or cell.name, bool(owner)
         self.plan = schedule.plan(cell, dtype=dtype)
         self.order = Order(cell, self.plan.derivation.forward)
-        self.file = Scope(taken=file_words(cell.name))
+        self.file = Scope(taken=file_words(self.name))
         self._sizes_scope = Scope(self.file, STAGE_WORDS)
-        self.names = Scope(self._sizes_scope, body_words(cell.name))
+        self.names = Scope(self._sizes_scope, body_words(self.name))
         self.sizes = Sizes(cell, dtype, fixed, self._sizes_scope)
         self.memory = Memory(self.plan, self.sizes)
         self.expressions = Expressions(self.order, dtype)
@@ -54,6 +71,26 @@ class Source:
     def text(self, e: Expr) -> str:
         """An expression as people write it, for comments."""
         return mathematics(e, self.order)
+
+    # ------------------------------------------------------------------ sums of gradients
+
+    @property
+    def sums(self) -> tuple[Variable, Variable]:
+        """Where they are, and what says where each begins: in a workspace, but apart where a pass
+        may go on from block to block, each of its own size.
+        """
+        return (SUMS, IN_SUMS) if self.is_embedded else (WORK, IN_WORK)
+
+    @property
+    def have_begun(self) -> Expression:
+        """Whether they have, before the tile that ends with step ``end``."""
+        later = Relation(END, "<", Member(N, "T"), "size")
+        return Conditions((Member(CALL, "begun"), later), "||") if self.is_embedded else later
+
+    @property
+    def accumulates(self) -> Expression:
+        """Whether callers want gradients to be added to what is there."""
+        return Member(CALL if self.is_embedded else G, "accumulate", "size")
 
     # ------------------------------------------------------------------ variables of passes
 

@@ -338,7 +338,7 @@ class Body:
         sizes = self.sizes.used(every)
         open_sizes = tuple(n for n in sizes if self.sizes.value(n) is None)
         reads_constants = P.name in names_in(body)
-        constants = Kind(f"{self.source.cell.name}_params", is_const=True, pointer="*")
+        constants = Kind(f"{self.source.name}_params", is_const=True, pointer="*")
         parameters = [
             (SIZE, ROWS),
             *((SIZE, Variable(self.sizes.name(n), "size")) for n in open_sizes),

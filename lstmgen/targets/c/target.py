@@ -37,7 +37,7 @@ from .memory import Memory
 from .passes import Passes
 from .source import Source
 from .tree import Function, together
-from .vocabulary import TEMPLATES
+from .vocabulary import texts
 
 PLAN: dict[str, bool] = {}  # as it is without options
 OPTIONS = frozenset({"dtype", "single_file"})
@@ -77,10 +77,7 @@ def files(
     _refuse_members(cell)
     options = f" --dtype {dtype}" + "".join(f" --size {k}={v}" for k, v in sizes.items())
     options += " --single-file" if single_file else ""
-    about = [
-        line if PLACEHOLDER in line else line[: _indent(line)] + one_line(line)
-        for line in header(cell, "c", source, options)
-    ]
+    about = tidy(header(cell, "c", source, options))
     taken = {*_STANDARD_HEADERS, runtime.FILE.removesuffix(".h")}
     stem = f"{cell.name}_cell" if cell.name in taken else cell.name
     templates = environment("c")
@@ -121,16 +118,26 @@ def _refuse_members(cell: Cell) -> None:
             )
 
 
+def tidy(about: list[str]) -> list[str]:
+    """Lines of a comment, in which nothing of what users wrote ends it."""
+    return [
+        line if PLACEHOLDER in line else line[: _indent(line)] + one_line(line) for line in about
+    ]
+
+
 def _indent(line: str) -> int:
     return len(line) - len(line.lstrip())
 
 
 class Parts:
-    """What the templates place: the parts of one cell's code, in the order in which they arise."""
+    """What the templates place: the parts of one cell's code, in the order in which they arise.
 
-    def __init__(self, cell: Cell, dtype: str, fixed: dict[str, int]) -> None:
+    With an ``owner``, the code is a part of that one's source (``embedded``).
+    """
+
+    def __init__(self, cell: Cell, dtype: str, fixed: dict[str, int], owner: str = "") -> None:
         self.cell = cell
-        self._source = Source(cell, dtype, fixed)
+        self._source = Source(cell, dtype, fixed, owner)
         self.forward, self.backward = lower(self._source)
         # statements say which parameters are packed, and so what there is in memory
         self.memory = Memory(self._source, self.forward, self.backward)
@@ -140,10 +147,7 @@ class Parts:
         """What a header and a source have in common that fit, whatever their comments say: the
         tape, whose layout and maker are the cell's, and the templates of both.
         """
-        loader = environment("c").loader
-        assert loader is not None
-        texts = [loader.get_source(environment("c"), name)[0] for name in TEMPLATES]
-        return fingerprint(self._checks.fingerprint(), *self.memory.macros(), *texts)
+        return fingerprint(self._checks.fingerprint(), *self.memory.macros(), *texts())
 
     def header(self) -> dict[str, Any]:
         """The variables of the header."""
@@ -151,31 +155,44 @@ class Parts:
 
     def source(self) -> dict[str, Any]:
         """The variables of the source."""
-        source, cell, memory = self._source, self.cell, self.memory
-        directions = (self.forward, self.backward)
-        real = source.printer.name("real")
+        cell, code = self.cell, self.code()
         return {
-            "name": cell.name,
-            "NAME": cell.name.upper(),
-            "real": real,
-            "bits": runtime.BITS[source.dtype],
+            **code,
+            "bits": runtime.BITS[self._source.dtype],
             "runtime_generation": runtime.generation(),
-            "direct": _about_direct(cell),
-            "heads": heads(cell) | own_heads(cell, real),
+            "heads": code["heads"] | heads(cell),
             "parameters": bool(cell.parameters),
+            "several": len(cell.inputs) > 1,
             "messages": messages(cell),
-            "call": self._arrays(real),
             "calls": calls(cell),
             "running": running(cell),
-            "regions": [memory.layout(region) for region in memory.regions],
-            "buffers": [memory.size_of(buffer) for buffer in memory.buffers],
-            **Passes(source, self.forward, self.backward, memory).context(),
+            "buffers": [self.memory.size_of(buffer) for buffer in self.memory.buffers],
             **self._checks.context(),
+            "has_once": bool(self.backward.fixed.back),
+        }
+
+    def code(self, backward: bool = True) -> dict[str, Any]:
+        """The variables of the static functions that do the work; or of those for forward alone."""
+        source, memory = self._source, self.memory
+        directions = (self.forward, self.backward)[: 1 + backward]
+        real = source.printer.name("real")
+        passes = Passes(source, self.forward, self.backward, memory).context()
+        arranging = {d.name: passes["arranging"][d.name] for d in directions}
+        once = self.forward.once if backward else self.forward.once[:1]
+        return {
+            **passes,
+            "name": source.name,
+            "NAME": source.name.upper(),
+            "real": real,
+            "direct": _about_direct(self.cell),
+            "heads": own_heads(source.name, real),
+            "call": self._arrays(real),
+            "regions": [memory.layout(r) for r in memory.regions[: None if backward else 3]],
+            "arranging": arranging,
             "stages": [
-                *(self._stage(s.function) for s in self.forward.once),
+                *(self._stage(s.function) for s in once),
                 *(self._stage(s.function) for d in directions for s in d.stages.values()),
             ],
-            "has_once": bool(self.backward.fixed.back),
         }
 
     def _stage(self, function: Function) -> dict[str, list[str]]:
@@ -191,7 +208,7 @@ class Parts:
 
     def _arrays(self, real: str) -> list[str]:
         """The arrays of a call, as members of its struct."""
-        n = self.cell.name
+        n = self._source.name
         read, written = ["*kept", "*packed"], ["*tape", "*work"]
         structs: list[str] = []
         if self.backward.fixed.back:  # what backward packed, and what it makes of that
@@ -206,6 +223,9 @@ class Parts:
             read = ["*x", *read]
             written.insert(len(written) - 2, "*dx")
         structs += [f"const {n}_masks *m;"] if self.cell.masks else []
+        if self._source.is_embedded:
+            written += ["*sums"] if self.memory.sums else []
+            structs.append("int begun, accumulate;")
         return [f"const {real} {', '.join(read)};", f"{real} {', '.join(written)};", *structs]
 
 

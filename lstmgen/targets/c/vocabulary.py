@@ -21,13 +21,14 @@ from .functions import LIBRARY
 from .tree import Variable
 
 PASSES = ("forward", "backward")
-REGIONS = ("tape", *PASSES, *(f"{p}_packed" for p in PASSES))  # structs that say what is where
+REGIONS = ("tape", *PASSES, *(f"{p}_packed" for p in PASSES), "sums")  # what is where
 BUFFERS = ("tape", "packed", "forward_work", "backward_work", "step_work")
 # Functions whose heads are not in the templates.
 _FUNCTIONS = ("pack", "step", "admit", "run_forward", *PASSES, *(f"arrange_{p}" for p in PASSES),
-              *(f"{kind}_given" for kind in ("params", "grads", "inputs", "input_grads", "masks",
-                                              "outputs")))  # fmt: skip
+              *(f"{s}_given" for s in ("params", "grads", "inputs", "masks", "outputs")),
+)  # fmt: skip
 TEMPLATES = ("header.h.j2", "source.c.j2")
+EMBEDDED = "embedded.c.j2"  # in the place of both, for a cell in the source of another
 
 # What a template consists of besides words of C. A hole that joins lines has code of ours; one that
 # is computed otherwise gives no name.
@@ -45,7 +46,13 @@ _OURS = "{{ line }}"
 def _declarations() -> tuple[tuple[frozenset[str], frozenset[str]], ...]:
     """For each declaration in the templates, the words at file scope and those within brackets."""
     templates = environment("c")
-    return tuple(d for name in TEMPLATES for text in _texts(name, templates) for d in _cut(text))
+    names = (*TEMPLATES, EMBEDDED)
+    return tuple(d for name in names for text in _texts(name, templates) for d in _cut(text))
+
+
+def texts() -> list[str]:
+    """The templates of the files of a cell, with all that they include."""
+    return [text for name in TEMPLATES for text in _texts(name, environment("c"))]
 
 
 def _texts(name: str, templates: Environment) -> Iterator[str]:
@@ -124,6 +131,7 @@ LAST = Variable("last", "size")
 NUMBER, SLICES = Variable("s", "size"), Variable("slices", "size")  # of a slice, of all slices
 LARGEST, EACH = Variable("largest", "size"), Variable("each", "size")  # slice, and its workspace
 BEGUN = Variable("begun", "size")  # whether gradients are added to what is there
+SUMS, IN_SUMS = Variable("sums"), Variable("in_sums", "struct")  # of gradients, if kept apart
 LATER = Variable("later", "size")  # whether a slice is not the first
 ROWS, ROW, UNIT = Variable("rows", "size"), Variable("row", "size"), Variable("j", "size")
 HEAD = Variable("head", "size")
@@ -136,7 +144,7 @@ STAGE_WORDS = frozenset(v.name for v in (ROWS, ROW, UNIT, P))
 _EVERYWHERE = (
     N, P, G, CALL, SLICE, TAPE, PACKED, WORK, IN_TAPE, IN_PACKED, IN_WORK, AT, MEMORY, COLUMNS,
     PANELS, TEAM, THREADS, BATCH, START, STEPS, AMONG, MOST, FROM, T0, END, LAST, NUMBER, SLICES,
-    LARGEST, EACH, BEGUN, LATER, ROWS, HEAD, GIVEN, FINE, ONE_STEP, STATUS,
+    LARGEST, EACH, BEGUN, SUMS, IN_SUMS, LATER, ROWS, HEAD, GIVEN, FINE, ONE_STEP, STATUS,
 )  # fmt: skip
 # Rows of memory, and members of the structs that say where things begin.
 _PLACES = ("kept", "tile", "scratch", "total", "sums")

@@ -90,7 +90,7 @@ def files(cell: Cell, *, source: str = "", tape: str | None = None) -> dict[str,
     transposed = {names[stack] for usage in functions.values() for stack in usage.transposed}
     module = environment("numpy").get_template("module.py.j2")
     return {
-        f"{_stem(cell)}.py": module.render(
+        f"{stem(cell)}.py": module.render(
             **_tables(
                 cell,
                 [*plan.made.values()],
@@ -113,7 +113,8 @@ def _body(lines: Iterable[str]) -> str:
     return "\n".join(f"    {line}".rstrip() for line in lines)
 
 
-def _stem(cell: Cell) -> str:
+def stem(cell: Cell) -> str:
+    """The name of a cell's module."""
     return f"{cell.name}_cell" if cell.name in MODULES else cell.name
 
 
@@ -124,7 +125,7 @@ def interface(cell: Cell) -> str:
 
 def _tables(cell: Cell, fixed: Sequence[Vector] = (), tape: str | None = None) -> dict[str, object]:
     """What the tables of a module hold, and ``init``."""
-    binds = _binds(cell)
+    bound = binds(cell)
     initial = {p.name: start for p in cell.parameters if (start := cell.initial(p))}
     kinds = {start.name for start in initial.values() if isinstance(start, Initial)}
     starts = {s.name: cell.starts_at(s) for s in cell.states if cell.starts_at(s)}
@@ -165,8 +166,8 @@ def _tables(cell: Cell, fixed: Sequence[Vector] = (), tape: str | None = None) -
         "real_only": _real_only(cell),
         "matrices": _tuple([*(p.name for p in matrices), *made]),
         "init_arguments": ", ".join([*arguments, "**sizes"]),
-        "init_binds": list(binds.items()),
-        "init_about": _about_binds(binds),
+        "init_binds": list(bound.items()),
+        "init_about": _about_binds(bound),
     }
 
 
@@ -282,7 +283,7 @@ def _tuple(names: Sequence[str]) -> str:
     return f"({_listed(names)},)" if names else "()"
 
 
-def _binds(cell: Cell) -> dict[str, str]:
+def binds(cell: Cell) -> dict[str, str]:
     """What the first two arguments of ``init`` mean: the size of an input, and that of a state.
 
     D and H where the cell has them, since that is how people call them; else those that come first.

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from sympy import Expr
 
 from ..language.cell import Cell
-from ..runtime.toolchain import compile
-from .wavefront import ACTIVE, wavefront
+from ..network.wavefront import ACTIVE, wavefront
+from .toolchain import compile
 
 Array = NDArray[Any]
 
