@@ -117,6 +117,19 @@ def run(
 
 
 @main.command()
+@click.option("--rounds", type=click.IntRange(min=1), default=15, show_default=True,
+              help="How often each is visited.")  # fmt: skip
+def networks(rounds: int) -> None:
+    """Layers, lengths and resets beside PyTorch's, with one thread."""
+    from lstmgen.benchmark.threads import limit
+
+    limit(1)  # before NumPy is loaded
+    from .networks import run as measure
+
+    click.echo(measure(rounds))
+
+
+@main.command()
 @click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def table(results: Path) -> None:
     """Print the tables of a JSON file."""

@@ -87,9 +87,9 @@ def _reports(command: _F) -> _F:
 
 
 def _find(name: str) -> Cell | Structure:
-    from .runtime.loading import find_cell
+    from .runtime.loading import find_model
 
-    return find_cell(name)
+    return find_model(name)
 
 
 def _find_cell(name: str, what: str) -> Cell:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -34,6 +35,19 @@ cell = Cell(
 """
 
 
+NETWORK = """\
+from lstmgen import Dropout, Embedding, Layer, Network, Readout
+
+network = Network(
+    [
+        Embedding(9, 4), Layer("lstm", 6, bidirectional=True), Dropout(0.2),
+        Layer("gru", 5, last=True), Readout(3),
+    ],
+    name="mine_network", title="three labels for sequences", loss="cross_entropy", clip_norm=1.0,
+)
+"""
+
+
 @pytest.fixture
 def run():
     def call(*arguments, code=0):
@@ -48,6 +62,13 @@ def run():
 def mine(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(MINE)
+    return path
+
+
+@pytest.fixture
+def network(tmp_path):
+    path = tmp_path / "network.py"
+    path.write_text(NETWORK)
     return path
 
 
@@ -79,6 +100,92 @@ def test_cells_show_plan_latex(run):
         assert "flop" in run("plan", name)
         assert r"\odot" in run("latex", name)
     assert r"\begin{document}" in run("latex", "lstm", "--document")
+
+
+def test_show_of_a_network(run, network):
+    text = run("show", network)
+    assert text.startswith("mine_network: three labels for sequences\n")
+    for row in (
+        r"x +symbols from 0 to 8 +\(T, B\)",
+        r"embedding +row x of 9 +\(T, B, 4\) +36",
+        r"lstm1_backward +lstm of embedding, from the last step to the first +\(T, B, 6\) +264",
+        r"dropout1 +dropout of lstm1, 0.2 dropped at each step +\(T, B, 12\)",
+        r"gru1 +gru of dropout1 +\(T, B, 5\) +275",
+        r"readout +readout of gru1_last +\(B, 3\) +18",
+        r"in all +857",
+        r"loss +cross_entropy",
+        r"optimizer +adam, beta1 0.9, beta2 0.999, eps 1e-08",
+        r"rate +0.001",
+        r"clip_norm +1",
+    ):
+        assert re.search(f"^{row}$", text, re.MULTILINE), row
+    assert text.count("input gate") == 1, "each cell once, of both directions too"
+    for cell in ("lstm: ", "gru: ", "dropout: ", "readout: ", "cross_entropy: ", "adam: "):
+        assert f"\n\n\n{cell}" in text
+    assert "lstm1_forward" in run("plan", network)
+    assert "⌈T/k⌉" in run("plan", network, "--dtype", "float32", "--target", "numpy")
+
+
+def test_codegen_of_a_network(run, tmp_path, network):
+    text = run("codegen", network, "--target", "numpy", "--out", tmp_path / "build")
+    made = ("mine_network", "lstm", "gru", "dropout", "readout", "cross_entropy", "adam")
+    for name in made:
+        assert re.search(rf"{name}\.py +\d+ lines", text)
+    assert sorted(p.stem for p in (tmp_path / "build").iterdir()) == sorted(made)
+    main_file = (tmp_path / "build" / "mine_network.py").read_text(encoding="utf-8")
+    assert "lstmgen codegen network.py --target numpy" in main_file
+    text = run("codegen", network, "--target", "c", "--out", tmp_path / "c", "--dtype", "float32")
+    assert "mine_network.h" in text and "lstmgen_runtime.h" in text
+
+
+def test_the_code_of_a_network_needs_numpy_only(run, tmp_path, network):
+    """A folder of its own, and a Python that does not find lstmgen."""
+    run("codegen", network, "--target", "numpy", "--out", tmp_path / "build")
+    script = (
+        "import sys; sys.modules['lstmgen'] = sys.modules['sympy'] = None\n"
+        "import numpy as np, mine_network as m\n"
+        "params = m.init(seed=0); moments = m.start(params); x = np.arange(12).reshape(4, 3) % 9\n"
+        "losses = [m.train(params, moments, x, np.arange(3))[0] for _ in range(200)]\n"
+        "y, _, _ = m.forward(m.pack(params), x, tape=False)\n"
+        "print(losses[-1] < losses[0] / 2, y.argmax(-1).tolist())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path / "build", capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.stdout == "True [0, 1, 2]\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "hint"),
+    [
+        (["latex"], "there is LaTeX of cells only", "which are lstm, dropout, gru, readout"),
+        (["bench"], "there are timings of cells only", "by name or in a file of its own"),
+        (["codegen", "--target", "latex"], "the target latex has no networks", "one after the"),
+        (["codegen", "--target", "c", "--size", "H=3"], "no option 'H' for networks", "it takes"),
+        (["codegen", "--target", "numpy", "--tape", "float16"], "no option 'tape'", "it takes"),
+    ],
+)
+def test_what_networks_do_not_have(run, network, tmp_path, arguments, said, hint):
+    more = ["--out", tmp_path / "build"] if arguments[0] == "codegen" else []
+    text = run(arguments[0], network, *arguments[1:], *more, code=1)
+    assert "error:" in text and said in text and hint in text and "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (NETWORK.replace("network =", "mine ="), "rename that to network"),
+        (NETWORK.replace('"gru"', '"gruu"'), 'did you mean "gru"'),
+        (NETWORK.replace("Embedding(9, 4), ", "").replace("[", "[Readout(2), Embedding(9, 4),"),
+         "layer 2: an embedding comes first"),
+    ],
+)  # fmt: skip
+def test_broken_network_files(run, tmp_path, text, said):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    shown = run("show", path, code=1)
+    assert "broken.py" in shown and said in shown and "Traceback" not in shown
 
 
 def test_codegen_writes_what_generate_gives(run, tmp_path, mine):

@@ -16,7 +16,7 @@ def lines(network: Structure) -> list[str]:
     """A line for each node: what it makes, and of what."""
     rows = []
     for node in network.graph.nodes:
-        made, what, how = _row(node)
+        made, what, how = row(node)
         units = "" if isinstance(node, Last) else f", {node.output.size} units"
         rows.append((made, f"{what}{units}{how}"))
     widest = max(len(made) for made, _ in rows)
@@ -50,7 +50,7 @@ def _layers(network: Structure) -> list[str]:
     rows = [("x", what, shape, "")]
     counts = {node.output.name: _count(network, node) for node in network.graph.nodes}
     for node in network.graph.nodes:
-        made, what, how = _row(node)
+        made, what, how = row(node)
         shape = f"({'' if node.output.of_rows else 'T, '}B, {node.output.size})"
         count = counts[node.output.name]
         rows.append((made, f"{what}{how}", shape, polynomial(count) if count else ""))
@@ -89,7 +89,7 @@ def _training(network: Structure) -> list[str]:
     return [f"{what:10}  {value}" for what, value in rows]
 
 
-def _row(node: Node) -> tuple[str, str, str]:
+def row(node: Node) -> tuple[str, str, str]:
     """What a node makes, of what, and how."""
     made, of = node.output.name, ", ".join(s.name for s in node.inputs)
     if isinstance(node, Embed):

@@ -34,6 +34,10 @@ class Network(Structure):
 
     target: str | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process: not what was compiled in this one."""
+        return {name: value for name, value in self.__dict__.items() if name != "_modules"}
+
     def __str__(self) -> str:
         return show(self)
 
@@ -79,7 +83,8 @@ class Network(Structure):
 
     def pack(self, params: Arrays) -> Any:
         """``params`` arranged once, for many calls of ``step``, or of ``predict``: a snapshot."""
-        return self._of(params).pack(params)
+        module = self._of(params)
+        return module.pack(params) if hasattr(module, "pack") else dict(params)
 
     def forward(self, params: Arrays, x: Any, state: Arrays | None = None, **options: Any) -> Any:
         """Run over a batch of sequences: (y, final state, tape).

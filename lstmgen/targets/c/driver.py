@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ...network.description import about
+from ...network.description import about, row
 from ...network.graph import Chain, Embed, Join, Last, Run, Signal
 from ...network.structure import start_of
 from .embedded import Embedded
@@ -93,14 +93,14 @@ class Driver:
         return made
 
     def _join(self, chain: Chain, k: int, node: Join) -> list[str]:
-        whole, at, made = size(node.output.size), "0", []
+        whole, at, made = size(node.output.size), "", []
         for s in node.inputs:
             made.append(
                 f"rows_copy_f{self.bits}({self._count(chain)}, {size(s.size)}, "
                 f"{self._value(chain, k, s)}, {size(s.size)}, "
-                f"{self._value(chain, k, node.output)} + {at}, {whole});"
+                f"{self._value(chain, k, node.output)}{at}, {whole});"
             )
-            at = f"{at} + {size(s.size)}" if at != "0" else size(s.size)
+            at += f" + {size(s.size)}"
         return made
 
     def _run(self, chain: Chain, k: int, run: Run) -> list[str]:
@@ -180,7 +180,8 @@ class Driver:
             f"const {cell.name}_call call = {{{', '.join(call)}}};",
             f"{cell.name}_{way}_rows(&call, {self.name}_alone(r, block->pieces));",
         ]
-        return [f"{{ /* {run.name} */", *(f"    {line}" for line in inside), "}"]
+        made, what, how = row(run)
+        return [f"{{ /* {made}: {what}{how} */", *(f"    {line}" for line in inside), "}"]
 
     def _common(self, run: Run) -> list[str]:
         cell = self.cells[run.cell.name]
@@ -260,18 +261,18 @@ class Driver:
         return made
 
     def _join_back(self, chain: Chain, k: int, node: Join) -> list[str]:
-        whole, at, made = size(node.output.size), "0", []
+        whole, at, made = size(node.output.size), "", []
         d = self._adjoint(chain, k, node.output)
         for s in node.inputs:
             how = "add" if s in self._known else "copy"
             line = (
-                f"rows_{how}_f{self.bits}({self._count(chain)}, {size(s.size)}, {d} + {at}, "
+                f"rows_{how}_f{self.bits}({self._count(chain)}, {size(s.size)}, {d}{at}, "
                 f"{whole}, {self._adjoint(chain, k, s)}, {size(s.size)});"
             )
             none = self._may_be_none(s)
             made += [f"if (!({none})) {{", f"    {line}", "}"] if none else [line]
             self._known.add(s)
-            at = f"{at} + {size(s.size)}" if at != "0" else size(s.size)
+            at += f" + {size(s.size)}"
         return made
 
     def _store(self, chain: Chain) -> list[str]:

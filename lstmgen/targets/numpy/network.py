@@ -140,6 +140,7 @@ def _kept(network: Structure) -> list[str]:
 def _training(network: Structure) -> dict[str, Any]:
     """What the functions that train hold."""
     loss, optimizer, out = network.loss, network.optimizer, network.graph.output
+    rate = network.schedule.rate
     assert loss is not None
     rows = "(B,)" if out.of_rows else "(T, B)"
     y = f"({'' if out.of_rows else 'T, '}B, {out.size})"
@@ -163,9 +164,9 @@ def _training(network: Structure) -> dict[str, Any]:
                 (k, expression(e.subs(optimizer.constants))) for k, e in optimizer.counted.items()
             ],
         },
-        "rate": returned(network.schedule.rate),
+        "rate": [*(["k = updates + 1"] if rate.free_symbols else []), *returned(rate)],
         "rate_about": docstring(
-            f"The learning rate of the update k = updates + 1: {harmless(str(network.schedule))}."
+            f"The learning rate after so many updates: {harmless(str(network.schedule))}."
         ),
         "clip_norm": network.clip_norm,
         "clip_value": network.clip_value,
