@@ -397,7 +397,8 @@ class NativeNetwork:
         if not T:
             x, lengths, resets = np.zeros((1, *x.shape[1:]), x.dtype), np.zeros(B, int), None
         batch, kept = self._batch(x, lengths, resets, seed)
-        sizes = self._sizes(max(1, T), B, D, every or 0, snapshots or 0)
+        steps = max(1, T)  # no more of either make a difference
+        sizes = self._sizes(steps, B, D, min(every or 0, steps), min(snapshots or 0, steps))
         return _Call(sizes, batch, T, B, D, kept)
 
     def _batch(self, x: Any, lengths: Any, resets: Any, seed: Any) -> tuple[Any, list[Any]]:
