@@ -44,10 +44,14 @@ class NetworkTape:
 
 
 class _Call:
-    """The batch of one call, as C takes it, and the arrays behind it."""
+    """The batch of one call, as C takes it, and the arrays behind it.
+
+    C wants one step at least. Sequences that have none are of one step for it, and end before.
+    """
 
     def __init__(self, sizes: Any, batch: Any, T: int, B: int, D: int | None, kept: Any) -> None:
         self.sizes, self.batch, self.T, self.B, self.D, self.kept = sizes, batch, T, B, D, kept
+        self.steps = max(1, T)
 
 
 class NativeNetwork:
@@ -103,13 +107,12 @@ class NativeNetwork:
         f, n = self._interface, self.CELL
         struct, D, _ = self._bound(params)
         call = self._call(x, D, lengths, resets, seed, checkpoint_every, snapshots, memory)
-        y = np.zeros(self._y_shape(call.T, call.B, call.D), self.dtype)
+        y = np.zeros(self._y_shape(call.steps, call.B, call.D), self.dtype)
         given = f._states("state", state, call.B, self.dtype)
         final = {k: self._empty(axes, call) for k, axes in f.STATES.items()}
-        if not call.T or not call.B:
-            kept = {k: np.zeros_like(v) for k, v in final.items()} | given
+        if not call.B:
             nothing = NetworkTape((0, self._ffi.NULL), call, self) if tape else None
-            return y, kept, nothing
+            return y if self._of_rows else y[: call.T], final, nothing
         at, sizes = self._memory.at, call.sizes
         room = self._size("tape_size", sizes, call.batch) if tape else 0
         kept_in = self._memory.tape(room) if tape else None
@@ -120,7 +123,8 @@ class NativeNetwork:
         )  # fmt: skip
         self._memory.give_back(work)
         self._raise(n, "forward", status)
-        return y, final, NetworkTape(kept_in, call, self) if kept_in else None
+        made = NetworkTape(kept_in, call, self) if kept_in else None
+        return y if self._of_rows else y[: call.T], final, made
 
     def backward(
         self, params: Mapping[str, Any], tape: NetworkTape | None, dy: Any,
@@ -134,7 +138,7 @@ class NativeNetwork:
         tape = self._own(tape)
         call = tape.call
         struct, D, _ = self._bound(params)
-        if D != call.D:
+        if D is not None and D != call.D:
             raise ValueError(f"params have D={D}, but the tape was made with D={call.D}")
         dy = f._array("dy", dy, self._y_shape(call.T, call.B, call.D), self.dtype)
         final = f._states("dstate", dstate, call.B, self.dtype)
@@ -142,8 +146,10 @@ class NativeNetwork:
         first = {k: self._empty(axes, call) for k, axes in f.STATES.items()}
         wants = inputs and not f.SYMBOLS
         dx = self._zeros(("T", "B", *f.INPUTS["x"]), call) if wants else None
-        if not call.T or not call.B:
-            return grads, dx, {k: np.zeros_like(v) for k, v in first.items()} | final
+        if not call.B:
+            return grads, None if dx is None else dx[: call.T], first
+        if call.steps > call.T and not self._of_rows:
+            dy = np.zeros(self._y_shape(call.steps, call.B, call.D), self.dtype)
         at, null = self._memory.at, self._ffi.NULL
         work = self._memory.workspace(self._size("backward_work_size", call.sizes, call.batch))
         status = self._function("backward")(
@@ -154,7 +160,7 @@ class NativeNetwork:
         self._memory.give_back(work)
         self._raise(self.CELL, "backward", status)
         tape.is_used = True
-        return grads, dx, first
+        return grads, None if dx is None else dx[: call.T], first
 
     def step(
         self, params: Mapping[str, Any], x_t: Any, state: Mapping[str, Any] | None = None
@@ -194,6 +200,7 @@ class NativeNetwork:
         lead = y.shape[:-1]
         T, B = (1, *lead) if self._of_rows else lead
         target, weights = self._wanted(target, y.shape), self._weights(weights, lead)
+        self._refuse_nothing(y.shape)
         lengths = None if self._of_rows else f._lengths(lengths, T, B)
         batch, _kept = self._batch(None, lengths, None, None)
         sizes = self._sizes(T, B, 1)
@@ -263,6 +270,7 @@ class NativeNetwork:
             call = self._call(x, D, lengths, resets, seed, checkpoint_every, snapshots, memory)
             shape = self._y_shape(call.T, call.B, call.D)
             target, weights = self._wanted(target, shape), self._weights(weights, shape[:-1])
+            self._refuse_nothing(shape)
             given = f._states("state", state, call.B, self.dtype)
             final = {k: self._empty(axes, call) for k, axes in f.STATES.items()}
             value, at, null = self._ffi.new("double *"), self._memory.at, self._ffi.NULL
@@ -316,6 +324,11 @@ class NativeNetwork:
         if target.size and target.max() >= shape[-1]:
             raise ValueError(f"target has the class {target.max()}; y has {shape[-1]}, from 0 on")
         return np.ascontiguousarray(np.maximum(target, -1), np.int32)
+
+    @staticmethod
+    def _refuse_nothing(shape: tuple[int, ...]) -> None:
+        if 0 in shape:
+            raise ValueError("no row counts: there is nothing to learn from")
 
     def _target_at(self, target: Array) -> Any:
         if self._of_classes:
@@ -394,8 +407,12 @@ class NativeNetwork:
         if every == "auto":
             every = f._steps_in(memory, T, B, D, self.dtype.itemsize)
         every = f._count("checkpoint_every", every) or (1 if snapshots else None)
-        batch, kept = self._batch(x, f._lengths(lengths, T, B), f._resets(resets, T, B), seed)
-        sizes = self._sizes(T, B, D, every or 0, snapshots or 0)
+        lengths, resets = f._lengths(lengths, T, B), f._resets(resets, T, B)
+        if not T:
+            x, lengths, resets = np.zeros((1, *x.shape[1:]), x.dtype), np.zeros(B, int), None
+        batch, kept = self._batch(x, lengths, resets, seed)
+        steps = max(1, T)  # no more of either make a difference
+        sizes = self._sizes(steps, B, D, min(every or 0, steps), min(snapshots or 0, steps))
         return _Call(sizes, batch, T, B, D, kept)
 
     def _batch(self, x: Any, lengths: Any, resets: Any, seed: Any) -> tuple[Any, list[Any]]:
@@ -459,7 +476,7 @@ class NativeNetwork:
         return (B, units) if self._of_rows else (T, B, units)  # type: ignore[return-value]
 
     def _shape(self, axes: Any, call: _Call) -> tuple[int, ...]:
-        known = {"T": call.T, "B": call.B, "D": call.D}
+        known = {"T": call.steps, "B": call.B, "D": call.D}
         return tuple(known[n] if isinstance(n, str) else n for n in axes)  # type: ignore[misc]
 
     def _zeros(self, axes: Any, call: _Call) -> Array:
@@ -471,6 +488,14 @@ class NativeNetwork:
 
 class PackedNetwork(dict[str, Any]):
     """Parameters, arranged once for many calls. A copy that does not change."""
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("packed parameters do not change: pack others instead")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)  # copies are parameters like any others
 
     def __init__(self, params: Mapping[str, Any], module: NativeNetwork, bound: Any) -> None:
         super().__init__(params)

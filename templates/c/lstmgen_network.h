@@ -1,7 +1,7 @@
-#ifndef LSTMGEN_NETWORK_H
-#define LSTMGEN_NETWORK_H
+#ifndef LSTMGEN_HAS_NETWORK
+#define LSTMGEN_HAS_NETWORK
 
-#ifndef LSTMGEN_RUNTIME_H
+#ifndef LSTMGEN_HAS_RUNTIME
 #error "lstmgen_network.h needs lstmgen_runtime.h before it"
 #endif
 

@@ -37,6 +37,7 @@ OF_COMPILE = frozenset({"threads"})
 _BLOCK = 256  # rows of a block, where nothing is kept
 _TILE = 64  # rows that the loss works on at a time
 _CHUNK = 1024  # numbers that the optimiser works on at a time
+_STARTS = 64  # states whose start is learned: a bit of a tape's label says whether it was given
 _TEMPLATES = ("network.h.j2", "network.c.j2", "network_interface.c.j2", "network_training.c.j2")
 _RANDOM = {"glorot", "uniform", "normal", "zeros", "ones"}
 
@@ -80,6 +81,12 @@ class _Parts:
             self.optimizer = Embedded(network.optimizer.cell, dtype, self.name, backward=False)
             self._extra = [self.loss, self.optimizer]
         self._refuse_double_names()
+        starts = sum(len(run.cell.states) for run in self.graph.runs if run.learned_start)
+        if starts > _STARTS:
+            raise GenerateError(
+                f"in C, {_STARTS} states may have a start that is learned, not {starts}\n"
+                "  hint: leave out learn_state=True where it does not matter"
+            )
 
     def _refuse_double_names(self) -> None:
         memory = self.memory
@@ -309,7 +316,7 @@ class _Parts:
         ]
         text = "\n".join(body)
         opening = []
-        for word in ("B", "rows", "pieces", "kept_rows", "kept_starts", "slots"):
+        for word in ("B", "rows", "own_rows", "pieces", "kept_rows", "kept_starts", "slots"):
             if re.search(rf"(?<![.>\w]){word}\b", text):
                 opening.append(f"const size_t {word} = room->{word};")
         if "slices" in text:
