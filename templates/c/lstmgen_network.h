@@ -1,7 +1,7 @@
-#ifndef LSTMGEN_NETWORK_H
-#define LSTMGEN_NETWORK_H
+#ifndef LSTMGEN_NETWORK_H_
+#define LSTMGEN_NETWORK_H_
 
-#ifndef LSTMGEN_RUNTIME_H
+#ifndef LSTMGEN_RUNTIME_H_
 #error "lstmgen_network.h needs lstmgen_runtime.h before it"
 #endif
 

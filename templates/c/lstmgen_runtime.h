@@ -1,5 +1,5 @@
-#ifndef LSTMGEN_RUNTIME_H
-#define LSTMGEN_RUNTIME_H
+#ifndef LSTMGEN_RUNTIME_H_
+#define LSTMGEN_RUNTIME_H_
 
 #include <math.h>
 #include <stddef.h>
