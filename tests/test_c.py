@@ -1120,7 +1120,7 @@ def test_a_cell_may_be_called_as_what_all_share(name):
     need("cffi")
     need("cc")
     cell = Cell(name, [Eq(h.next, tanh(W.a @ x + h))], output=h)
-    assert lstmgen.compile(cell, "c").CELL == name
+    assert name == lstmgen.compile(cell, "c").CELL
 
 
 def test_text_does_not_depend_on_the_hash_seed():
