@@ -1,7 +1,7 @@
-#ifndef LSTMGEN_NETWORK_H
-#define LSTMGEN_NETWORK_H
+#ifndef LSTMGEN_NETWORK_INCLUDED
+#define LSTMGEN_NETWORK_INCLUDED
 
-#ifndef LSTMGEN_RUNTIME_H
+#ifndef LSTMGEN_RUNTIME_INCLUDED
 #error "lstmgen_network.h needs lstmgen_runtime.h before it"
 #endif
 

@@ -1,5 +1,5 @@
-#ifndef LSTMGEN_RUNTIME_H
-#define LSTMGEN_RUNTIME_H
+#ifndef LSTMGEN_RUNTIME_INCLUDED
+#define LSTMGEN_RUNTIME_INCLUDED
 
 #include <math.h>
 #include <stddef.h>
