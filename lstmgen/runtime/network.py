@@ -81,6 +81,7 @@ class NativeNetwork:
         self._blocks = [*self._learned, *f.UNLEARNED]  # in the order of C's blocks
         self._memory = Memory(self._ffi, dtype)
         self._process = os.getpid()
+        self._trained: tuple[tuple[Any, ...], _TrainingArrays] | None = None
         self._last: tuple[Any, Any, int | None, list[Any]] | None = None
 
     def __repr__(self) -> str:
@@ -209,15 +210,17 @@ class NativeNetwork:
 
     def start(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """What training keeps beside the parameters: the number of updates, and moments, all 0."""
-        moments: dict[str, Any] = {"updates": 0}
-        for k in self._moments:
-            parts = self._views({name: np.shape(params[name]) for name in self._blocks})
-            moments |= {f"{name}.{k}": parts[name] for name in self._learned}
-        return moments
+        shapes = {name: np.shape(params[name]) for name in self._blocks}
+        views = self._views(shapes, len(self._moments))
+        return {"updates": 0} | {
+            f"{name}.{k}": part[name]
+            for k, part in zip(self._moments, views, strict=True)
+            for name in self._learned
+        }
 
     def arrange(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """A copy of parameters in one piece of memory, so that ``train`` need not copy them."""
-        views = self._views({name: np.shape(params[name]) for name in self._blocks})
+        (views,) = self._views({name: np.shape(params[name]) for name in self._blocks}, 1)
         for name, view in views.items():
             view[...] = params[name]
         return {name: views.get(name, params[name]) for name in params}
@@ -274,19 +277,30 @@ class NativeNetwork:
         return float(value[0]), final
 
     def _training(self, params: Mapping[str, Any], moments: dict[str, Any]) -> _TrainingArrays:
+        """What an update changes; as it was made for the last one, if it is of the same arrays."""
         if not self._trains:
             raise LstmgenError(f"{self.CELL} has no loss")
-        return _TrainingArrays(self, params, moments)
+        names = [f"{name}.{k}" for k in self._moments for name in self._learned]
+        given = (moments, *map(params.get, self.PARAMETERS), *map(moments.get, names))
+        last = self._trained
+        if last is not None and all(map(is_, given, last[0])):
+            return last[1]
+        made = _TrainingArrays(self, params, moments)
+        self._trained = None if made.is_copy else (given, made)
+        return made
 
-    def _views(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
-        """Arrays of zeros in one piece of memory, in the order of C's blocks."""
+    def _views(self, shapes: Mapping[str, tuple[int, ...]], times: int) -> list[dict[str, Array]]:
+        """Arrays of zeros in one piece of memory, in the order of C's blocks; several times."""
         counts = {name: int(np.prod(shape, dtype=int)) for name, shape in shapes.items()}
-        flat, at = np.zeros(sum(counts.values()), self.dtype), 0
-        views = {}
-        for name in self._blocks:
-            views[name] = flat[at : at + counts[name]].reshape(shapes[name])
-            at += counts[name]
-        return views
+        flat, at = np.zeros(sum(counts.values()) * times, self.dtype), 0
+        found = []
+        for _ in range(times):
+            views = {}
+            for name in self._blocks:
+                views[name] = flat[at : at + counts[name]].reshape(shapes[name])
+                at += counts[name]
+            found.append(views)
+        return found
 
     def _wanted(self, target: Any, shape: tuple[int, ...]) -> Array:
         """What is wanted, as C takes it."""
@@ -464,64 +478,64 @@ class PackedNetwork(dict[str, Any]):
 
 
 class _TrainingArrays:
-    """Parameters and moments in one piece each: as they are, or copied there and back."""
+    """Parameters and moments in one piece each: as they lie, or copied there and back."""
 
     def __init__(
         self, module: NativeNetwork, params: Mapping[str, Any], moments: dict[str, Any]
     ) -> None:
-        self._module, self._moments, ffi = module, moments, module._ffi
+        self._module, self._moments = module, moments
         _, self._D, _ = module._bound(params)
-        self.struct = ffi.new(f"{module.CELL}_training *")
+        learned = sum(int(np.size(params[name])) for name in module._learned)
+        whole = sum(int(np.size(params[name])) for name in module._blocks)
+        kinds = [[moments[f"{n}.{k}"] for n in module._learned] for k in module._moments]
         self._back: list[tuple[Array, Array]] = []
-        self._kept = [flat := self._flat([params[name] for name in module._blocks])]
-        self.struct.params = module._memory.at(flat)
-        if module._moments:
-            whole = [
-                self._flat([moments[f"{name}.{k}"] for name in module._learned])
-                for k in module._moments
-            ]
-            size = len(flat)
-            many = np.zeros(size * len(whole), module.dtype)
-            for k, part in enumerate(whole):
-                many[k * size : k * size + len(part)] = part
-                self._back_to(many[k * size : k * size + len(part)], part, moments, k)
-            self._kept.append(many)
-            self.struct.moments = module._memory.at(many)
-        self.struct.updates = int(moments["updates"])
+        blocks = [
+            self._flat([params[name] for name in module._blocks], whole),
+            self._flat([a for kind in kinds for a in [*kind, whole - learned]], whole * len(kinds)),
+        ]
+        self._kept = blocks
+        self.struct = module._ffi.new(f"{module.CELL}_training *")
+        self.struct.params, self.struct.moments = map(module._memory.at, blocks)
+        self.is_copy = bool(self._back)
 
-    def _back_to(self, source: Array, part: Array, moments: dict[str, Any], k: int) -> None:
-        at = 0
-        for name in self._module._learned:
-            array = moments[f"{name}.{self._module._moments[k]}"]
-            self._back.append((array, source[at : at + array.size].reshape(array.shape)))
-            at += array.size
-
-    def _flat(self, arrays: list[Any]) -> Array:
-        """Arrays as one: the memory behind them if they lie like that already."""
+    def _flat(self, arrays: list[Any], count: int) -> Array:
+        """Arrays as one: the memory behind them if they lie like that already. A number among them
+        is how many others are between.
+        """
         dtype = self._module.dtype
-        if not arrays:
-            return np.zeros(0, dtype)
-        count = sum(int(np.size(a)) for a in arrays)
-        base = arrays[0].base if isinstance(arrays[0], np.ndarray) else None
-        if isinstance(base, np.ndarray) and base.ndim == 1 and base.dtype == dtype:
-            start = base.__array_interface__["data"][0]
-            at, lies = 0, len(base) >= count
-            for a in arrays:
-                here = a.__array_interface__["data"][0] if isinstance(a, np.ndarray) else -1
-                lies = lies and here == start + at * dtype.itemsize and a.flags.c_contiguous
-                lies = lies and a.dtype == dtype
-                at += int(np.size(a))
-            if lies:
-                return base[:count]
-        flat, at = np.empty(count, dtype), 0
+        given = [a for a in arrays if isinstance(a, np.ndarray)]
+        base: Any = given[0].base if given else None
+        is_one = isinstance(base, np.ndarray) and base.ndim == 1 and base.dtype == dtype
+        flat: Array = base if is_one and len(base) >= count else np.zeros(count, dtype)
+        start, at = flat.__array_interface__["data"][0], 0
+        pairs = []
         for a in arrays:
+            if not isinstance(a, np.ndarray):
+                at += a
+                continue
+            here = a.__array_interface__["data"][0] == start + at * dtype.itemsize
+            if not (here and a.dtype == dtype and a.flags.c_contiguous):
+                pairs.append((a, at))
+            at += a.size
+        if pairs and flat is base:  # not all of them lie there
+            flat, pairs = self._apart(arrays, count)
+        for a, at in pairs:
             part = flat[at : at + a.size].reshape(a.shape)
             part[...] = a
             self._back.append((a, part))
-            at += a.size
         return flat
 
+    def _apart(self, arrays: list[Any], count: int) -> tuple[Array, list[tuple[Any, int]]]:
+        """Memory of its own for all of them, and where each goes."""
+        pairs, at = [], 0
+        for a in arrays:
+            if isinstance(a, np.ndarray):
+                pairs.append((a, at))
+            at += int(np.size(a)) if isinstance(a, np.ndarray) else a
+        return np.zeros(count, self._module.dtype), pairs
+
     def __enter__(self) -> tuple[_TrainingArrays, int | None]:
+        self.struct.updates = int(self._moments["updates"])
         return self, self._D
 
     def __exit__(self, kind: Any, *_: Any) -> None:

@@ -61,12 +61,25 @@ class Fit:
     def _begun(self, params: Any, dtype: Any) -> Training:
         """Where training starts: anew, or from a file."""
         if self._save is not None and self._save.exists():
-            return load(self._network, self._save)
+            return self._at_home(load(self._network, self._save))
         if params is None:
             size = None if self._network.symbols else self._data.x.shape[-1]
             params = self._module.init(size, seed=self._seed, dtype=dtype)
         latest = _copied(params)
-        return Training(self._network, latest, latest, self._module.start(latest))
+        begun = Training(self._network, latest, latest, self._module.start(latest))
+        return self._at_home(begun)
+
+    def _at_home(self, training: Training) -> Training:
+        """The same, with arrays that lie in memory as the module likes to have them."""
+        module, moments = self._module, training.moments
+        training.latest = getattr(module, "arrange", _copied)(training.latest)
+        training.moments = module.start(training.latest)
+        for name, value in moments.items():
+            if np.ndim(value):
+                training.moments[name][...] = value
+            else:
+                training.moments[name] = value
+        return training
 
     def _updates_in_epoch(self) -> int:
         """At most: sequences may end early."""
