@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from conftest import need
-from driver import AT_THE_END, AT_THE_START, POISONED, build, execute, run
+from driver import POISONED, build, execute
 from network_driver import Batch, Program
 from networks import RESERVOIR
-from test_c import WARNINGS
 
-import lstmgen
 from lstmgen import (
     SGD,
     AdamW,
@@ -23,7 +20,6 @@ from lstmgen import (
     Layer,
     Network,
     Readout,
-    RMSprop,
     schedules,
 )
 
