@@ -405,6 +405,8 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path, monkeypatch, update
     assert whole.best_epoch == again.best_epoch
     loaded = net.load(path)
     assert equal(loaded.params, whole.params) and str(loaded) == str(whole)
+    with pytest.raises(LstmgenError, match="it was trained in float32, and not in float64"):
+        net.fit(**options, save=path, dtype=np.float64)
     # more epochs go on from there
     longer = net.fit(**{**options, "epochs": 7}, save=path)
     assert len(longer.history) == 7 and longer.history.loss[:5] == whole.history.loss
@@ -537,7 +539,7 @@ def test_history_is_told_and_drawn():
 # ---------------------------------------------------------------------- targets
 
 
-def test_both_targets_train_alike():
+def test_both_targets_train_alike(tmp_path):
     """By its default name, too: a network's files are its own."""
     need("cffi")
     need("cc")
@@ -560,6 +562,10 @@ def test_both_targets_train_alike():
         texts.append(written)
         at_once = net.predict(run.params, np.array(written[:-1])[:, np.newaxis])
         assert at_once[-1].argmax() == written[-1]
+        path = tmp_path / target
+        net.fit(x[:-1], x[1:], **options | {"epochs": 2}, params=net.init(seed=2), save=path)
+        again = net.fit(x[:-1], x[1:], **options, save=path)
+        assert equal(again.params, run.params) and equal(again.moments, run.moments)
     assert runs[0].history.loss == pytest.approx(runs[1].history.loss, rel=1e-4)
     assert texts[0] == texts[1]
 
