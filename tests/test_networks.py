@@ -61,8 +61,16 @@ STACKS: dict[str, Structure] = {
 
 
 @cache
-def compiled(name: str) -> Any:
-    return compile(STACKS[name])
+def compiled(name: str, target: str = "numpy") -> Any:
+    return compile(STACKS[name], target)
+
+
+@pytest.fixture(params=["numpy", "c"])
+def target(request: Any) -> str:
+    if request.param == "c":
+        need("cffi")
+        need("cc")
+    return request.param
 
 
 class Call:
@@ -188,10 +196,10 @@ def arguments(draw: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", STACKS)
-@given(arguments())
-@settings(max_examples=20)
-def test_all_arguments_agree_with_pytorch(name: str, drawn: dict[str, Any]) -> None:
-    module = compiled(name)
+@given(drawn=arguments())
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_all_arguments_agree_with_pytorch(name: str, target: str, drawn: dict[str, Any]) -> None:
+    module = compiled(name, target)
     assert_equals_torch(STACKS[name], module, Call(STACKS[name], module, **drawn))
 
 
@@ -200,6 +208,17 @@ def test_all_arguments_agree_with_pytorch(name: str, drawn: dict[str, Any]) -> N
 def test_structures_agree_with_pytorch(structure: Structure, drawn: dict[str, Any]) -> None:
     note("\n".join(lines(structure)))
     module = compile(structure)
+    assert_equals_torch(structure, module, Call(structure, module, **drawn))
+
+
+@given(networks.structures(), arguments())
+@settings(max_examples=2)
+def test_structures_in_c_agree_with_pytorch(structure: Structure, drawn: dict[str, Any]) -> None:
+    """A few, since compilers are slow; ``fuzz.py`` is for many."""
+    need("cffi")
+    need("cc")
+    note("\n".join(lines(structure)))
+    module = compile(structure, "c", threads=3)
     assert_equals_torch(structure, module, Call(structure, module, **drawn))
 
 
@@ -298,9 +317,8 @@ def test_single_precision_is_near_double(name: str) -> None:
 
 
 @pytest.mark.parametrize("every", [None, 1, 3])
-def test_windows_with_carried_state_are_one_run(every: int | None) -> None:
-    structure = Structure([Layer("lstm", 3), Layer("gru", 3, skip="residual"), Readout(2)])
-    module, T = compile(structure), 7
+def test_windows_with_carried_state_are_one_run(target: str, every: int | None) -> None:
+    structure, module, T = STACKS["deep"], compiled("deep", target), 7
     call = Call(structure, module, T, 3, lengths="none", resets="any", checkpoint_every=every)
     y, final, grads, dx, dinitial = call.of(module)
     resets, state, tapes, ys = call.options["resets"], call.options["state"], [], []
@@ -341,16 +359,16 @@ def test_step_is_forward() -> None:
         close(state[n], a, n)
 
 
-def test_step_refuses_what_needs_whole_sequences() -> None:
-    module = compiled("noisy")
+def test_step_refuses_what_needs_whole_sequences(target: str) -> None:
+    module = compiled("noisy", target)
     params = module.init(3)
     with pytest.raises(ValueError, match="lstm1_backward runs from the last step to the first"):
         module.step(params, np.zeros((2, 3)))
 
 
 @pytest.mark.parametrize("name", STACKS)
-def test_arguments_stay_as_they_are_and_a_tape_serves_twice(name: str) -> None:
-    module = compiled(name)
+def test_arguments_stay_as_they_are_and_a_tape_serves_twice(name: str, target: str) -> None:
+    module = compiled(name, target)
     call = Call(STACKS[name], module, 4, 3, lengths="any", resets="any", drop=3)
     held = [call.params, call.x, call.options, call.dy, call.dstate]
     before = pickle.dumps(held)
@@ -666,23 +684,27 @@ def test_descriptions_that_do_not_fit_are_refused(make: Any, said: str) -> None:
         ({"snapshots": 1.5}, ValueError, "snapshots is a positive whole number, not 1.5"),
     ],
 )
-def test_arguments_that_do_not_fit_are_refused(more: Any, error: Any, said: str) -> None:
-    module = compiled("deep")
+def test_arguments_that_do_not_fit_are_refused(
+    target: str, more: Any, error: Any, said: str
+) -> None:
+    module = compiled("deep", target)
     given = {"params": module.init(3), "x": np.zeros((4, 2, 3)), "state": None} | more
     with pytest.raises(error, match=said):
         module.forward(given.pop("params"), given.pop("x"), given.pop("state"), **given)
 
 
-def test_backward_refuses_what_forward_did_not_make() -> None:
-    module = compiled("deep")
+def test_backward_refuses_what_forward_did_not_make(target: str) -> None:
+    module = compiled("deep", target)
     params, x, dy = module.init(3), np.zeros((4, 2, 3)), np.zeros((4, 2, 2))
     with pytest.raises(ValueError, match="there is no tape: run forward with tape=True"):
         module.backward(params, module.forward(params, x, tape=False)[2], dy)
-    with pytest.raises(ValueError, match="the tape is what forward of network returned, not a int"):
+    with pytest.raises(
+        ValueError, match=r"the tape is what forward of .*network.* returned, not a"
+    ):
         module.backward(params, 3, dy)
-    other = compiled("noisy")
+    other = compiled("noisy", target)
     foreign = other.forward(other.init(3), x)[2]
-    with pytest.raises(ValueError, match="the tape is what forward of network returned"):
+    with pytest.raises(ValueError, match=r"the tape is what forward of .*network.* returned"):
         module.backward(params, foreign, dy)
     tape = module.forward(params, x, checkpoint_every=2)[2]
     with pytest.raises(ValueError, match=r"dy has shape \(2, 2\); expected \(4, 2, 2\)"):
@@ -694,8 +716,8 @@ def test_backward_refuses_what_forward_did_not_make() -> None:
         module.backward(params, tape, dy)
 
 
-def test_symbols_are_whole_numbers_that_there_are() -> None:
-    module = compiled("symbols")
+def test_symbols_are_whole_numbers_that_there_are(target: str) -> None:
+    module = compiled("symbols", target)
     params = module.init()
     for x, said in [
         (np.zeros((2, 1)), r"x is whole numbers \(T, B\), not float64"),
@@ -707,6 +729,6 @@ def test_symbols_are_whole_numbers_that_there_are() -> None:
             module.forward(params, x)
 
 
-def test_init_needs_the_size_that_nothing_tells() -> None:
+def test_init_needs_the_size_that_nothing_tells(target: str) -> None:
     with pytest.raises(TypeError, match=r"init needs the size of x: init\(input_size=…\)"):
-        compiled("deep").init()
+        compiled("deep", target).init()
