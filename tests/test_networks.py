@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import strategies
 from conftest import need
-from hypothesis import assume, given, note, settings
+from hypothesis import HealthCheck, assume, given, note, settings
 from hypothesis import strategies as st
 from networks import DENSE, RESERVOIR
 from sympy import Eq
