@@ -221,7 +221,8 @@ class Program:
             "n.T = (size_t)head[0], n.B = (size_t)head[1];",
             "const size_t D = (size_t)head[2];",
             f"{D} = D;" if self._has_D() else "(void)D;",
-            "n.threads = (size_t)head[3], n.every = (size_t)head[4], n.snapshots = (size_t)head[5];",
+            "n.threads = (size_t)head[3];",
+            "n.every = (size_t)head[4], n.snapshots = (size_t)head[5];",
             f"{n}_batch b;",
             "memset(&b, 0, sizeof b);",
             "b.is_noisy = (int)head[8], b.seed = head[12];",
@@ -282,7 +283,8 @@ class Program:
             f"        work = {made.format(f'{n}_backward_work_size(&n, &b)')};",
             "    }",
             *(
-                f"    put(out, grads + {offsets[k]}, sizeof({real}) * ({product(f.PARAMETERS[k])}));"
+                f"    put(out, grads + {offsets[k]}, "
+                f"sizeof({real}) * ({product(f.PARAMETERS[k])}));"
                 for k in self.learned
             ),
             *(f"    put(out, dinitial.{s}, sizeof({real}) * ({c}));" for s, c in states.items()),

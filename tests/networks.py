@@ -153,5 +153,5 @@ STACKS: dict[str, Structure] = {
 
 
 @cache
-def compiled(name: str) -> Any:
-    return compile(STACKS[name])
+def compiled(name: str, target: str = "numpy") -> Any:
+    return compile(STACKS[name], target)

@@ -83,7 +83,9 @@ def batches(has_symbols: bool = False) -> list[Batch]:
                     snapshots=[0, 2, 0, 3][(kind + k) % 4],
                     drop=None if (kind + k) % 3 == 0 else 2**63 + k,
                     lengths=[None, rng.integers(0, T + 1, B), np.zeros(B), np.full(B, T)][kind % 4],
-                    resets=None if kind in (0, 2) else rng.random((T, B)) < [0, 0.3, 0, 1, 0.1][kind],
+                    resets=None
+                    if kind in (0, 2)
+                    else rng.random((T, B)) < {1: 0.3, 3: 1.0, 4: 0.1}[kind],
                     has_state=k % 2 == 0, has_dstate=kind % 2 == 0, weighted=kind == 1,
                 )
             )  # fmt: skip

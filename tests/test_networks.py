@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import strategies
 from conftest import need
-from hypothesis import assume, given, note, settings
+from hypothesis import HealthCheck, assume, given, note, settings
 from hypothesis import strategies as st
 from networks import DENSE, STACKS, compiled
 from sympy import Eq
@@ -30,6 +30,14 @@ from lstmgen import (
 from lstmgen.network.checkpoints import count
 from lstmgen.network.description import lines
 from lstmgen.network.structure import Structure
+
+
+@pytest.fixture(params=["numpy", "c"])
+def target(request: Any) -> str:
+    if request.param == "c":
+        need("cffi")
+        need("cc")
+    return request.param
 
 
 class Call:
@@ -155,10 +163,10 @@ def arguments(draw: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", STACKS)
-@given(arguments())
-@settings(max_examples=20)
-def test_all_arguments_agree_with_pytorch(name: str, drawn: dict[str, Any]) -> None:
-    module = compiled(name)
+@given(drawn=arguments())
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_all_arguments_agree_with_pytorch(name: str, target: str, drawn: dict[str, Any]) -> None:
+    module = compiled(name, target)
     assert_equals_torch(STACKS[name], module, Call(STACKS[name], module, **drawn))
 
 
@@ -167,6 +175,17 @@ def test_all_arguments_agree_with_pytorch(name: str, drawn: dict[str, Any]) -> N
 def test_structures_agree_with_pytorch(structure: Structure, drawn: dict[str, Any]) -> None:
     note("\n".join(lines(structure)))
     module = compile(structure)
+    assert_equals_torch(structure, module, Call(structure, module, **drawn))
+
+
+@given(networks.structures(), arguments())
+@settings(max_examples=2)
+def test_structures_in_c_agree_with_pytorch(structure: Structure, drawn: dict[str, Any]) -> None:
+    """A few, since compilers are slow; ``fuzz.py`` is for many."""
+    need("cffi")
+    need("cc")
+    note("\n".join(lines(structure)))
+    module = compile(structure, "c", threads=3)
     assert_equals_torch(structure, module, Call(structure, module, **drawn))
 
 
@@ -265,9 +284,8 @@ def test_single_precision_is_near_double(name: str) -> None:
 
 
 @pytest.mark.parametrize("every", [None, 1, 3])
-def test_windows_with_carried_state_are_one_run(every: int | None) -> None:
-    structure = Structure([Layer("lstm", 3), Layer("gru", 3, skip="residual"), Readout(2)])
-    module, T = compile(structure), 7
+def test_windows_with_carried_state_are_one_run(target: str, every: int | None) -> None:
+    structure, module, T = STACKS["deep"], compiled("deep", target), 7
     call = Call(structure, module, T, 3, lengths="none", resets="any", checkpoint_every=every)
     y, final, grads, dx, dinitial = call.of(module)
     resets, state, tapes, ys = call.options["resets"], call.options["state"], [], []
@@ -308,16 +326,16 @@ def test_step_is_forward() -> None:
         close(state[n], a, n)
 
 
-def test_step_refuses_what_needs_whole_sequences() -> None:
-    module = compiled("noisy")
+def test_step_refuses_what_needs_whole_sequences(target: str) -> None:
+    module = compiled("noisy", target)
     params = module.init(3)
     with pytest.raises(ValueError, match="lstm1_backward runs from the last step to the first"):
         module.step(params, np.zeros((2, 3)))
 
 
 @pytest.mark.parametrize("name", STACKS)
-def test_arguments_stay_as_they_are_and_a_tape_serves_twice(name: str) -> None:
-    module = compiled(name)
+def test_arguments_stay_as_they_are_and_a_tape_serves_twice(name: str, target: str) -> None:
+    module = compiled(name, target)
     call = Call(STACKS[name], module, 4, 3, lengths="any", resets="any", drop=3)
     held = [call.params, call.x, call.options, call.dy, call.dstate]
     before = pickle.dumps(held)

@@ -42,6 +42,7 @@ class NativeNetwork:
         self.__name__ = self.CELL = f.CELL
         self.OUTPUT, self.PARAMETERS, self.STATES = f.OUTPUT, f.PARAMETERS, f.STATES
         self.INPUTS, self.CONSTANTS = f.INPUTS, f.CONSTANTS
+        self.SYMBOLS, self.UNLEARNED = f.SYMBOLS, f.UNLEARNED
         self._of_rows, self._units = network.graph.output.of_rows, network.graph.output.size
         self._trains = network.loss is not None
         self._of_classes = network.loss is not None and network.loss.of_classes
