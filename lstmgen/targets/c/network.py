@@ -156,7 +156,16 @@ class _Parts:
             "dx_about": "; x is symbols: it has to be NULL" if symbols else "",
             "prototypes": {k: self._head(k, ";") for k in self._arguments()},
             "usage": self._usage(),
+            "init_prototype": self._init_prototype() if shared["has_init"] else [],
         }
+
+    def _init_prototype(self) -> list[str]:
+        n = self.name
+        arguments = [f"const {n}_sizes *n", "uint64_t seed", f"{n}_real *params"]
+        return [
+            "", "/* Fresh parameters, which follow from the seed. */",
+            *broken(f"void {n}_init(", arguments, ");", WIDTH),
+        ]  # fmt: skip
 
     def _types(self, cell: Embedded) -> list[str]:
         made = [cell.parameters] if cell.has_parameters else []
