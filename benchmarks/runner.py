@@ -76,7 +76,10 @@ class Run:
 
     def run(self, suites: Mapping[str, tuple[str, Sequence[Case]]]) -> None:
         """Run all cases. An interruption ends it, and keeps what there is."""
-        self.progress.total = sum(len(cases) for _, cases in suites.values())
+        every = [case for _, cases in suites.values() for case in cases]
+        self.progress.total = len(every)
+        dtypes = {entry.problem.dtype for case in every for entry in case.entries}
+        self.results["settings"]["dtype"] = " and ".join(sorted(dtypes))
         try:
             for name, (about, cases) in suites.items():
                 kept: list[dict[str, Any]] = []

@@ -18,6 +18,7 @@ from lstmgen.benchmark.contenders import (
 from lstmgen.benchmark.problem import INFERENCE, STEP, TRAINING, Problem
 from lstmgen.benchmark.race import Entry
 
+from . import gradbench
 from .c_steps import GeneratedFromC, PlainC
 from .naive_numpy import MatmulsAlone, NaiveNumpy
 from .onnx_runtime import OnnxEmpty, OnnxRuntime
@@ -28,7 +29,8 @@ _ALL: tuple[Contender, ...] = (
     Generated("c"), Generated("numpy"), TorchKernel(), TorchKernel(single=True),
     TorchLoop("eager"), TorchLoop("script"), TorchLoop("compile-step"), TorchLoop("compile"),
     JaxScan(), OnnxRuntime(), OnnxEmpty(), NaiveNumpy(), MatmulsAlone(), PlainC(),
-    PlainC(looped=True), GeneratedFromC(), GeneratedFromC(fixed=True), Gemm(),
+    PlainC(looped=True), GeneratedFromC(), GeneratedFromC(fixed=True),
+    gradbench.Wavefront(), Gemm(),
 )  # fmt: skip
 CONTENDERS = {contender.key: contender for contender in _ALL}
 
@@ -211,6 +213,16 @@ def _numpy(options: Options) -> Iterator[Case]:
     yield from simple(options, "lstm", shapes, keys=keys)
 
 
+def _gradbench(options: Options) -> Iterator[Case]:
+    keys = ("wavefront", "c", "numpy", "torch-eager", "torch-script", "jax")
+    for layers, characters in gradbench.QUICK if options.quick else gradbench.SIZES:
+        for work in (INFERENCE, TRAINING):
+            problem = gradbench.problem(layers, characters, work, options.threads)
+            case = Case(title(problem, f"{layers} layers, {characters} characters"))
+            case.add(options, keys, problem)
+            yield case.finish()
+
+
 SUITES: dict[str, tuple[str, Callable[[Options], Iterator[Case]]]] = {
     "lstm": ("the LSTM, ten shapes, beside what libraries have for it", _lstm),
     "gru": ("the GRU, the same ten shapes", _gru),
@@ -219,6 +231,10 @@ SUITES: dict[str, tuple[str, Callable[[Options], Iterator[Case]]]] = {
     "large": ("large layers, as a fraction of the machine's peak", _large),
     "step": ("one streaming step, called from Python and from C", _step),
     "applied": ("shapes of applications", _applied),
+    "gradbench": (
+        "GradBench's lstm: layers with diagonal matrices, and their gradient",
+        _gradbench,
+    ),
     "numpy": ("our NumPy code beside what is mostly written", _numpy),
 }
 

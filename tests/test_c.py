@@ -1124,6 +1124,15 @@ def test_a_name_that_would_hide_a_standard_header_gets_another_file():
     assert sorted(files) == ["lstmgen_runtime.h", "math_cell.c", "math_cell.h"]
 
 
+@pytest.mark.parametrize("name", ["runtime", "network"])
+def test_a_cell_may_be_called_as_what_all_share(name):
+    """Headers are not taken for each other, by the words that guard them."""
+    need("cffi")
+    need("cc")
+    cell = Cell(name, [Eq(h.next, tanh(W.a @ x + h))], output=h)
+    assert name == lstmgen.compile(cell, "c").CELL
+
+
 def test_text_does_not_depend_on_the_hash_seed():
     names = ("gaps_in_a_stack", "scalars", "two_inputs", "output_in_a_stack")
     script = (

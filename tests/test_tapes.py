@@ -33,6 +33,7 @@ from lstmgen import (
     vectors,
     weights,
 )
+from lstmgen.runtime import memory
 from lstmgen.runtime.kept import Tape
 from lstmgen.runtime.loading import load_python
 from lstmgen.runtime.toolchain import MOST_THREADS
@@ -292,6 +293,31 @@ def test_a_tape_that_is_half_made_is_no_trouble(monkeypatch):
     gc.collect()
     assert not raised
     assert len(module._memory.tapes) == before
+
+
+def test_memory_of_large_arrays_is_used_again_and_never_shared():
+    """Once nobody has a view of an array any more, and not before."""
+    module = made("lstm", "c")
+    params = module.init(3, 8, seed=0)
+    x = np.random.default_rng(0).standard_normal((40, 64, 3))
+    y, _, _ = module.forward(params, x)
+    assert y.nbytes >= memory.LARGE
+    assert y.flags.writeable and y.flags.c_contiguous
+    right, where = y.copy(), y.ctypes.data
+    part = y[-1:, ::2]
+    del y
+    other, _, _ = module.forward(params, 2 * x)
+    assert other.ctypes.data != where
+    np.testing.assert_array_equal(part, right[-1:, ::2])
+    del part
+    again, _, _ = module.forward(params, x)
+    assert again.ctypes.data == where
+    np.testing.assert_array_equal(again, right)
+    few, _, _ = module.forward(params, x[:5])  # much smaller: no such memory for it
+    held = [module.forward(params, x)[0] for _ in range(8)]
+    assert len({a.ctypes.data for a in (again, other, few, *held)}) == 11
+    del held
+    assert len(module._memory.arrays) <= 4
 
 
 def test_tapes_at_the_end_of_the_interpreter():

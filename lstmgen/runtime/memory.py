@@ -16,6 +16,29 @@ Array = NDArray[Any]
 Buffer = tuple[int, Any]  # how many numbers, and where
 
 
+# Bytes from which on memory is used again: below, malloc does so, above, it asks the system for
+# pages that are touched for the first time.
+LARGE = 1 << 17
+
+
+class _Lent:
+    """The memory of an array that a caller has: it comes back when no view of it is left."""
+
+    __slots__ = ("__array_interface__", "_home", "_memory")
+
+    def __init__(self, memory: Array, shape: tuple[int, ...], home: list[Array]) -> None:
+        about = memory.__array_interface__
+        self.__array_interface__ = {**about, "shape": shape, "strides": None}
+        self._memory, self._home = memory, home
+
+    def __del__(self) -> None:
+        try:
+            if len(self._home) < 4:  # an output, derivatives, and those that are still held
+                self._home.append(self._memory)
+        except Exception:  # at the end of the interpreter
+            return
+
+
 class Memory:
     """The memory of one module's calls.
 
@@ -29,6 +52,8 @@ class Memory:
         The pointer to nothing.
     workspaces, tapes : list of Buffer
         What is free to be used again.
+    arrays : list of Array
+        The same, of large arrays that callers had.
     """
 
     def __init__(self, ffi: Any, dtype: str) -> None:
@@ -41,6 +66,7 @@ class Memory:
         self.null = ffi.NULL
         self.workspaces: list[Buffer] = []
         self.tapes: list[Buffer] = []
+        self.arrays: list[Array] = []
 
     def struct(self, arrays: Sequence[Array] | None) -> Any:
         """A struct of pointers to arrays; NULL if there are none."""
@@ -51,7 +77,10 @@ class Memory:
         arrays, pointers = {}, []
         empty, dtype, at = np.empty, self._dtype, self.at
         for name, shape in shapes:
-            arrays[name] = array = empty(shape, dtype)
+            array = empty(shape, dtype)
+            if array.nbytes >= LARGE:
+                array = self.lent(array)
+            arrays[name] = array
             pointers.append(at(array))
         return arrays, [pointers] if pointers else self.null
 
@@ -60,7 +89,24 @@ class Memory:
         if len(shapes) > 1:
             return self.fresh(shapes)
         y = np.empty(shapes[0][1], self._dtype)
+        if y.nbytes >= LARGE:
+            y = self.lent(y)
         return y, self.at(y)
+
+    def lent(self, array: Array) -> Array:
+        """For a large array that nobody has touched, one like it in memory that another has left;
+        else one whose memory comes back.
+        """
+        numbers, found = array.size, array
+        while self.arrays:
+            try:
+                free = self.arrays.pop()
+            except IndexError:  # another thread was faster
+                break
+            if numbers <= free.size <= 2 * numbers:
+                found = free
+                break
+        return np.asarray(_Lent(found, array.shape, self.arrays))
 
     def buffer(self, numbers: int) -> Any:
         """Memory from a multiple of 64 bytes on: a vector then is in one line of the cache."""

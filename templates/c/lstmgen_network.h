@@ -1,7 +1,7 @@
-#ifndef LSTMGEN_NETWORK_INCLUDED
-#define LSTMGEN_NETWORK_INCLUDED
+#ifndef LSTMGEN_HAS_NETWORK
+#define LSTMGEN_HAS_NETWORK
 
-#ifndef LSTMGEN_RUNTIME_INCLUDED
+#ifndef LSTMGEN_HAS_RUNTIME
 #error "lstmgen_network.h needs lstmgen_runtime.h before it"
 #endif
 

@@ -1,5 +1,5 @@
-#ifndef LSTMGEN_RUNTIME_INCLUDED
-#define LSTMGEN_RUNTIME_INCLUDED
+#ifndef LSTMGEN_HAS_RUNTIME
+#define LSTMGEN_HAS_RUNTIME
 
 #include <math.h>
 #include <stddef.h>
@@ -318,6 +318,37 @@ LSTMGEN_INLINE vec LG(smaller)(vec a, vec b)
     return LG(choose)((mask)(a < b) | (mask)(a != a), a, b);
 }
 
+/* min(most, a) and max(least, a); NaN goes through, which of both is x86's second operand. */
+LSTMGEN_INLINE vec LG(at_most)(real most, vec a)
+{
+#if !defined(LSTMGEN_BYTES) || LSTMGEN_BYTES == 16
+    return LG(choose)((mask)(a > LG(splat)(most)), LG(splat)(most), a);
+#elif LSTMGEN_BYTES == 64 && LSTMGEN_REAL == 32
+    return (vec)_mm512_min_ps((__m512)LG(splat)(most), (__m512)a);
+#elif LSTMGEN_BYTES == 64
+    return (vec)_mm512_min_pd((__m512d)LG(splat)(most), (__m512d)a);
+#elif LSTMGEN_REAL == 32
+    return (vec)_mm256_min_ps((__m256)LG(splat)(most), (__m256)a);
+#else
+    return (vec)_mm256_min_pd((__m256d)LG(splat)(most), (__m256d)a);
+#endif
+}
+
+LSTMGEN_INLINE vec LG(at_least)(real least, vec a)
+{
+#if !defined(LSTMGEN_BYTES) || LSTMGEN_BYTES == 16
+    return LG(choose)((mask)(a < LG(splat)(least)), LG(splat)(least), a);
+#elif LSTMGEN_BYTES == 64 && LSTMGEN_REAL == 32
+    return (vec)_mm512_max_ps((__m512)LG(splat)(least), (__m512)a);
+#elif LSTMGEN_BYTES == 64
+    return (vec)_mm512_max_pd((__m512d)LG(splat)(least), (__m512d)a);
+#elif LSTMGEN_REAL == 32
+    return (vec)_mm256_max_ps((__m256)LG(splat)(least), (__m256)a);
+#else
+    return (vec)_mm256_max_pd((__m256d)LG(splat)(least), (__m256d)a);
+#endif
+}
+
 #ifdef LSTMGEN_BYTES
 /* True in the first `some` lanes. */
 LSTMGEN_INLINE mask LG(first_lanes)(size_t some)
@@ -473,7 +504,7 @@ LSTMGEN_INLINE vec LG(running_back)(vec a, real *total)
 /* max(a, 0); NaN stays NaN. */
 LSTMGEN_INLINE vec LG(relu)(vec a)
 {
-    return LG(choose)((mask)(a < LG(splat)(0)), LG(splat)(0), a);
+    return LG(at_least)(0, a);
 }
 
 #ifdef LSTMGEN_BYTES
@@ -517,40 +548,71 @@ LSTMGEN_INLINE vec LG(r_coth)(vec r)
     return POLYNOMIAL(z);
 }
 
-/* e^a = rise (q + r) / (fall (q - r)): 2^n in two factors, since it may be too large or small */
+/* e^a = 2^n (q + r) / (q - r). Where nothing multiplies by 2^n for any n, it is rise / fall, in two
+ * factors, since it may be too large or small for one. */
 typedef struct LG(power) {
+#if LSTMGEN_BYTES == 64
+    vec q, r, n;
+#else
     vec q, r, rise, fall;
+#endif
 } LG(power);
 
 LSTMGEN_INLINE LG(power) LG(to_the_e)(vec a)
 {
-    const vec most = LG(splat)(LSTMGEN_REAL == 32 ? 150 : 1000); /* infinite or zero long before */
-    const real rounder = ROUNDER + 2 * BIAS;
     LG(power) e;
-    a = LG(choose)((mask)(a > most), most, a);
-    a = LG(choose)((mask)(a < -most), -most, a);
+#if LSTMGEN_BYTES == 64
+    e.n = a * LOG2_E + ROUNDER - ROUNDER;
+    e.r = a - e.n * LN_2_HIGH - e.n * LN_2_LOW;
+#else
+    const real rounder = ROUNDER + 2 * BIAS;
     const vec t = a * LOG2_E + rounder, n = t - rounder;
     const bits twice = (bits)t << (MANTISSA - 1); /* n and the bias twice: each factor gets half */
     e.r = a - n * LN_2_HIGH - n * LN_2_LOW;
     e.fall = (vec)((((ulane)(2 * BIAS) << MANTISSA) - twice) & EXPONENT);
     e.rise = (vec)(twice & EXPONENT);
+#endif
     e.q = LG(r_coth)(e.r);
     return e;
 }
 
+#if LSTMGEN_BYTES == 64
+/* 2^n a, rounded once */
+LSTMGEN_INLINE vec LG(scaled)(vec a, vec n)
+{
+#if LSTMGEN_REAL == 32
+    return (vec)_mm512_scalef_ps((__m512)a, (__m512)n);
+#else
+    return (vec)_mm512_scalef_pd((__m512d)a, (__m512d)n);
+#endif
+}
+#endif
+
+/* Beyond it, 2^n is infinite or zero. */
+#define FAR (LSTMGEN_REAL == 32 ? 150 : 1000)
+
 /* e^a; 1.7 ulp */
 LSTMGEN_INLINE vec LG(exp)(vec a)
 {
-    const LG(power) e = LG(to_the_e)(a);
+    const LG(power) e = LG(to_the_e)(LG(at_least)(-FAR, LG(at_most)(FAR, a)));
+#if LSTMGEN_BYTES == 64
+    return LG(scaled)((e.q + e.r) / (e.q - e.r), e.n);
+#else
     return e.rise * (e.q + e.r) / (e.fall * (e.q - e.r));
+#endif
 }
 
-/* e^a / (1 + e^a); 2.4 ulp, in the tail too */
+/* e^a / (1 + e^a), which is 1 from a = 40 on; 2.4 ulp, in the tail too */
 LSTMGEN_INLINE vec LG(sigmoid)(vec a)
 {
-    const LG(power) e = LG(to_the_e)(a);
+    const LG(power) e = LG(to_the_e)(LG(at_least)(-FAR, LG(at_most)(40, a)));
+#if LSTMGEN_BYTES == 64
+    const vec up = LG(scaled)(e.q + e.r, e.n);
+    return up / (e.q - e.r + up);
+#else
     const vec up = e.rise * (e.q + e.r);
     return up / (e.fall * (e.q - e.r) + up);
+#endif
 }
 
 /* m / (m + 2) with m = e^(2 |a|) - 1, and the sign of a; 2.4 ulp */
@@ -559,7 +621,7 @@ LSTMGEN_INLINE vec LG(tanh)(vec a)
     const bits sign_of_a = (bits)a & SIGN;
     const real rounder = ROUNDER + (BIAS - 1);
     vec x = (vec)((bits)a ^ sign_of_a);
-    x = LG(choose)((mask)(x > LG(splat)(20)), LG(splat)(20), x);
+    x = LG(at_most)(20, x);
     const vec t = x * (2 * LOG2_E) + rounder, n = t - rounder;
     const vec half = (vec)((bits)t << MANTISSA); /* 2^(n - 1) */
     const vec r = x + x - n * LN_2, q = LG(r_coth)(r);
@@ -572,11 +634,9 @@ LSTMGEN_INLINE vec LG(tanh)(vec a)
 LSTMGEN_INLINE vec LG(expm1)(vec a)
 {
     const bits sign_of_a = (bits)a & SIGN;
-    const vec most = LG(splat)(LSTMGEN_REAL == 32 ? 89 : 710);
-    const vec least = LG(splat)(LSTMGEN_REAL == 32 ? -30 : -60);
     const real rounder = ROUNDER + (BIAS - 2);
-    a = LG(choose)((mask)(a > most), most, a);
-    a = LG(choose)((mask)(a < least), least, a);
+    a = LG(at_most)(LSTMGEN_REAL == 32 ? 89 : 710, a);
+    a = LG(at_least)(LSTMGEN_REAL == 32 ? -30 : -60, a);
     const vec t = a * LOG2_E + rounder, n = t - rounder;
     const vec quarter = (vec)((bits)t << MANTISSA); /* 2^(n - 2) */
     const vec r = a - n * LN_2_HIGH - n * LN_2_LOW, q = LG(r_coth)(r);
@@ -609,6 +669,7 @@ LSTMGEN_INLINE vec LG(softplus)(vec a)
 #undef LN_2_LOW
 #undef SIGN
 #undef EXPONENT
+#undef FAR
 #else
 LSTMGEN_INLINE vec LG(exp)(vec a)
 {

@@ -17,7 +17,7 @@ from sympy import Expr, Integer
 
 from ...derivation.reverse import carry
 from ...language.sizes import Size
-from ...planning.operations import ZERO, B, K, T
+from ...planning.operations import ZERO, B, K, Multiply, Outers, T
 from .copies import Copies
 from .lines import INSIDE, WIDTH, broken, comment, joined
 from .lowering import Direction
@@ -52,6 +52,9 @@ from .vocabulary import AT, BUFFERS, EACH, ONE_STEP, ROWS, STEPS, N
 
 B_ROWS = Variable("B", "size")
 _MOST = ("TILE", "CHUNK")  # macros for the steps that a pass works on at a time
+# So many rows of them: of a product, as many as the kernel needs to be at its best; else what the
+# steps of a pass have left in cache.
+_FEW, _MANY = 48, 256
 
 
 @dataclass(frozen=True)
@@ -318,11 +321,18 @@ class Memory:
 
     def tiles(self) -> list[str]:
         """The steps that a pass works on at a time, as constant expressions."""
+        rows = (_FEW, _MANY if self._has_products else _FEW)
         return [
             f"#define {self.upper}_{what}(T, B) "
-            f"((B) >= {rows} ? 1 : {rows} / (B) < (T) ? {rows} / (B) : (T))"
-            for what, rows in (("TILE", 48), ("CHUNK", 256))
+            f"((B) >= {n} ? 1 : {n} / (B) < (T) ? {n} / (B) : (T))"
+            for what, n in zip(_MOST, rows, strict=True)
         ]
+
+    @property
+    def _has_products(self) -> bool:
+        """Whether the backward pass has products of all steps at once."""
+        at_once = self.source.plan.backward.at_once
+        return any(isinstance(op, (Multiply, Outers)) for op in at_once)
 
     def _macro(self, head: str, count: Expr, known: Mapping[Expr, str]) -> list[str]:
         terms = [f"(size_t){_product(m, known)}" for m in monomials(count.subs(self._fixed()))]

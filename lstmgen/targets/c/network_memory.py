@@ -193,7 +193,10 @@ class NetworkMemory:
         ]
         if self.is_x_numbers:
             found.append(Piece("dx", times("rows", size(self.graph.input.size))))
-        found += [self._rows(f"d{s.name}", s, "rows") for s in self.whole]
+        for s in self.whole:
+            found.append(
+                self._rows(f"d{s.name}", s, "own_rows" if s == self.graph.output else "rows")
+            )
         found += [self._rows(f"d{s.name}", s, "kept_rows") for s in self.inner]
         found += [self._rows(f"d{s.name}_own", s, "rows") for s in self.outs_in_reverse]
         found += [self._rows(f"d{name}", s, "rows") for name, s in self.reversed]
