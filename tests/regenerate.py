@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HOME = ROOT / "generated"
 NETWORK = ROOT / "examples" / "tagger.py"
 PROGRAM = ROOT / "examples" / "c_forecast"
-WITH_NETWORKS = ("numpy",)  # the targets
+WITH_NETWORKS = ("c", "numpy")  # the targets
 
 
 def expected() -> dict[str, str]:

@@ -530,6 +530,16 @@ def test_every_name_is_possible(tmp_path):
     compare(some, tmp_path, 1e-12)
 
 
+def test_a_cell_may_be_called_as_shared_files_are(tmp_path):
+    need("gcc")
+    equations = lstmgen.cells.get("rnn").equations
+    for name in ("runtime", "network"):
+        files = lstmgen.generate(lstmgen.Cell(name, equations, lstmgen.states("h")), "c")
+        for file, text in files.items():
+            (tmp_path / file).write_text(text, encoding="utf-8")
+        run(tmp_path, "gcc", "-std=c99", "-O0", *WARNINGS, "-c", f"{name}.c")
+
+
 @pytest.mark.parametrize(
     ("dtype", "flags", "tolerance"),
     [

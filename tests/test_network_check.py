@@ -192,8 +192,7 @@ SLIPS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         "symbols", [("np.array([kept, dropped]", "np.array([dropped, kept]")],
     ),
     "mask that is not scaled": (
-        "symbols", [('"dropout1": {\'m\': ((3,), 0.0, 1.6666666666666667',
-                     '"dropout1": {\'m\': ((3,), 0.0, 1.0')],
+        "symbols", [("((3,), 0.0, 1.6666666666666667", "((3,), 0.0, 1.0")],
     ),
     "mask of a sequence that changes": (
         "symbols", [("(index % order.B if whole else index)", "index")],
