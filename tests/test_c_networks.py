@@ -400,10 +400,12 @@ def test_packed_parameters():
 
 @pytest.mark.parametrize(
     "optimizer",
-    ["sgd", SGD(momentum=0.9, nesterov=True, weight_decay=0.1), Adam(), AdamW(), RMSprop()],
-    ids=str,
+    [SGD(), SGD(momentum=0.9, nesterov=True, weight_decay=0.1), Adam(), AdamW(), RMSprop()],
+    ids=lambda optimizer: optimizer.cell.name,
 )
-@pytest.mark.parametrize("clip", [{}, {"clip_norm": 0.1, "clip_value": 0.02}], ids=["", "clipped"])
+@pytest.mark.parametrize(
+    "clip", [{}, {"clip_norm": 0.1, "clip_value": 0.02}], ids=["free", "clipped"]
+)
 def test_updates_are_those_of_numpy(optimizer: Any, clip: dict[str, float]):
     need("cffi")
     need("cc")
