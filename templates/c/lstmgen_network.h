@@ -641,6 +641,14 @@ LSTMGEN_STATIC real *LG(piece)(real *base, size_t *total, size_t count)
     return base != NULL ? base + start : NULL;
 }
 
+/* An array of a caller, in a place that has some that are written: it is only read. */
+LSTMGEN_STATIC real *LG(array_read)(const real *array)
+{
+    real *same;
+    memcpy(&same, &array, sizeof same);
+    return same;
+}
+
 /* The sum over slices, whose numbers lie one after the other. */
 LSTMGEN_STATIC void LG(array_sum)(size_t slices, size_t count, const real *from, real *to)
 {

@@ -74,7 +74,7 @@ class Driver(Statements):
         """The same way back."""
         graph, f = self.memory.graph, f"f{self.bits}"
         out, units = graph.output, size(graph.output.size)
-        given = f"({self.real} *)call->dy"  # nothing is added to it
+        given = f"array_read_{f}(call->dy)"  # nothing is added to it
         made = []
         if self.memory.is_x_numbers:
             width = size(graph.input.size)
@@ -88,8 +88,8 @@ class Driver(Statements):
             made.append(f"r->m.d{out.name} = {given};")
         else:
             made += [
-                f"r->m.d{out.name} = ({self.real} *)order_gather_{f}(&r->steps, 0, {units}, "
-                f"call->dy, r->m.d{out.name});"
+                f"r->m.d{out.name} = array_read_{f}(order_gather_{f}(&r->steps, 0, {units}, "
+                f"call->dy, r->m.d{out.name}));"
             ]
         made += [
             f"memset(r->m.{name}_sums + slice.s * {count}, 0, {count} * sizeof({self.real}));"

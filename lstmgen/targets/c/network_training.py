@@ -70,6 +70,9 @@ class TrainingCode:
                 f"const {self._optimizer.name}_params p = {{", members.split(", "), "};"
             ),
             "moments": len(moments),
+            "counting": "const double k = (double)++training->updates;"
+            if optimizer.counted
+            else "++training->updates;",
             "learned": [f"size_take(&learned, {c});" for c in learned],
             "rate": [f"return {_c(network.schedule.rate)};"]
             if network.schedule.rate.has(UPDATE)
