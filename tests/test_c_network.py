@@ -180,6 +180,17 @@ class Order:
                 a[...] = h[4:-4].reshape(a.shape)
         return result
 
+    def call_by_blocks(
+        self, name: str, rows: Any, *arguments: Any, order: Any = None, is_reversed: Any = None
+    ) -> None:
+        """A function for each block, of whose rows it gets an array; where it stands, None is."""
+        c = self.c if order is None else order
+        for k in range(c.blocks):
+            block = self.library.ffi.new("row_block *", self.library.lib.order_block(c, k))
+            part = rows[block.at : block.at + block.steps * block.pieces]
+            given = [part if isinstance(a, str) else a for a in arguments]
+            self.call(name, block, *given, order=c, is_reversed=is_reversed)
+
     @staticmethod
     def _guarded(a: Any) -> Any:
         guard = np.full(4, 99 if a.dtype.kind in "iu" else _GUARD, a.dtype)
@@ -354,15 +365,19 @@ def test_last_rows(library, module, made):
     numpy, reverse, units = order.numpy, made["reverse"], made["units"]
     x = _numbers(made, order.T, order.B, units)
     rows = numpy.turn(numpy.pack(x)) if reverse else numpy.pack(x)
-    last = _blank(made, order.B, units)
-    order.call("order_last", units, rows, last, is_reversed=reverse)
+    last = 0 * _blank(made, order.B, units)  # sequences without steps are not in any block
+    order.call_by_blocks("order_last", rows, units, "rows", last, is_reversed=reverse)
     lengths = np.full(order.B, order.T) if order.lengths is None else order.lengths.astype(int)
     ends = x[0] if reverse else x[lengths - 1, np.arange(order.B)]
     np.testing.assert_array_equal(last, ends * (lengths > 0)[:, np.newaxis])
-    # ⟨last(rows), d⟩ = ⟨rows, last_back(d)⟩, and added to what is there
+    # ⟨last(rows), d⟩ = ⟨rows, last_back(d)⟩, and added to what is there, or not
     d = _numbers(made, order.B, units)
-    drows = rows.copy()
-    order.call("order_last_back", units, d, drows, is_reversed=reverse)
+    drows, fresh = rows.copy(), _blank(made, len(rows), units)
+    for array, is_fresh in ((drows, 0), (fresh, 1)):
+        order.call_by_blocks(
+            "order_last_back", array, units, d, is_fresh, "rows", is_reversed=reverse
+        )
+    np.testing.assert_array_equal(fresh != 0, drows != rows)
     left = np.sum(last.astype(float) * d)
     right = np.sum(rows.astype(float) * (drows.astype(float) - rows))
     assert left == pytest.approx(right, abs=float(1e3 * np.finfo(made["dtype"]).eps))
@@ -372,7 +387,7 @@ def test_last_rows(library, module, made):
 @given(made=orders())
 def test_symbols(library, module, made):
     order = Order(library, module, made)
-    numpy, reverse, units, many = order.numpy, made["reverse"], made["units"], 4
+    numpy, units, many = order.numpy, made["units"], 4
     rng = np.random.default_rng(made["seed"] % 2**32)
     x = rng.integers(0, many, (order.T, order.B)).astype(np.int32)
     table = _numbers(made, many, units)
@@ -380,12 +395,12 @@ def test_symbols(library, module, made):
     assert library.lib.symbols_admitted(x.size, at, many)
     assert library.lib.symbols_admitted(x.size, at, x.max() + 1)
     assert not library.lib.symbols_admitted(x.size, at, x.max())
-    picked = numpy.turn(numpy.pack(x)) if reverse else numpy.pack(x)
+    picked = numpy.pack(x)
     rows = _blank(made, numpy.N, units)
-    order.call("order_embed", units, x, table, rows, is_reversed=reverse)
+    order.call_by_blocks("order_embed", rows, units, x, table, "rows")
     np.testing.assert_array_equal(rows, table[picked])
     gradient, expected = table.copy(), table.astype(float)
-    order.call("order_embed_back", units, x, rows, gradient, is_reversed=reverse)
+    order.call_by_blocks("order_embed_back", rows, units, x, "rows", gradient)
     np.add.at(expected, picked, rows.astype(float))
     # sums of at most 55 numbers near 1, each rounded
     np.testing.assert_allclose(gradient, expected, atol=300 * np.finfo(gradient.dtype).eps)
@@ -446,7 +461,7 @@ def test_slices_have_the_rows_of_their_sequences(library, module):
                 "dtype": "float32", "seed": 1}  # fmt: skip
         order = Order(library, module, made)
         x, back = _numbers(made, T, B, units), _blank(made, T, B, units)
-        final, last = _blank(made, B, units), _blank(made, B, units)
+        final, last = _blank(made, B, units), 0 * _blank(made, B, units)
         for start, some in ((0, 3), (3, 2), (5, 2)):
             c = order.sliced(start, some)
             rows = _blank(made, c.rows, units)
@@ -456,11 +471,14 @@ def test_slices_have_the_rows_of_their_sequences(library, module):
             pieces = _blank(made, c.pieces, units)
             order.call("order_begin", units, x[0], None, 0.0, pieces, order=c, is_reversed=True)
             order.call("order_end", units, pieces, final, order=c, is_reversed=True)
-            order.call("order_last", units, rows, last, order=c, is_reversed=False)
+            order.call_by_blocks(
+                "order_last", rows, units, "rows", last, order=c, is_reversed=False
+            )
         np.testing.assert_array_equal(back, order.numpy.unpack(order.numpy.pack(x)))
         if resets is None:
             np.testing.assert_array_equal(final, x[0])
-        assert (last != np.float32(_GUARD)).all()
+        ends = np.full(B, T) if lengths is None else lengths
+        np.testing.assert_array_equal(last, x[ends - 1, np.arange(B)] * (ends > 0)[:, np.newaxis])
 
 
 def test_checkpoints_are_those_of_numpy(library, module):
@@ -532,16 +550,17 @@ int main(void)
         order_start_back_f32(&o, is_reversed, units, pieces, below(2) != 0, table);
         order_end_f32(&o, is_reversed, units, pieces, states);
         order_end_back_f32(&o, is_reversed, units, states, pieces);
-        order_last_f32(&o, is_reversed, units, rows, states);
-        order_last_back_f32(&o, is_reversed, units, states, rows);
-        order_embed_f32(&o, is_reversed, units, x, table, rows);
-        order_embed_back_f32(&o, is_reversed, units, x, rows, table);
         const noise_f32 noise = {3, (uint64_t)1 << 52, 0.0f, 2.0f, below(2) != 0};
         size_t done = 0;
         for (size_t k = 0; k < o.blocks; ++k) {
             const row_block block = order_block(&o, k);
             float *const masks = numbers(block.steps * block.pieces, units);
             order_masks_f32(&o, is_reversed, block.first, block.steps, units, &noise, masks);
+            float *const part = rows + block.at * units;
+            order_last_f32(&o, is_reversed, &block, units, part, states);
+            order_last_back_f32(&o, is_reversed, &block, units, states, below(2) != 0, part);
+            order_embed_f32(&o, &block, units, x, table, part);
+            order_embed_back_f32(&o, &block, units, x, part, table);
             free(masks);
             done += block.steps * block.pieces;
         }
