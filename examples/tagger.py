@@ -7,9 +7,9 @@ from lstmgen import Dropout, Layer, Network, Readout, schedules
 
 network = Network(
     [
-        Layer("lstm", 64, bidirectional=True),
+        Layer("lstm", 24, bidirectional=True),
         Dropout(0.2),
-        Layer("lstm", 64, bidirectional=True),
+        Layer("lstm", 24, bidirectional=True),
         Readout(9),
     ],
     name="tagger",

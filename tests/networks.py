@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from sympy import Eq
 from lstmgen import (
     Cell,
     biases,
+    compile,
     constants,
     inputs,
     matrix,
@@ -124,3 +126,32 @@ def structures(draw: Any) -> Structure:
     if draw(st.booleans()):
         layers.append(Readout(2))
     return Structure(layers, inputs=inputs_)
+
+
+STACKS: dict[str, Structure] = {
+    "deep": Structure([Layer("lstm", 3), Layer("gru", 3, skip="residual"), Readout(2)]),
+    "noisy": Structure(
+        [
+            Layer("lstm", 3, bidirectional=True, recurrent_dropout=0.3),
+            Dropout(0.4),
+            Layer("gru", 6, skip="highway", zoneout=0.2, learn_state=True),
+            Dropout(0.5, whole=True),
+            Layer("rnn", 2, go_backwards=True, last=True),
+            Dropout(0.3),
+            Readout(2),
+        ]
+    ),
+    "symbols": Structure(
+        [
+            Embedding(5, 3),
+            Layer("mlstm", N=2, K=3, P=2, bidirectional="sum", learn_state=True, zoneout=0.3),
+            Layer("lstmp", 3, P=4, skip="residual", last=False),
+            Layer(RESERVOIR, 2, bidirectional=True, last=True, leak=0.7),
+        ]
+    ),
+}
+
+
+@cache
+def compiled(name: str, target: str = "numpy") -> Any:
+    return compile(STACKS[name], target)

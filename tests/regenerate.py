@@ -1,4 +1,5 @@
-"""What `generated/` has to hold: every reference cell for every target, and a network.
+"""What `generated/` has to hold: every reference cell for every target, and a network; and what
+the C program among the examples is built from.
 
 `make generated` writes it, and then what documents show of it.
 """
@@ -18,7 +19,8 @@ from lstmgen.targets import NAMES
 ROOT = Path(__file__).resolve().parents[1]
 HOME = ROOT / "generated"
 NETWORK = ROOT / "examples" / "tagger.py"
-WITH_NETWORKS = ("numpy",)  # the targets
+PROGRAM = ROOT / "examples" / "c_forecast"
+WITH_NETWORKS = ("c", "numpy")  # the targets
 
 
 def expected() -> dict[str, str]:
@@ -36,6 +38,12 @@ def expected() -> dict[str, str]:
     return files
 
 
+def of_program() -> dict[str, str]:
+    """File name -> text, for the program."""
+    network = runpy.run_path(str(PROGRAM / "network.py"))["network"]
+    return lstmgen.generate(network, "c", dtype="float32", source="network.py")
+
+
 def main() -> None:
     """Write what is expected, and remove what is not."""
     files = expected()
@@ -45,6 +53,7 @@ def main() -> None:
     for target in NAMES:
         mine = {n.partition("/")[2]: t for n, t in files.items() if n.startswith(f"{target}/")}
         write_files(mine, HOME / target, force=True)
+    write_files(of_program(), PROGRAM / "generated", force=True)
     sys.stdout.write(f"{len(files)} files in {HOME.name}/\n")
     failures = [failure for document in DOCUMENTS for failure in rewrite(document, quick=True)]
     if failures:

@@ -530,6 +530,16 @@ def test_every_name_is_possible(tmp_path):
     compare(some, tmp_path, 1e-12)
 
 
+def test_a_cell_may_be_called_as_shared_files_are(tmp_path):
+    need("gcc")
+    equations = lstmgen.cells.get("rnn").equations
+    for name in ("runtime", "network"):
+        files = lstmgen.generate(lstmgen.Cell(name, equations, lstmgen.states("h")), "c")
+        for file, text in files.items():
+            (tmp_path / file).write_text(text, encoding="utf-8")
+        run(tmp_path, "gcc", "-std=c99", "-O0", *WARNINGS, "-c", f"{name}.c")
+
+
 @pytest.mark.parametrize(
     ("dtype", "flags", "tolerance"),
     [
@@ -1112,6 +1122,15 @@ def test_numbers_are_as_short_as_they_can_be():
 def test_a_name_that_would_hide_a_standard_header_gets_another_file():
     files = lstmgen.generate(Cell("math", [Eq(h.next, tanh(W.a @ x + h))], output=h), "c")
     assert sorted(files) == ["lstmgen_runtime.h", "math_cell.c", "math_cell.h"]
+
+
+@pytest.mark.parametrize("name", ["runtime", "network"])
+def test_a_cell_may_be_called_as_what_all_share(name):
+    """Headers are not taken for each other, by the words that guard them."""
+    need("cffi")
+    need("cc")
+    cell = Cell(name, [Eq(h.next, tanh(W.a @ x + h))], output=h)
+    assert name == lstmgen.compile(cell, "c").CELL
 
 
 def test_text_does_not_depend_on_the_hash_seed():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import warnings
+from typing import Any
 
 import pytest
 from conftest import need
@@ -151,6 +153,19 @@ def test_python_example_runs(monkeypatch):
     monkeypatch.chdir(ROOT)
     (code,) = [c for c in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL) if "m.forward" in c]
     exec(code, {})
+
+
+def test_the_network_shown_learns(monkeypatch, tmp_path):
+    """As it stands there, in a folder of its own; and once more, to go on from its file."""
+    monkeypatch.chdir(tmp_path)
+    (code,) = [c for c in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL) if "network.fit" in c]
+    space: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # where C cannot be compiled
+        exec(code, space)
+    assert (space["y"].argmax(axis=-1) == space["target"]).mean() > 0.95
+    assert space["logits"] == pytest.approx(space["y"][-1, :1], abs=1e-3)  # in single precision
+    assert "counter.py" in space["files"]
 
 
 def test_the_cell_shown_is_the_file():

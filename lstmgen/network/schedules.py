@@ -64,7 +64,8 @@ def exponential(rate: float, decay: float, every: int = 1) -> Schedule:
 
 def steps(rate: float, decay: float, every: int) -> Schedule:
     """``rate`` times ``decay`` once every so many updates, and constant in between."""
-    times = sympy.floor((UPDATE - 1) / _whole("every", every))
+    # as (k - 1) / every, but half an update away from where rounding would decide
+    times = sympy.floor((UPDATE - sympy.Rational(1, 2)) / _whole("every", every))
     rates = _positive("rate", rate) * _positive("decay", decay) ** times
     return Schedule(rates, f"{rate:g} times {decay:g} {_once(every)}")
 

@@ -14,40 +14,10 @@ from ..errors import LstmgenError, missing_extra
 from ..network.structure import Structure
 from ..targets.numpy.network import interface
 from .loading import load_package
-from .memory import Array, Buffer, Memory
+from .memory import Array, Memory
 from .native import declarations
-
-
-class NetworkTape:
-    """What ``forward`` keeps for ``backward``. ``x`` is not copied: leave it as it is."""
-
-    def __init__(self, memory: Buffer, call: _Call, module: NativeNetwork) -> None:
-        self.memory, self.call, self.module = memory, call, module
-        self.is_used = False
-
-    def __del__(self) -> None:
-        try:
-            self.module._memory.give_back_tape(self.memory)
-        except Exception:  # half made, or at the end of the interpreter: nobody wants the memory
-            return
-
-    def __copy__(self) -> NetworkTape:
-        return self  # memory of two tapes would go back twice
-
-    __deepcopy__: Any = None
-
-    def __reduce__(self) -> Any:
-        raise TypeError(
-            f"a tape of {self.module!r} is memory of this process, and cannot be pickled: run "
-            "forward where backward is to run"
-        )
-
-
-class _Call:
-    """The batch of one call, as C takes it, and the arrays behind it."""
-
-    def __init__(self, sizes: Any, batch: Any, T: int, B: int, D: int | None, kept: Any) -> None:
-        self.sizes, self.batch, self.T, self.B, self.D, self.kept = sizes, batch, T, B, D, kept
+from .network_kept import Batch, NetworkTape, PackedNetwork
+from .training_arrays import TrainingArrays
 
 
 class NativeNetwork:
@@ -72,6 +42,7 @@ class NativeNetwork:
         self.__name__ = self.CELL = f.CELL
         self.OUTPUT, self.PARAMETERS, self.STATES = f.OUTPUT, f.PARAMETERS, f.STATES
         self.INPUTS, self.CONSTANTS = f.INPUTS, f.CONSTANTS
+        self.SYMBOLS, self.UNLEARNED = f.SYMBOLS, f.UNLEARNED
         self._of_rows, self._units = network.graph.output.of_rows, network.graph.output.size
         self._trains = network.loss is not None
         self._of_classes = network.loss is not None and network.loss.of_classes
@@ -81,7 +52,7 @@ class NativeNetwork:
         self._blocks = [*self._learned, *f.UNLEARNED]  # in the order of C's blocks
         self._memory = Memory(self._ffi, dtype)
         self._process = os.getpid()
-        self._trained: tuple[tuple[Any, ...], _TrainingArrays] | None = None
+        self._trained: tuple[tuple[Any, ...], TrainingArrays] | None = None
         self._last: tuple[Any, Any, int | None, list[Any]] | None = None
 
     def __repr__(self) -> str:
@@ -103,13 +74,12 @@ class NativeNetwork:
         f, n = self._interface, self.CELL
         struct, D, _ = self._bound(params)
         call = self._call(x, D, lengths, resets, seed, checkpoint_every, snapshots, memory)
-        y = np.zeros(self._y_shape(call.T, call.B, call.D), self.dtype)
+        y = np.zeros(self._y_shape(call.steps, call.B, call.D), self.dtype)
         given = f._states("state", state, call.B, self.dtype)
         final = {k: self._empty(axes, call) for k, axes in f.STATES.items()}
-        if not call.T or not call.B:
-            kept = {k: np.zeros_like(v) for k, v in final.items()} | given
+        if not call.B:
             nothing = NetworkTape((0, self._ffi.NULL), call, self) if tape else None
-            return y, kept, nothing
+            return y if self._of_rows else y[: call.T], final, nothing
         at, sizes = self._memory.at, call.sizes
         room = self._size("tape_size", sizes, call.batch) if tape else 0
         kept_in = self._memory.tape(room) if tape else None
@@ -120,7 +90,8 @@ class NativeNetwork:
         )  # fmt: skip
         self._memory.give_back(work)
         self._raise(n, "forward", status)
-        return y, final, NetworkTape(kept_in, call, self) if kept_in else None
+        made = NetworkTape(kept_in, call, self) if kept_in else None
+        return y if self._of_rows else y[: call.T], final, made
 
     def backward(
         self, params: Mapping[str, Any], tape: NetworkTape | None, dy: Any,
@@ -134,7 +105,7 @@ class NativeNetwork:
         tape = self._own(tape)
         call = tape.call
         struct, D, _ = self._bound(params)
-        if D != call.D:
+        if D is not None and D != call.D:
             raise ValueError(f"params have D={D}, but the tape was made with D={call.D}")
         dy = f._array("dy", dy, self._y_shape(call.T, call.B, call.D), self.dtype)
         final = f._states("dstate", dstate, call.B, self.dtype)
@@ -142,8 +113,10 @@ class NativeNetwork:
         first = {k: self._empty(axes, call) for k, axes in f.STATES.items()}
         wants = inputs and not f.SYMBOLS
         dx = self._zeros(("T", "B", *f.INPUTS["x"]), call) if wants else None
-        if not call.T or not call.B:
-            return grads, dx, {k: np.zeros_like(v) for k, v in first.items()} | final
+        if not call.B:
+            return grads, None if dx is None else dx[: call.T], first
+        if call.steps > call.T and not self._of_rows:
+            dy = np.zeros(self._y_shape(call.steps, call.B, call.D), self.dtype)
         at, null = self._memory.at, self._ffi.NULL
         work = self._memory.workspace(self._size("backward_work_size", call.sizes, call.batch))
         status = self._function("backward")(
@@ -154,7 +127,7 @@ class NativeNetwork:
         self._memory.give_back(work)
         self._raise(self.CELL, "backward", status)
         tape.is_used = True
-        return grads, dx, first
+        return grads, None if dx is None else dx[: call.T], first
 
     def step(
         self, params: Mapping[str, Any], x_t: Any, state: Mapping[str, Any] | None = None
@@ -194,6 +167,7 @@ class NativeNetwork:
         lead = y.shape[:-1]
         T, B = (1, *lead) if self._of_rows else lead
         target, weights = self._wanted(target, y.shape), self._weights(weights, lead)
+        self._refuse_nothing(y.shape)
         lengths = None if self._of_rows else f._lengths(lengths, T, B)
         batch, _kept = self._batch(None, lengths, None, None)
         sizes = self._sizes(T, B, 1)
@@ -263,6 +237,7 @@ class NativeNetwork:
             call = self._call(x, D, lengths, resets, seed, checkpoint_every, snapshots, memory)
             shape = self._y_shape(call.T, call.B, call.D)
             target, weights = self._wanted(target, shape), self._weights(weights, shape[:-1])
+            self._refuse_nothing(shape)
             given = f._states("state", state, call.B, self.dtype)
             final = {k: self._empty(axes, call) for k, axes in f.STATES.items()}
             value, at, null = self._ffi.new("double *"), self._memory.at, self._ffi.NULL
@@ -276,7 +251,7 @@ class NativeNetwork:
             self._raise(self.CELL, "train", status)
         return float(value[0]), final
 
-    def _training(self, params: Mapping[str, Any], moments: dict[str, Any]) -> _TrainingArrays:
+    def _training(self, params: Mapping[str, Any], moments: dict[str, Any]) -> TrainingArrays:
         """What an update changes; as it was made for the last one, if it is of the same arrays."""
         if not self._trains:
             raise LstmgenError(f"{self.CELL} has no loss")
@@ -285,7 +260,7 @@ class NativeNetwork:
         last = self._trained
         if last is not None and all(map(is_, given, last[0])):
             return last[1]
-        made = _TrainingArrays(self, params, moments)
+        made = TrainingArrays(self, params, moments)
         self._trained = None if made.is_copy else (given, made)
         return made
 
@@ -316,6 +291,11 @@ class NativeNetwork:
         if target.size and target.max() >= shape[-1]:
             raise ValueError(f"target has the class {target.max()}; y has {shape[-1]}, from 0 on")
         return np.ascontiguousarray(np.maximum(target, -1), np.int32)
+
+    @staticmethod
+    def _refuse_nothing(shape: tuple[int, ...]) -> None:
+        if 0 in shape:
+            raise ValueError("no row counts: there is nothing to learn from")
 
     def _target_at(self, target: Array) -> Any:
         if self._of_classes:
@@ -387,16 +367,20 @@ class NativeNetwork:
     def _call(
         self, x: Any, D: int | None, lengths: Any, resets: Any, seed: Any, every: Any,
         snapshots: Any, memory: Any,
-    ) -> _Call:  # fmt: skip
+    ) -> Batch:  # fmt: skip
         f = self._interface
         x, T, B, D = f._input(x, D, self.dtype)
         snapshots = f._count("snapshots", snapshots)
         if every == "auto":
             every = f._steps_in(memory, T, B, D, self.dtype.itemsize)
         every = f._count("checkpoint_every", every) or (1 if snapshots else None)
-        batch, kept = self._batch(x, f._lengths(lengths, T, B), f._resets(resets, T, B), seed)
-        sizes = self._sizes(T, B, D, every or 0, snapshots or 0)
-        return _Call(sizes, batch, T, B, D, kept)
+        lengths, resets = f._lengths(lengths, T, B), f._resets(resets, T, B)
+        if not T:
+            x, lengths, resets = np.zeros((1, *x.shape[1:]), x.dtype), np.zeros(B, int), None
+        batch, kept = self._batch(x, lengths, resets, seed)
+        steps = max(1, T)  # no more of either make a difference
+        sizes = self._sizes(steps, B, D, min(every or 0, steps), min(snapshots or 0, steps))
+        return Batch(sizes, batch, T, B, D, kept)
 
     def _batch(self, x: Any, lengths: Any, resets: Any, seed: Any) -> tuple[Any, list[Any]]:
         struct, kept = self._ffi.new(f"{self.CELL}_batch *"), []
@@ -458,88 +442,12 @@ class NativeNetwork:
         units = int(self._units) if self._units.is_Integer else D
         return (B, units) if self._of_rows else (T, B, units)  # type: ignore[return-value]
 
-    def _shape(self, axes: Any, call: _Call) -> tuple[int, ...]:
-        known = {"T": call.T, "B": call.B, "D": call.D}
+    def _shape(self, axes: Any, call: Batch) -> tuple[int, ...]:
+        known = {"T": call.steps, "B": call.B, "D": call.D}
         return tuple(known[n] if isinstance(n, str) else n for n in axes)  # type: ignore[misc]
 
-    def _zeros(self, axes: Any, call: _Call) -> Array:
+    def _zeros(self, axes: Any, call: Batch) -> Array:
         return np.zeros(self._shape(axes, call), self.dtype)
 
-    def _empty(self, axes: Any, call: _Call) -> Array:
+    def _empty(self, axes: Any, call: Batch) -> Array:
         return np.empty((call.B, *self._shape(axes, call)), self.dtype)
-
-
-class PackedNetwork(dict[str, Any]):
-    """Parameters, arranged once for many calls. A copy that does not change."""
-
-    def __init__(self, params: Mapping[str, Any], module: NativeNetwork, bound: Any) -> None:
-        super().__init__(params)
-        self.module, self.bound = module, bound
-
-
-class _TrainingArrays:
-    """Parameters and moments in one piece each: as they lie, or copied there and back."""
-
-    def __init__(
-        self, module: NativeNetwork, params: Mapping[str, Any], moments: dict[str, Any]
-    ) -> None:
-        self._module, self._moments = module, moments
-        _, self._D, _ = module._bound(params)
-        learned = sum(int(np.size(params[name])) for name in module._learned)
-        whole = sum(int(np.size(params[name])) for name in module._blocks)
-        kinds = [[moments[f"{n}.{k}"] for n in module._learned] for k in module._moments]
-        self._back: list[tuple[Array, Array]] = []
-        blocks = [
-            self._flat([params[name] for name in module._blocks], whole),
-            self._flat([a for kind in kinds for a in [*kind, whole - learned]], whole * len(kinds)),
-        ]
-        self._kept = blocks
-        self.struct = module._ffi.new(f"{module.CELL}_training *")
-        self.struct.params, self.struct.moments = map(module._memory.at, blocks)
-        self.is_copy = bool(self._back)
-
-    def _flat(self, arrays: list[Any], count: int) -> Array:
-        """Arrays as one: the memory behind them if they lie like that already. A number among them
-        is how many others are between.
-        """
-        dtype = self._module.dtype
-        given = [a for a in arrays if isinstance(a, np.ndarray)]
-        base: Any = given[0].base if given else None
-        is_one = isinstance(base, np.ndarray) and base.ndim == 1 and base.dtype == dtype
-        flat: Array = base if is_one and len(base) >= count else np.zeros(count, dtype)
-        start, at = flat.__array_interface__["data"][0], 0
-        pairs = []
-        for a in arrays:
-            if not isinstance(a, np.ndarray):
-                at += a
-                continue
-            here = a.__array_interface__["data"][0] == start + at * dtype.itemsize
-            if not (here and a.dtype == dtype and a.flags.c_contiguous):
-                pairs.append((a, at))
-            at += a.size
-        if pairs and flat is base:  # not all of them lie there
-            flat, pairs = self._apart(arrays, count)
-        for a, at in pairs:
-            part = flat[at : at + a.size].reshape(a.shape)
-            part[...] = a
-            self._back.append((a, part))
-        return flat
-
-    def _apart(self, arrays: list[Any], count: int) -> tuple[Array, list[tuple[Any, int]]]:
-        """Memory of its own for all of them, and where each goes."""
-        pairs, at = [], 0
-        for a in arrays:
-            if isinstance(a, np.ndarray):
-                pairs.append((a, at))
-            at += int(np.size(a)) if isinstance(a, np.ndarray) else a
-        return np.zeros(count, self._module.dtype), pairs
-
-    def __enter__(self) -> tuple[_TrainingArrays, int | None]:
-        self.struct.updates = int(self._moments["updates"])
-        return self, self._D
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        if kind is None:
-            for array, part in self._back:
-                array[...] = part
-            self._moments["updates"] = int(self.struct.updates)

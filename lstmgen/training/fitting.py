@@ -61,25 +61,36 @@ class Fit:
     def _begun(self, params: Any, dtype: Any) -> Training:
         """Where training starts: anew, or from a file."""
         if self._save is not None and self._save.exists():
-            return self._at_home(load(self._network, self._save))
+            return self._resumed(self._save, np.dtype(dtype))
         if params is None:
             size = None if self._network.symbols else self._data.x.shape[-1]
             params = self._module.init(size, seed=self._seed, dtype=dtype)
-        latest = _copied(params)
-        begun = Training(self._network, latest, latest, self._module.start(latest))
-        return self._at_home(begun)
+        latest = self._arranged(params)
+        return Training(self._network, latest, latest, self._module.start(latest))
 
-    def _at_home(self, training: Training) -> Training:
-        """The same, with arrays that lie in memory as the module likes to have them."""
-        module, moments = self._module, training.moments
-        training.latest = getattr(module, "arrange", _copied)(training.latest)
-        training.moments = module.start(training.latest)
-        for name, value in moments.items():
+    def _resumed(self, path: Path, dtype: np.dtype[Any]) -> Training:
+        """What is in the file, where the module would have it."""
+        training = load(self._network, path)
+        found = {v.dtype for v in training.latest.values() if isinstance(v, np.ndarray)}
+        if found - {dtype}:
+            raise LstmgenError(
+                f"{path}: it was trained in {min(map(str, found))}, and not in {dtype}\n"
+                "  hint: fit(…, dtype=…) says in what"
+            )
+        training.latest = self._arranged(training.latest)
+        moments = self._module.start(training.latest)
+        for name, value in training.moments.items():
             if np.ndim(value):
-                training.moments[name][...] = value
+                moments[name][...] = value
             else:
-                training.moments[name] = value
+                moments[name] = value
+        training.moments = moments
         return training
+
+    def _arranged(self, params: Any) -> Any:
+        """A copy of parameters, to be changed; in one piece of memory if C is to change them."""
+        arrange = getattr(self._module, "arrange", _copied)
+        return arrange(params)
 
     def _updates_in_epoch(self) -> int:
         """At most: sequences may end early."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,9 +68,15 @@ class Network(Structure):
         if self.target != "numpy":
             try:
                 return compile(self, "c", dtype=dtype)
-            except (GenerateError, ToolchainError):
+            except (GenerateError, ToolchainError) as error:
                 if self.target == "c":
                     raise
+                why, *_ = str(error).splitlines()
+                warnings.warn(
+                    f"{self.name} runs in NumPy, not in C: {why}; to be content with that, say "
+                    'network.target = "numpy"',
+                    stacklevel=4,
+                )
         return compile(self, "numpy")
 
     # ------------------------------------------------------------------ what a module does
@@ -83,8 +90,7 @@ class Network(Structure):
 
     def pack(self, params: Arrays) -> Any:
         """``params`` arranged once, for many calls of ``step``, or of ``predict``: a snapshot."""
-        module = self._of(params)
-        return module.pack(params) if hasattr(module, "pack") else dict(params)
+        return self._of(params).pack(params)
 
     def forward(self, params: Arrays, x: Any, state: Arrays | None = None, **options: Any) -> Any:
         """Run over a batch of sequences: (y, final state, tape).

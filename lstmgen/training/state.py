@@ -132,7 +132,7 @@ def load(network: Structure, path: str | Path) -> Training:
         If there is no such file, it is not whole, or it is of another network.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(str(arrays.pop("about")))
         history = History(**about["history"])

@@ -9,6 +9,8 @@ Forward mode is judged as well: the tangents of ``derive(cell, mode="forward")``
 sequence, Jv, against dual numbers; and ⟨Jv, w⟩ against ⟨v, Jᵀw⟩, where v is a random direction, w
 the cotangents, and Jᵀw the gradients that the module returns.
 
+Of networks the same holds: their graphs are evaluated piece by piece (``graphs``, ``networks``).
+
 C is checked in a process of its own (``supervision``), which calls ``check_here`` (``serving``).
 """
 

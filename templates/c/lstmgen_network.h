@@ -1,7 +1,7 @@
-#ifndef LSTMGEN_NETWORK_H
-#define LSTMGEN_NETWORK_H
+#ifndef LSTMGEN_HAS_NETWORK
+#define LSTMGEN_HAS_NETWORK
 
-#ifndef LSTMGEN_RUNTIME_H
+#ifndef LSTMGEN_HAS_RUNTIME
 #error "lstmgen_network.h needs lstmgen_runtime.h before it"
 #endif
 
@@ -639,6 +639,14 @@ LSTMGEN_STATIC real *LG(piece)(real *base, size_t *total, size_t count)
     const size_t most = SIZE_MAX - 64;
     const size_t start = size_take(total, count < most ? LG(padded)(count) : SIZE_MAX);
     return base != NULL ? base + start : NULL;
+}
+
+/* An array of a caller, in a place that has some that are written: it is only read. */
+LSTMGEN_STATIC real *LG(array_read)(const real *array)
+{
+    real *same;
+    memcpy(&same, &array, sizeof same);
+    return same;
 }
 
 /* The sum over slices, whose numbers lie one after the other. */

@@ -1,5 +1,5 @@
-#ifndef LSTMGEN_RUNTIME_H
-#define LSTMGEN_RUNTIME_H
+#ifndef LSTMGEN_HAS_RUNTIME
+#define LSTMGEN_HAS_RUNTIME
 
 #include <math.h>
 #include <stddef.h>

@@ -74,22 +74,32 @@ def fitted(text: str) -> str:
     """``text``, with every line broken that is too long: after a comma, or before an operator."""
     made: list[str] = []
     for line in text.split("\n"):
-        made += [line] if len(line) <= WIDTH or _LEFT_ALONE.match(line) else _fitting(line)
+        made += [line] if len(line) <= WIDTH or line.lstrip().startswith("#") else _fitting(line)
     return "\n".join(made)
 
 
-_LEFT_ALONE = re.compile(r" *(\*|/\*|#|//)")  # comments, and what is for the preprocessor
-_BREAK = re.compile(r", | (?=[?:+*] )| (?=(?:\|\||&&) )")
+_COMMENT = re.compile(r"( *)/\* (.*) \*/")
+_WITHIN = re.compile(r" \* (?=\S)(\w+ {2,})?")  # a comment's line, and what it explains
+_BREAKS = (  # the first of these that a line has
+    re.compile(r", "),
+    re.compile(r"(?<==) | (?=[?:+*] )| (?=(?:\|\||&&) )"),
+    re.compile(r"(?<=\w) (?=[\w*])"),
+)
 
 
 def _fitting(line: str) -> list[str]:
-    """A line of code on several, the later ones indented by four more."""
+    """A line on several: of code, the later ones indented by four more."""
+    if alone := _COMMENT.fullmatch(line):
+        return [alone[1] + part for part in comment(alone[2], WIDTH - len(alone[1]))]
+    if within := _WITHIN.match(line):
+        hang = " * " + " " * len(within[1] or "")
+        return textwrap.wrap(line, WIDTH, subsequent_indent=hang, break_long_words=False)
     indent = " " * (len(line) - len(line.lstrip()))
     lines, rest, start = [], line.lstrip(), indent
     while len(start) + len(rest) > WIDTH:
-        ends = [m.end() for m in _BREAK.finditer(rest) if len(start) + m.end() <= WIDTH + 1]
-        commas = [end for end in ends if rest[end - 2] == ","]
-        best = (commas or ends or [0])[-1]
+        room = WIDTH - len(start) + 1  # the space at the end is left out
+        ends = [[m.end() for m in way.finditer(rest) if m.end() <= room] for way in _BREAKS]
+        best = next((found[-1] for found in ends if found), 0)
         if not best:
             break
         lines.append(start + rest[:best].rstrip())

@@ -10,35 +10,29 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import sympy
-from sympy import Expr
-
 from ...errors import GenerateError
-from ...language.initial import Initial
-from ...language.matrices import Matrix
 from ...language.sizes import Size
 from ...network.description import lines
 from ...network.graph import Embed, Run
-from ...network.optimizers import UPDATE
 from ...network.structure import Structure, shape_in, start_of
 from ..comments import network_header
 from ..identity import fingerprint, maker
 from ..rendering import environment
 from . import runtime
+from .chains import Chains
 from .driver import Driver
 from .embedded import Embedded
 from .lines import WIDTH, broken, fitted, top_comment
 from .network_memory import NetworkMemory, Piece, size, times
+from .network_training import CHUNK, TILE, TrainingCode
 from .target import tidy
 
 OPTIONS = frozenset({"dtype"})
 OF_COMPILE = frozenset({"threads"})
 
 _BLOCK = 256  # rows of a block, where nothing is kept
-_TILE = 64  # rows that the loss works on at a time
-_CHUNK = 1024  # numbers that the optimiser works on at a time
+_STARTS = 64  # states whose start is learned: a bit of a tape's label says whether it was given
 _TEMPLATES = ("network.h.j2", "network.c.j2", "network_interface.c.j2", "network_training.c.j2")
-_RANDOM = {"glorot", "uniform", "normal", "zeros", "ones"}
 
 
 def files(network: Structure, *, dtype: str = "float64", source: str = "") -> dict[str, str]:
@@ -73,13 +67,25 @@ class _Parts:
         self._about = top_comment(tidy(about))
         self.cells = {c.name: Embedded(c, dtype, self.name) for c in self.graph.cells}
         self.memory = NetworkMemory(network, self.cells)
-        self.driver = Driver(self.memory, self.cells, self.real, self.bits, self.name)
+        of = self.memory, self.cells, self.real, self.bits, self.name
+        self.chains, self.driver = Chains(*of), Driver(*of)
         self._extra: list[Embedded] = []
         if network.loss is not None:
             self.loss = Embedded(network.loss.cell, dtype, self.name)
             self.optimizer = Embedded(network.optimizer.cell, dtype, self.name, backward=False)
             self._extra = [self.loss, self.optimizer]
+        self.training = (
+            TrainingCode(network, (self.real, self.bits), self._blocks(), *self._extra)
+            if self._extra
+            else None
+        )
         self._refuse_double_names()
+        starts = sum(len(run.cell.states) for run in self.graph.runs if run.learned_start)
+        if starts > _STARTS:
+            raise GenerateError(
+                f"in C, {_STARTS} states may have a start that is learned, not {starts}\n"
+                "  hint: leave out learn_state=True where it does not matter"
+            )
 
     def _refuse_double_names(self) -> None:
         memory = self.memory
@@ -110,7 +116,7 @@ class _Parts:
             "generation": self._generation(),
             "steps": not any(run.reverse for run in self.graph.runs),
             "trains": loss is not None,
-            "has_init": self._init() is not None,
+            "has_init": self.training is not None and self.training.init() is not None,
             "symbols": self.network.symbols,
             "units": size(out.size),
             "y_about": f"{rows}, {out.size})",
@@ -150,7 +156,16 @@ class _Parts:
             "dx_about": "; x is symbols: it has to be NULL" if symbols else "",
             "prototypes": {k: self._head(k, ";") for k in self._arguments()},
             "usage": self._usage(),
+            "init_prototype": self._init_prototype() if shared["has_init"] else [],
         }
+
+    def _init_prototype(self) -> list[str]:
+        n = self.name
+        arguments = [f"const {n}_sizes *n", "uint64_t seed", f"{n}_real *params"]
+        return [
+            "", "/* Fresh parameters, which follow from the seed. */",
+            *broken(f"void {n}_init(", arguments, ");", WIDTH),
+        ]  # fmt: skip
 
     def _types(self, cell: Embedded) -> list[str]:
         made = [cell.parameters] if cell.has_parameters else []
@@ -261,7 +276,7 @@ class _Parts:
             "members": broken(f"{self.real} ", [f"*{name}" for name in pieces], ";", WIDTH - 4),
             "regions": [self._region(k, about, found) for k, (about, found) in regions.items()],
             "cell_room": self._cell_room(),
-            "chains": driver.chains(),
+            "chains": self.chains.all(),
             "forward": driver.forward(),
             "backward": driver.backward(),
             "summing": driver.summing(),
@@ -283,7 +298,7 @@ class _Parts:
         for what in ("params_size", "params_in", "grads_in"):
             unused = [] if any("n->" in line for line in made[what]) else ["(void)n;"]
             made[what] += unused
-        return made | (self._training() if self.network.loss is not None else {})
+        return made | (self.training.context() if self.training else {})
 
     def _part(self, run: Run) -> dict[str, list[str]]:
         """The function that gives the sizes of a part."""
@@ -309,7 +324,7 @@ class _Parts:
         ]
         text = "\n".join(body)
         opening = []
-        for word in ("B", "rows", "pieces", "kept_rows", "kept_starts", "slots"):
+        for word in ("B", "rows", "own_rows", "pieces", "kept_rows", "kept_starts", "slots"):
             if re.search(rf"(?<![.>\w]){word}\b", text):
                 opening.append(f"const size_t {word} = room->{word};")
         if "slices" in text:
@@ -373,10 +388,10 @@ class _Parts:
             ]
         if self.network.loss is not None:
             made.append(
-                f"const {self.loss.name}_sizes of_loss = {{1, {_TILE}, "
+                f"const {self.loss.name}_sizes of_loss = {{1, {TILE}, "
                 f"{size(self.graph.output.size)}, 0, 0}};"
             )
-            made.append(f"const {self.optimizer.name}_sizes of_update = {{1, 1, {_CHUNK}, 0, 0}};")
+            made.append(f"const {self.optimizer.name}_sizes of_update = {{1, 1, {CHUNK}, 0, 0}};")
             made += [
                 f"if ({self.loss.name}_check(&of_loss) != {n.upper()}_OK",
                 f"    || {self.optimizer.name}_check(&of_update) != {n.upper()}_OK) {{",
@@ -424,140 +439,3 @@ class _Parts:
         if not any("p->" in line for line in made):
             made.append("(void)p;")
         return made
-
-    # ------------------------------------------------------------------ training
-
-    def _training(self) -> dict[str, Any]:
-        """What the functions that train hold."""
-        network, n = self.network, self.name
-        loss, optimizer, out = network.loss, network.optimizer, network.graph.output
-        assert loss is not None
-        units, per_step = size(out.size), not out.of_rows
-        values = {**optimizer.constants}
-        numbers = {k: f"({self.real}){v!r}" for k, v in values.items()}
-        numbers |= {k: f"({self.real})({_c(e.subs(values))})" for k, e in optimizer.counted.items()}
-        numbers["rate"] = f"({self.real}){n}_rate(training->updates)"
-        members = ", ".join(f".{k} = {v}" for k, v in numbers.items())
-        constants = ", ".join(
-            f".{v.name} = ({self.real}){loss.cell.starts_at(v)!r}" for v in loss.cell.constants
-        )
-        moments = {name: k for k, name in enumerate(optimizer.moments)}
-        states = ", ".join(
-            [".p = training->params + at"]
-            + [f".{m} = training->moments + {k} * all + at" for m, k in moments.items()]
-        )
-        learned = [c for _, c, is_learned in self._blocks() if is_learned]
-        return {
-            "loss": {"name": self.loss.name, "mask": loss.cell.masks[0].name},
-            "loss_params": [f"const {self.loss.name}_params lp = {{{constants}}};"]
-            if self.loss.has_parameters else [],
-            "loss_p": "&lp" if self.loss.has_parameters else "NULL",
-            "loss_steps": "n->T" if per_step else "(size_t)1",
-            "optimizer": {"name": self.optimizer.name, "states": states},
-            "optimizer_params": broken(
-                f"const {self.optimizer.name}_params p = {{", members.split(", "), "};"
-            ),
-            "moments": len(moments),
-            "learned": [f"size_take(&learned, {c});" for c in learned],
-            "rate": [f"return {_c(network.schedule.rate)};"]
-            if network.schedule.rate.has(UPDATE)
-            else ["(void)k;", f"return {_c(network.schedule.rate)};"],
-            "clipping": self._clipping(),
-            "counts": self._counts(per_step, loss.of_classes),
-            "want": self._want(units, loss.of_classes),
-            "tile": _TILE,
-            "chunk": _CHUNK,
-            "init": self._init() or [],
-            "classes": loss.of_classes,
-        }  # fmt: skip
-
-    def _clipping(self) -> list[str]:
-        made = []
-        if self.network.clip_norm is not None:
-            limit = repr(self.network.clip_norm)
-            made += [
-                f"if (length > {limit}) {{",
-                f"    array_scale_f{self.bits}(learned, ({self.real})({limit} / length), grads);",
-                "}",
-            ]
-        if self.network.clip_value is not None:
-            limit = f"({self.real}){self.network.clip_value!r}"
-            made.append(f"array_clip_f{self.bits}(learned, {limit}, grads);")
-        return made
-
-    def _counts(self, per_step: bool, classes: bool) -> list[str]:
-        over = "0"
-        made = ["(void)T, (void)B;"]
-        if per_step:
-            over = "b != NULL && b->lengths != NULL && row / B >= b->lengths[row % B]"
-        else:
-            made.append("(void)b;")
-        made.append(f"const int over = {over};")
-        if not classes:
-            made.append("(void)target;")
-        absent = "over || target[row] < 0" if classes else "over"
-        return [*made, f"return {absent} ? 0.0 : weight;"]
-
-    def _want(self, units: str, classes: bool) -> list[str]:
-        row = f"wanted + some * {units}"
-        if not classes:
-            return [f"memcpy({row}, target + row * {units}, {units} * sizeof({self.real}));"]
-        return [
-            f"memset({row}, 0, {units} * sizeof({self.real}));",
-            f"wanted[some * {units} + (size_t)target[row]] = ({self.real})1;",
-        ]
-
-    def _init(self) -> list[str] | None:
-        """Statements that fill parameters; None if a start is one that C does not have."""
-        made = []
-        starts: dict[str, tuple[str, Sequence[float], Sequence[str]]] = {}
-        for node in self.graph.nodes:
-            if isinstance(node, Embed):
-                starts[f"{node.name}_table"] = ("normal", (1.0,), ())
-            elif isinstance(node, Run):
-                for p in node.cell.parameters:
-                    shape = [size(a) for a in shape_in(node, p)]
-                    starts[f"{node.name}.{p.name}"] = _start(node, p, shape)
-        for member, count, _ in self._blocks():
-            kind, numbers, sides = starts.get(member, ("number", (0.0,), ()))
-            to = f"params + size_take(&total, {count})"
-            if kind == "number":
-                made.append(f"array_fill_f{self.bits}({count}, ({self.real}){numbers[0]!r}, {to});")
-            elif kind == "glorot":
-                limit = f"sqrt(6.0 / (double)({' + '.join(sides)}))"
-                made.append(
-                    f"init_uniform_f{self.bits}(seed, stream++, -{limit}, {limit}, {count}, {to});"
-                )
-            elif kind == "uniform":
-                low, high = numbers
-                made.append(
-                    f"init_uniform_f{self.bits}(seed, stream++, {low!r}, {high!r}, {count}, {to});"
-                )
-            elif kind == "normal":
-                made.append(
-                    f"init_normal_f{self.bits}(seed, stream++, {numbers[0]!r}, {count}, {to});"
-                )
-            else:
-                return None
-        unused = [] if any("n->" in line for line in made) else ["(void)n;"]
-        unused += [] if any("stream++" in line for line in made) else ["(void)seed, (void)stream;"]
-        return [*made, *unused]
-
-
-def _start(run: Run, p: Any, shape: list[str]) -> tuple[str, Sequence[float], Sequence[str]]:
-    """How a parameter starts, in C."""
-    start = run.cell.initial(p)
-    if isinstance(start, Initial):
-        if start.name in ("zeros", "ones"):
-            return "number", (float(start.name == "ones"),), ()
-        kind = start.name if start.name in _RANDOM else "other"
-        return kind, start.numbers, shape[-2:]
-    if start is None and isinstance(p, Matrix):
-        return "glorot", (), shape[-2:]
-    return "number", (float(start or 0.0),), ()
-
-
-def _c(e: Expr) -> str:
-    """An expression of k, in double precision."""
-    e = e.subs(UPDATE, sympy.Symbol("k")).xreplace({sympy.pi: sympy.pi.evalf(17)})
-    return " ".join(str(sympy.ccode(e)).split())

@@ -7,7 +7,7 @@ are ``kept`` of the tape of cells at a time, and how many states are kept (``slo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -91,7 +91,9 @@ class NetworkMemory:
     def tape(self) -> list[Piece]:
         """What one slice keeps."""
         found = (
-            [Piece("x", times("rows", size(self.graph.input.size)))] if (self.is_x_numbers) else []
+            [Piece("x", times("own_rows", size(self.graph.input.size)))]
+            if (self.is_x_numbers)
+            else []
         )
         found += [self._rows(name, s, "rows") for name, s in self.reversed]
         found += [self._rows(s.name, s, "rows") for s in self.whole]
@@ -192,8 +194,11 @@ class NetworkMemory:
             for name, width in self.states(run)
         ]
         if self.is_x_numbers:
-            found.append(Piece("dx", times("rows", size(self.graph.input.size))))
-        found += [self._rows(f"d{s.name}", s, "rows") for s in self.whole]
+            found.append(Piece("dx", times("own_rows", size(self.graph.input.size))))
+        for s in self.whole:
+            found.append(
+                self._rows(f"d{s.name}", s, "own_rows" if s == self.graph.output else "rows")
+            )
         found += [self._rows(f"d{s.name}", s, "kept_rows") for s in self.inner]
         found += [self._rows(f"d{s.name}_own", s, "rows") for s in self.outs_in_reverse]
         found += [self._rows(f"d{name}", s, "rows") for name, s in self.reversed]
@@ -228,11 +233,11 @@ class NetworkMemory:
         return Piece(f"{run.name}_{'packed' if way == 'forward' else 'back'}", count)
 
     def _widest(self) -> str:
-        """The most units that a signal has which is added to another."""
-        numeric = [node for node in self.graph.nodes if not isinstance(node, Embed)]
-        signals: Sequence[Signal] = [s for node in numeric for s in node.inputs]
+        """The most units that a signal has which several read, so that adjoints are added."""
+        read = [s for node in self.graph.nodes for s in node.inputs]
+        signals = {s for s in read if read.count(s) > 1}
         numbers = [int(s.size) for s in signals if s.size.is_Integer]
-        most = str(max(numbers, default=1))
+        most = str(max(numbers, default=0))
         if any(not s.size.is_Integer for s in signals):
             return f"size_at_least({most}, n->{self.graph.input.size})"
         return most
