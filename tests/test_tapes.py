@@ -317,7 +317,7 @@ def test_memory_of_large_arrays_is_used_again_and_never_shared():
     held = [module.forward(params, x)[0] for _ in range(8)]
     assert len({a.ctypes.data for a in (again, other, few, *held)}) == 11
     del held
-    assert len(module._memory.arrays) <= 4
+    assert len(module._memory.pool.arrays) <= 4
 
 
 def test_tapes_at_the_end_of_the_interpreter():

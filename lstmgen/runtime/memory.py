@@ -39,6 +39,34 @@ class _Lent:
             return
 
 
+class Pool:
+    """Large arrays for callers, in memory that earlier ones have left.
+
+    Attributes
+    ----------
+    arrays : list of Array
+        What is free to be used again.
+    """
+
+    def __init__(self) -> None:
+        self.arrays: list[Array] = []
+
+    def lent(self, array: Array) -> Array:
+        """For a large array that nobody has touched, one like it in memory that another has left;
+        else one whose memory comes back.
+        """
+        numbers, found = array.size, array
+        while self.arrays:
+            try:
+                free = self.arrays.pop()
+            except IndexError:  # another thread was faster
+                break
+            if free.dtype == array.dtype and numbers <= free.size <= 2 * numbers:
+                found = free
+                break
+        return np.asarray(_Lent(found, array.shape, self.arrays))
+
+
 class Memory:
     """The memory of one module's calls.
 
@@ -52,7 +80,7 @@ class Memory:
         The pointer to nothing.
     workspaces, tapes : list of Buffer
         What is free to be used again.
-    arrays : list of Array
+    pool : Pool
         The same, of large arrays that callers had.
     """
 
@@ -66,7 +94,7 @@ class Memory:
         self.null = ffi.NULL
         self.workspaces: list[Buffer] = []
         self.tapes: list[Buffer] = []
-        self.arrays: list[Array] = []
+        self.pool = Pool()
 
     def struct(self, arrays: Sequence[Array] | None) -> Any:
         """A struct of pointers to arrays; NULL if there are none."""
@@ -79,7 +107,7 @@ class Memory:
         for name, shape in shapes:
             array = empty(shape, dtype)
             if array.nbytes >= LARGE:
-                array = self.lent(array)
+                array = self.pool.lent(array)
             arrays[name] = array
             pointers.append(at(array))
         return arrays, [pointers] if pointers else self.null
@@ -90,23 +118,8 @@ class Memory:
             return self.fresh(shapes)
         y = np.empty(shapes[0][1], self._dtype)
         if y.nbytes >= LARGE:
-            y = self.lent(y)
+            y = self.pool.lent(y)
         return y, self.at(y)
-
-    def lent(self, array: Array) -> Array:
-        """For a large array that nobody has touched, one like it in memory that another has left;
-        else one whose memory comes back.
-        """
-        numbers, found = array.size, array
-        while self.arrays:
-            try:
-                free = self.arrays.pop()
-            except IndexError:  # another thread was faster
-                break
-            if numbers <= free.size <= 2 * numbers:
-                found = free
-                break
-        return np.asarray(_Lent(found, array.shape, self.arrays))
 
     def buffer(self, numbers: int) -> Any:
         """Memory from a multiple of 64 bytes on: a vector then is in one line of the cache."""

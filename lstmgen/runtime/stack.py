@@ -12,6 +12,7 @@ from sympy import Expr
 
 from ..language.cell import Cell
 from ..network.wavefront import ACTIVE, wavefront
+from .memory import LARGE, Pool
 from .toolchain import compile
 
 Array = NDArray[Any]
@@ -79,6 +80,7 @@ class Stack:
         if layers > 1:
             resting = wavefront(cell, layers, first=first, masked=True)
             self._masked = compile(resting, target, **options)
+        self._pool = Pool()
         own = {s.name for s in cell.states}
         self._delayed = [name for name in self.module.STATES if name not in own]
         self.PARAMETERS = self.module.PARAMETERS
@@ -104,7 +106,7 @@ class Stack:
             y, held, kept = module.forward(params, given, held, **options)
             ys.append(y[max(0, late - segment.first) :])
             parts.append((segment, kept))
-        return _joined(ys), self._own(held), Tape(steps, parts) if tape else None
+        return self._joined(ys), self._own(held), Tape(steps, parts) if tape else None
 
     def backward(
         self, params: Mapping[str, Any], tape: Tape, dy: Array,
@@ -127,7 +129,7 @@ class Stack:
             more, dx, held = self._module(segment).backward(params, kept, given, held)
             grads = {n: grads[n] + more[n] for n in more} if grads else more
             dxs.insert(0, dx[: max(0, tape.steps - segment.first)])
-        return grads, _joined(dxs) if by_input else None, self._own(held)
+        return grads, self._joined(dxs) if by_input else None, self._own(held)
 
     def _module(self, segment: _Segment) -> Any:
         return self._masked if segment.rests else self.module
@@ -163,6 +165,10 @@ class Stack:
     def _own(self, state: Mapping[str, Array]) -> dict[str, Array]:
         return {name: state[name] for name in self.STATES}
 
-
-def _joined(parts: Sequence[Array]) -> Array:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    def _joined(self, parts: Sequence[Array]) -> Array:
+        if len(parts) == 1:
+            return parts[0]
+        joined = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
+        if joined.nbytes >= LARGE:
+            joined = self._pool.lent(joined)
+        return np.concatenate(parts, out=joined)

@@ -283,6 +283,22 @@ LSTMGEN_STATIC real *LG(aligned)(real *memory)
     return memory + (past == 0 ? 0 : PAD - past);
 }
 
+/* `row` is a step's, of `count` numbers, after those of so many `before`: asks for the row of two
+ * steps before. Of a long one, for what the first-level cache has room for. */
+LSTMGEN_INLINE void LG(fetch)(const real *row, size_t before, size_t count)
+{
+#ifdef __GNUC__
+    const size_t most = 8192 / sizeof(real);
+    if (before > 1) {
+        for (size_t n = 0; n < count && n < most; n += PAD) {
+            __builtin_prefetch(row - 2 * count + n);
+        }
+    }
+#else
+    (void)row, (void)before, (void)count;
+#endif
+}
+
 /* ------------------------------------------------------------------ lanes */
 
 /* The same number in all lanes. */

@@ -20,7 +20,7 @@ from .copies import Copies
 from .lowering import Direction
 from .memory import Memory, Region
 from .packs import brought_home
-from .places import Row
+from .places import Places, Row
 from .source import Source
 from .tree import (
     COUNT,
@@ -48,6 +48,7 @@ from .tree import (
     Variable,
     do,
     live,
+    names_in,
     product,
     rows_of_width,
     shifted,
@@ -225,8 +226,26 @@ class Passes:
                 loop = sections[direction.part.section_of(carry(s, -1))]
                 loop.append(do("swap", Address(arriving), Address(leaving)))
             saved.append(self._save(s, arriving, "dinitial"))
+        for n, section in enumerate(sections):
+            if is_loop(n):
+                section[:0] = self._fetched(direction.places, section)
         steps = [*_over_steps(sections, backwards=True), *last, *copies.written()]
         return self._function(direction, start, [*copies.read(), *first], steps, saved)
+
+    def _fetched(self, places: Places, section: Sequence[Statement]) -> list[Statement]:
+        """What asks early for those rows of a tape that a section reads. Processors see by
+        themselves what comes next in memory, but not rows that are read from the last to the first.
+        """
+        read = names_in(section)
+        fetched: list[Statement] = []
+        rows: list[Vector | Row] = [*self.cell.states, places.kept]
+        for row in rows:
+            pointer, width = self.source.pointer(row), places.width(row)
+            if pointer.name in read:
+                at = shifted(pointer, rows_of_width((AMONG, Count(B)), width))
+                count = rows_of_width((Count(B),), width)
+                fetched.append(do("fetch", at, Sum((T0, AMONG), "++"), count))
+        return fetched
 
     def _is_shifted(self, s: Vector) -> bool:
         """Whether what flows back into a state is there for all steps of a tile."""
