@@ -25,12 +25,3 @@ def count(blocks: int, slots: int) -> int:
         return 0
     r = sweeps(blocks, slots)
     return blocks + r * blocks - (comb(slots + r, slots + 1) if r else 0)
-
-
-def split(blocks: int, slots: int) -> int:
-    """How many of ``blocks`` to go on before the next state is kept, of ``slots`` in all, one of
-    which has the state before these blocks.
-    """
-    r = max(1, sweeps(blocks, slots))
-    less = comb(slots + r - 2, slots) if r > 1 else 0
-    return max(1, less, blocks - comb(slots + r - 1, slots - 1))

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from .arguments import Bound
     from .memory import Buffer
     from .native import NativeModule
     from .rooms import Room
@@ -19,7 +18,7 @@ class Packed(dict[str, Any]):
     another module than the one that packed them, they are parameters like any others.
     """
 
-    def __init__(self, params: Mapping[str, Any], module: NativeModule, bound: Bound) -> None:
+    def __init__(self, params: Mapping[str, Any], module: Any, bound: Any) -> None:
         super().__init__(params)
         self.module, self.bound = module, bound
 
@@ -33,20 +32,17 @@ class Packed(dict[str, Any]):
         return dict, (dict(self),)  # copies are parameters like any others
 
 
-class Tape:
-    """What ``forward`` keeps for ``backward``. ``x`` is not copied: leave it as it is.
+class Kept:
+    """Memory of a module of which callers have a tape.
 
-    Its memory goes back to its module when the tape is gone: to touch fresh memory for the first
-    time can cost as much as a fifth of a forward pass over a large layer. A deep copy has an ``x``
-    of its own; a tape cannot be pickled.
+    It goes back to its module when the tape is gone: to touch fresh memory for the first time can
+    cost as much as a fifth of a forward pass over a large layer. A tape cannot be pickled.
     """
 
-    __slots__ = ("inputs", "memory", "module", "room")
+    __slots__ = ("memory", "module")
 
-    def __init__(
-        self, memory: Buffer | None, inputs: tuple[Any, ...], room: Room, module: NativeModule
-    ) -> None:
-        self.memory, self.inputs, self.room, self.module = memory, inputs, room, module
+    def __init__(self, memory: Buffer | None, module: Any) -> None:
+        self.memory, self.module = memory, module
 
     def __del__(self) -> None:
         try:
@@ -55,17 +51,31 @@ class Tape:
         except Exception:  # half made, or at the end of the interpreter: nobody wants the memory
             return
 
-    def __copy__(self) -> Tape:
+    def __copy__(self) -> Any:
         return self  # memory of two tapes would go back twice
-
-    def __deepcopy__(self, memo: Any) -> Tape:
-        home, memory = self.module._memory, self.memory
-        if memory is not None:
-            memory = home.copy_of_tape(memory, self.room.tape)
-        return Tape(memory, home.copy(self.inputs), self.room, self.module)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             f"a tape of {self.module!r} is memory of this process, and cannot be pickled: run "
             "forward where backward is to run"
         )
+
+
+class Tape(Kept):
+    """What ``forward`` keeps for ``backward``. ``x`` is not copied: leave it as it is. A deep copy
+    has an ``x`` of its own.
+    """
+
+    __slots__ = ("inputs", "room")
+
+    def __init__(
+        self, memory: Buffer | None, inputs: tuple[Any, ...], room: Room, module: NativeModule
+    ) -> None:
+        super().__init__(memory, module)
+        self.inputs, self.room = inputs, room
+
+    def __deepcopy__(self, memo: Any) -> Tape:
+        home, memory = self.module._memory, self.memory
+        if memory is not None:
+            memory = home.copy_of_tape(memory, self.room.tape)
+        return Tape(memory, home.copy(self.inputs), self.room, self.module)

@@ -132,9 +132,14 @@ def _last_line(error: BaseException, path: Path) -> str:
 def load_python(text: str, name: str, filename: str) -> ModuleType:
     """A module made of ``text``, which we generated; tracebacks show its lines."""
     module = ModuleType(name)
+    _execute(text, module, filename)
+    return module
+
+
+def _execute(text: str, module: ModuleType, filename: str) -> None:
+    """Run ``text`` as the code of ``module``, whose lines tracebacks show."""
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     exec(builtins.compile(text, filename, "exec"), module.__dict__)
-    return module
 
 
 def load_package(files: Mapping[str, str], main: str, name: str) -> ModuleType:
@@ -153,10 +158,7 @@ def load_package(files: Mapping[str, str], main: str, name: str) -> ModuleType:
             module.__package__ = package.__name__
             sys.modules[module.__name__] = module
             setattr(package, stem, module)
-            filename = f"<lstmgen {file} of {name}>"
-            text = files[file]
-            linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
-            exec(builtins.compile(text, filename, "exec"), module.__dict__)
+            _execute(files[file], module, f"<lstmgen {file} of {name}>")
     finally:
         for loaded in [n for n in sys.modules if n.split(".")[0] == package.__name__]:
             del sys.modules[loaded]

@@ -36,13 +36,7 @@ class NativeModule:
         self, cell: Cell, header: str, library: Path, dtype: str, fixed: Mapping[str, int],
         threads: int = 1,
     ) -> None:  # fmt: skip
-        try:
-            from cffi import FFI
-        except ImportError as error:
-            raise missing_extra("cffi") from error
-        self._ffi = FFI()
-        self._ffi.cdef(declarations(header))
-        self._lib = self._ffi.dlopen(str(library))
+        self._ffi, self._lib = opened(header, library)
         self.dtype = np.dtype(dtype)
         self._interface = f = load_python(
             interface(cell), cell.name, f"<lstmgen interface of {cell.name}>"
@@ -208,7 +202,8 @@ class NativeModule:
     def _bind(self, params: Mapping[str, Any]) -> Bound:
         """The struct of pointers to ``params``, and the sizes that they tell."""
         if isinstance(params, Packed) and params.module is self:
-            return params.bound
+            bound: Bound = params.bound
+            return bound
         return self._arguments.bind(params)
 
     def _own(self, tape: Tape | None, bound: Bound) -> Tape:
@@ -249,6 +244,23 @@ class NativeModule:
     def _failure(self, what: str, status: int) -> LstmgenError:
         text = self._ffi.string(self._c_message(status)).decode()
         return LstmgenError(f"{self.CELL}_{what}: {text}")
+
+
+def opened(header: str, library: Path) -> tuple[Any, Any]:
+    """cffi with the declarations of a generated header, and the library.
+
+    Raises
+    ------
+    ToolchainError
+        If cffi is not installed.
+    """
+    try:
+        from cffi import FFI
+    except ImportError as error:
+        raise missing_extra("cffi") from error
+    ffi = FFI()
+    ffi.cdef(declarations(header))
+    return ffi, ffi.dlopen(str(library))
 
 
 def declarations(header: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from operator import is_
 from pathlib import Path
@@ -10,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import LstmgenError, missing_extra
+from ..errors import LstmgenError
 from ..network.structure import Structure
 from ..targets.numpy.network import interface
+from .kept import Packed
 from .loading import load_package
 from .memory import Array, Memory
-from .native import declarations
-from .network_kept import Batch, NetworkTape, PackedNetwork
+from .native import opened
+from .network_kept import Batch, NetworkTape
+from .rooms import mind_forks
 from .training_arrays import TrainingArrays
 
 
@@ -29,13 +30,7 @@ class NativeNetwork:
     def __init__(
         self, network: Structure, header: str, library: Path, dtype: str, threads: int = 1
     ) -> None:
-        try:
-            from cffi import FFI
-        except ImportError as error:
-            raise missing_extra("cffi") from error
-        self._ffi = FFI()
-        self._ffi.cdef(declarations(header))
-        self._lib = self._ffi.dlopen(str(library))
+        self._ffi, self._lib = opened(header, library)
         self.dtype, self._threads = np.dtype(dtype), threads
         files = interface(network)
         self._interface = f = load_package(files, next(iter(files)), network.name)
@@ -51,7 +46,6 @@ class NativeNetwork:
         self._learned = [name for name in f.PARAMETERS if name not in f.UNLEARNED]
         self._blocks = [*self._learned, *f.UNLEARNED]  # in the order of C's blocks
         self._memory = Memory(self._ffi, dtype)
-        self._process = os.getpid()
         self._trained: tuple[tuple[Any, ...], TrainingArrays] | None = None
         self._last: tuple[Any, Any, int | None, list[Any]] | None = None
 
@@ -143,7 +137,7 @@ class NativeNetwork:
         y, final, _ = self.forward(params, np.asarray(x_t)[np.newaxis], state, tape=False)
         return final | {self.OUTPUT: y if self._of_rows else y[0]}
 
-    def pack(self, params: Mapping[str, Any]) -> PackedNetwork:
+    def pack(self, params: Mapping[str, Any]) -> Packed:
         """Arrange parameters once for many calls: what comes back can be given for ``params``.
 
         It is a copy. After a change of the parameters, pack them again.
@@ -155,7 +149,7 @@ class NativeNetwork:
         memory = self._memory.buffer(self._size("packed_size", sizes))
         self._raise(self.CELL, "pack", self._function("pack")(sizes, struct, memory))
         struct.packed = memory
-        return PackedNetwork(copies, self, (struct, D, [*arrays, memory]))
+        return Packed(copies, self, (struct, D, [*arrays, memory]))
 
     # ------------------------------------------------------------------ training
 
@@ -314,7 +308,7 @@ class NativeNetwork:
 
     def _bound(self, params: Mapping[str, Any]) -> tuple[Any, int | None, list[Any]]:
         """The struct of pointers to parameters, the size D that they tell, and the arrays."""
-        if isinstance(params, PackedNetwork) and params.module is self:
+        if isinstance(params, Packed) and params.module is self:
             bound: tuple[Any, int | None, list[Any]] = params.bound
             return bound
         f = self._interface
@@ -405,7 +399,7 @@ class NativeNetwork:
         struct = self._ffi.new(f"{self.CELL}_sizes *")
         struct.T, struct.B, struct.threads = T, B, self._threads
         struct.every, struct.snapshots = every, snapshots
-        struct.serial = int(os.getpid() != self._process)  # a fork has none of OpenMP's threads
+        mind_forks(struct, self._threads)
         if D is not None and hasattr(struct, "D"):
             struct.D = D
         return struct

@@ -34,6 +34,13 @@ if hasattr(os, "register_at_fork"):  # where there is fork
     os.register_at_fork(after_in_child=_forget_threads)
 
 
+def mind_forks(struct: Any, threads: int) -> None:
+    """Have one thread do all work in a process that was forked, or will be, whatever sizes say."""
+    struct.serial = int(_is_forked)
+    if threads > 1:
+        _threaded.add(struct)
+
+
 class Room(NamedTuple):
     """What follows from the sizes: their struct, the shapes of arrays, and how much C needs."""
 
@@ -114,9 +121,8 @@ class Rooms:
         for name, n in self._fixed.items():
             if sizes[name] != n:
                 raise ValueError(f"this module was made for {name}={n}, not {name}={sizes[name]}")
-        struct = self._ffi.new(f"{f.CELL}_sizes *", [*numbers, self._threads, int(_is_forked)])
-        if self._threads > 1:
-            _threaded.add(struct)
+        struct = self._ffi.new(f"{f.CELL}_sizes *", [*numbers, self._threads])
+        mind_forks(struct, self._threads)
         counts = {what: self._count(what, struct) for what in _BUFFERS}
         if not all(counts.values()) and sizes["T"] and sizes["B"]:
             raise LstmgenError(f"{f.CELL}: arrays of these sizes are too large: {sizes}")

@@ -307,31 +307,26 @@ class Chains(Statements):
 
     def _value(self, chain: Chain, k: int, s: Signal) -> str:
         """The rows of a signal in this block, as the chain has them."""
-        if s.of_rows:
-            return f"r->m.{s.name} + r->slice.start * {size(s.size)}"
-        if s in chain.made:
-            if s not in self.memory.whole:
-                return f"r->m.{s.name} + base * {size(s.size)}"
-            own = "_own" if chain.reverse else ""
-            return f"r->m.{s.name}{own} + block->at * {size(s.size)}"
-        if chain.reverse:
-            return f"r->m.{s.name}_turned_{k} + block->at * {size(s.size)}"
-        base = "r->x" if s == self.memory.graph.input else f"r->m.{s.name}"
-        return f"{base} + block->at * {size(s.size)}"
+        return self._rows_of(chain, k, s, "")
 
     def _adjoint(self, chain: Chain, k: int, s: Signal) -> str:
         """The rows of ∂L/∂ a signal in this block."""
+        return self._rows_of(chain, k, s, "d")
+
+    def _rows_of(self, chain: Chain, k: int, s: Signal, d: str) -> str:
+        """The same of both: what is said of a signal holds for its adjoint, with a d before it."""
+        where, at = f"r->m.{d}{s.name}", "block->at"
         if s.of_rows:
-            return f"r->m.d{s.name} + r->slice.start * {size(s.size)}"
-        if s in chain.made:
-            if s not in self.memory.whole:
-                return f"r->m.d{s.name} + base * {size(s.size)}"
-            own = "_own" if chain.reverse else ""
-            return f"r->m.d{s.name}{own} + block->at * {size(s.size)}"
-        if chain.reverse:
-            return f"r->m.d{s.name}_turned_{k} + block->at * {size(s.size)}"
-        base = "r->dx" if s == self.memory.graph.input else f"r->m.d{s.name}"
-        return f"{base} + block->at * {size(s.size)}"
+            at = "r->slice.start"
+        elif s in chain.made and s not in self.memory.whole:
+            at = "base"
+        elif s in chain.made:
+            where += "_own" if chain.reverse else ""
+        elif chain.reverse:
+            where += f"_turned_{k}"
+        elif s == self.memory.graph.input:
+            where = f"r->{d}x"
+        return f"{where} + {at} * {size(s.size)}"
 
     def _may_be_none(self, s: Signal) -> str:
         """What holds where nobody wants the adjoint of a signal."""
