@@ -60,12 +60,20 @@ class TrainingCode:
         )
         learned = [c for _, c, is_learned in self._blocks if is_learned]
         return {
-            "loss": {"name": self._loss.name, "mask": loss.cell.masks[0].name},
+            "loss": {
+                "name": self._loss.name,
+                "masks": f"const {self._loss.name}_masks masks = "
+                f"{{.{loss.cell.masks[0].name} = wanted}};",
+            },
             "loss_params": [f"const {self._loss.name}_params lp = {{{constants}}};"]
             if self._loss.has_parameters else [],
             "loss_p": "&lp" if self._loss.has_parameters else "NULL",
             "loss_steps": "n->T" if per_step else "(size_t)1",
-            "optimizer": {"name": self._optimizer.name, "states": states},
+            "optimizer": {
+                "name": self._optimizer.name,
+                "before": f"const {self._optimizer.name}_state before = {{{states}}};",
+                "after": f"const {self._optimizer.name}_new_state after = {{{states}}};",
+            },
             "optimizer_params": broken(
                 f"const {self._optimizer.name}_params p = {{", members.split(", "), "};"
             ),
