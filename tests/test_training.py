@@ -25,10 +25,14 @@ from lstmgen import (
     Network,
     Readout,
     RMSprop,
+    constants,
     inputs,
     masks,
+    matrix,
     schedules,
+    states,
     sum_,
+    tanh,
     vectors,
 )
 from lstmgen.network.optimizers import UPDATE
@@ -636,3 +640,19 @@ def test_misuse_of_networks_is_explained():
     ):
         with pytest.raises(LstmgenError, match=said):
             make()
+
+
+def test_c_refuses_to_train_with_other_constants() -> None:
+    """They are part of the code of train: others would be left out in silence."""
+    need("cffi")
+    need("cc")
+    x, h, dt, W = inputs("x"), states("h"), constants("dt", value=0.5), matrix("W")
+    leaky = Cell("leaky", [Eq(h.next, h + dt * (tanh(W @ x) - h))], h)
+    network = Network([Layer(leaky, 3)], loss="mean_squared", name="leaking")
+    module = network.compile("c")
+    params = module.init(2)
+    moments = module.start(params)
+    ones = np.ones((4, 2, 3))
+    module.train(params, moments, ones[..., :2], ones)
+    with pytest.raises(ValueError, match=r"leaky1\.dt is 0\.1, but the C code trains with 0\.5"):
+        module.train({**params, "leaky1.dt": 0.1}, moments, ones[..., :2], ones)

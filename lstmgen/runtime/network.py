@@ -228,6 +228,7 @@ class NativeNetwork:
         """
         f = self._interface
         with self._training(params, moments) as (training, D):
+            self._refuse_other_constants(params)
             call = self._call(x, D, lengths, resets, seed, checkpoint_every, snapshots, memory)
             shape = self._y_shape(call.T, call.B, call.D)
             target, weights = self._wanted(target, shape), self._weights(weights, shape[:-1])
@@ -257,6 +258,15 @@ class NativeNetwork:
         made = TrainingArrays(self, params, moments)
         self._trained = None if made.is_copy else (given, made)
         return made
+
+    def _refuse_other_constants(self, params: Mapping[str, Any]) -> None:
+        """C trains with the values that it was made for."""
+        for name, value in self.CONSTANTS.items():
+            if float(params[name]) != value:
+                raise ValueError(
+                    f"{name} is {params[name]}, but the C code trains with {value}: give the "
+                    "layer that constant, or train with the NumPy target"
+                )
 
     def _views(self, shapes: Mapping[str, tuple[int, ...]], times: int) -> list[dict[str, Array]]:
         """Arrays of zeros in one piece of memory, in the order of C's blocks; several times."""
