@@ -40,6 +40,20 @@
 #endif
 #endif
 
+/* How wide the registers are that x86's own arithmetic is used for. MemorySanitizer would have it
+ * read all lanes, and behind the last number of a row no one wrote. */
+#if defined(LSTMGEN_BYTES) && LSTMGEN_BYTES >= 32
+#define LSTMGEN_X86 LSTMGEN_BYTES
+#else
+#define LSTMGEN_X86 0
+#endif
+#ifdef __has_feature
+#if __has_feature(memory_sanitizer)
+#undef LSTMGEN_X86
+#define LSTMGEN_X86 0
+#endif
+#endif
+
 #ifdef LSTMGEN_BYTES
 #define LSTMGEN_LANE(v, l) ((v)[l])
 #else
@@ -337,31 +351,31 @@ LSTMGEN_INLINE vec LG(smaller)(vec a, vec b)
 /* min(most, a) and max(least, a); NaN goes through, which of both is x86's second operand. */
 LSTMGEN_INLINE vec LG(at_most)(real most, vec a)
 {
-#if !defined(LSTMGEN_BYTES) || LSTMGEN_BYTES == 16
-    return LG(choose)((mask)(a > LG(splat)(most)), LG(splat)(most), a);
-#elif LSTMGEN_BYTES == 64 && LSTMGEN_REAL == 32
+#if LSTMGEN_X86 == 64 && LSTMGEN_REAL == 32
     return (vec)_mm512_min_ps((__m512)LG(splat)(most), (__m512)a);
-#elif LSTMGEN_BYTES == 64
+#elif LSTMGEN_X86 == 64
     return (vec)_mm512_min_pd((__m512d)LG(splat)(most), (__m512d)a);
-#elif LSTMGEN_REAL == 32
+#elif LSTMGEN_X86 == 32 && LSTMGEN_REAL == 32
     return (vec)_mm256_min_ps((__m256)LG(splat)(most), (__m256)a);
-#else
+#elif LSTMGEN_X86 == 32
     return (vec)_mm256_min_pd((__m256d)LG(splat)(most), (__m256d)a);
+#else
+    return LG(choose)((mask)(a > LG(splat)(most)), LG(splat)(most), a);
 #endif
 }
 
 LSTMGEN_INLINE vec LG(at_least)(real least, vec a)
 {
-#if !defined(LSTMGEN_BYTES) || LSTMGEN_BYTES == 16
-    return LG(choose)((mask)(a < LG(splat)(least)), LG(splat)(least), a);
-#elif LSTMGEN_BYTES == 64 && LSTMGEN_REAL == 32
+#if LSTMGEN_X86 == 64 && LSTMGEN_REAL == 32
     return (vec)_mm512_max_ps((__m512)LG(splat)(least), (__m512)a);
-#elif LSTMGEN_BYTES == 64
+#elif LSTMGEN_X86 == 64
     return (vec)_mm512_max_pd((__m512d)LG(splat)(least), (__m512d)a);
-#elif LSTMGEN_REAL == 32
+#elif LSTMGEN_X86 == 32 && LSTMGEN_REAL == 32
     return (vec)_mm256_max_ps((__m256)LG(splat)(least), (__m256)a);
-#else
+#elif LSTMGEN_X86 == 32
     return (vec)_mm256_max_pd((__m256d)LG(splat)(least), (__m256d)a);
+#else
+    return LG(choose)((mask)(a < LG(splat)(least)), LG(splat)(least), a);
 #endif
 }
 
@@ -567,7 +581,7 @@ LSTMGEN_INLINE vec LG(r_coth)(vec r)
 /* e^a = 2^n (q + r) / (q - r). Where nothing multiplies by 2^n for any n, it is rise / fall, in two
  * factors, since it may be too large or small for one. */
 typedef struct LG(power) {
-#if LSTMGEN_BYTES == 64
+#if LSTMGEN_X86 == 64
     vec q, r, n;
 #else
     vec q, r, rise, fall;
@@ -577,7 +591,7 @@ typedef struct LG(power) {
 LSTMGEN_INLINE LG(power) LG(to_the_e)(vec a)
 {
     LG(power) e;
-#if LSTMGEN_BYTES == 64
+#if LSTMGEN_X86 == 64
     e.n = a * LOG2_E + ROUNDER - ROUNDER;
     e.r = a - e.n * LN_2_HIGH - e.n * LN_2_LOW;
 #else
@@ -592,7 +606,7 @@ LSTMGEN_INLINE LG(power) LG(to_the_e)(vec a)
     return e;
 }
 
-#if LSTMGEN_BYTES == 64
+#if LSTMGEN_X86 == 64
 /* 2^n a, rounded once */
 LSTMGEN_INLINE vec LG(scaled)(vec a, vec n)
 {
@@ -611,7 +625,7 @@ LSTMGEN_INLINE vec LG(scaled)(vec a, vec n)
 LSTMGEN_INLINE vec LG(exp)(vec a)
 {
     const LG(power) e = LG(to_the_e)(LG(at_least)(-FAR, LG(at_most)(FAR, a)));
-#if LSTMGEN_BYTES == 64
+#if LSTMGEN_X86 == 64
     return LG(scaled)((e.q + e.r) / (e.q - e.r), e.n);
 #else
     return e.rise * (e.q + e.r) / (e.fall * (e.q - e.r));
@@ -622,7 +636,7 @@ LSTMGEN_INLINE vec LG(exp)(vec a)
 LSTMGEN_INLINE vec LG(sigmoid)(vec a)
 {
     const LG(power) e = LG(to_the_e)(LG(at_least)(-FAR, LG(at_most)(40, a)));
-#if LSTMGEN_BYTES == 64
+#if LSTMGEN_X86 == 64
     const vec up = LG(scaled)(e.q + e.r, e.n);
     return up / (e.q - e.r + up);
 #else
