@@ -194,11 +194,13 @@ def test_structures_in_c_agree_with_pytorch(structure: Structure, drawn: dict[st
 def test_layers_of_made_up_cells_agree_with_pytorch(cell: Cell, drawn: dict, reverse: bool) -> None:
     assume(len(cell.inputs) == len(cell.outputs) == 1 and not cell.masks)
     told = cell.shape(cell.inputs[0])
-    sizes = {str(n): 2 for n in cell.sizes if n not in told or str(n) == "H"}
+    chosen = {n: 2 for n in cell.sizes if n not in told or str(n) == "H"}
+    sizes = {str(n): k for n, k in chosen.items()}
     if "H" in sizes:
         sizes["units"] = sizes.pop("H")
     sizes |= {c.name: 0.6 for c in cell.constants}
-    fixed = int(told[0]) if told[0].is_Integer else None
+    read = told[0].subs(chosen)
+    fixed = int(read) if read.is_Integer else None
     structure = Structure([Layer(cell, **sizes, go_backwards=reverse), Readout(2)], inputs=fixed)
     module = compile(structure)
     assert_equals_torch(structure, module, Call(structure, module, **drawn))

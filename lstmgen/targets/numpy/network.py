@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -27,8 +26,8 @@ OPTIONS: frozenset[str] = frozenset()
 
 _DRAWN = 53  # bits of a random number
 
-# What functions and tables of the module call other things.
-_WORDS = re.compile(r"(run|np|tape|chain_\d+|CELL|OUTPUT)_*")
+# What functions and tables of the module call other things, beside chain_1 and so on.
+_WORDS = {"run", "np", "tape", "CELL", "OUTPUT"}
 
 
 def files(network: Structure, *, source: str = "") -> dict[str, str]:
@@ -364,7 +363,10 @@ def _module(cell: Cell) -> str:
 
 
 def _safe(name: str) -> str:
-    return f"{name}_" if _WORDS.fullmatch(name) else name
+    word = name.rstrip("_")
+    before, chain, number = word.partition("chain_")
+    is_chain = not before and bool(chain) and number.isdecimal()
+    return f"{name}_" if word in _WORDS or is_chain else name
 
 
 def _size(n: Expr) -> int | str:
