@@ -125,7 +125,10 @@ def each(z: Number, change: Callable[[Array], Array]) -> Number:
 
 def aligned(*given: Number) -> list[Number]:
     """Single numbers among quantities of several axes, with as many axes of 1."""
-    most = max(value_of(z).ndim for z in given)
+    axes = {value_of(z).ndim for z in given}
+    if len(axes) == 1:
+        return list(given)
+    most = max(axes)
     return [
         each(z, lambda a: a.reshape(*a.shape, *(1,) * (most - a.ndim)))
         if value_of(z).ndim < most
@@ -139,12 +142,16 @@ def _dual(value: Array, slopes: Sequence[Array]) -> Number:
     if not slopes:
         return value
     total = reduce(np.add, slopes)
+    if total.shape[2:] == value.shape[2:]:
+        return Dual(value, total)
     width = np.broadcast_shapes(total.shape[2:], value.shape[2:])
     return Dual(value, np.broadcast_to(total, (*total.shape[:2], *width)))
 
 
 def add(a: Number, b: Number) -> Number:
     """The sum."""
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.ndim == b.ndim:
+        return a + b  # as most are
     a, b = aligned(a, b)
     value = value_of(a) + value_of(b)
     return _dual(value, [z.slope for z in (a, b) if isinstance(z, Dual)])
@@ -152,6 +159,8 @@ def add(a: Number, b: Number) -> Number:
 
 def multiply(a: Number, b: Number) -> Number:
     """The product, unit by unit."""
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.ndim == b.ndim:
+        return a * b  # as most are
     a, b = aligned(a, b)
     value = value_of(a) * value_of(b)
     pairs = ((a, b), (b, a))

@@ -152,7 +152,7 @@ class Comparison:
         finding = self._compare(witness, want, got, scale, tolerance, note, dtype)
         if finding.passed or not math.isfinite(finding.error):
             return finding
-        factor = max(self.tolerance.condition[key] for key in keys)
+        factor = max(self.tolerance.condition(key) for key in keys)
         allowed = max(tolerance, min(tolerance * factor, self.tolerance.ceiling))
         return self._compare(witness, want, got, scale, allowed, note, dtype)
 

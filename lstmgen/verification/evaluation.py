@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -239,94 +239,17 @@ class Walk:
     ) -> None:
         self.memo, self.t, self.sizes = memo, t, sizes
         self.frozen, self.record, self.shake = frozen, record, shake
+        self._values: dict[Node, Any] = {}
 
     def __call__(self, e: Expr) -> Any:
-        value = self.memo.get(e)
+        return self.value(node(e))
+
+    def value(self, of: Node) -> Any:
+        """The value of a node, which is computed once."""
+        value = self._values.get(of)
         if value is None:
-            value = self.memo[e] = self._compute(e)
-        return value
-
-    def _compute(self, e: Expr) -> Number:
-        if e.is_Number or e.is_NumberSymbol:
-            return self._shaken(e, np.full((1, 1, 1), float(e)), ())
-        if isinstance(e, Size):
-            return np.full((1, 1, 1), float(number(e, self.sizes)))
-        if isinstance(e, Matrix) and (e.merged or not e.transposed):
-            return self.memo[e.base]  # type: ignore[no-any-return]
-        if isinstance(e, Matrix):
-            return each(self.memo[e.base], lambda a: np.swapaxes(a, -1, -2))
-        if isinstance(e, (Product, Contract)):
-            return self._contracted(e)
-        if isinstance(e, (View, Concat)):
-            return self._rearranged(e)
-        if isinstance(e, Reduction):
-            operands = self._operands(self(e.args[0]))
-            return self._shaken(e, self._reduced(e, operands[0]), operands)
-        if isinstance(e, named):
-            return self(e.args[0])  # type: ignore[no-any-return]
-        if isinstance(e, stop_gradient):
-            key = (self.t, e)
-            value = value_of(self(e.args[0])) if self.frozen is None else self.frozen[key]
-            self.record[key] = value
-            return value
-        if isinstance(e, sympy.Piecewise):
-            return self._piecewise(e)
-        operands = self._operands(*map(self, e.args))
-        return self._shaken(e, self._operate(e, operands), operands)
-
-    def _operate(self, e: Expr, operands: Sequence[Number]) -> Number:
-        if isinstance(e, sympy.Add):
-            return reduce(add, operands)
-        if isinstance(e, sympy.Mul):
-            return reduce(multiply, operands)
-        function = POWER if isinstance(e, sympy.Pow) else FUNCTIONS.get(e.func)
-        if function is None:
-            raise LstmgenError(
-                f"the evaluation of equations does not know {e.func.__name__}, in {e}"
-            )
-        return apply(function, operands)
-
-    def _reduced(self, e: Reduction, z: Number) -> Number:
-        along = Along.of(e)
-        if isinstance(e, language.max_):
-            return largest_unit(z, along)
-        return each(z, lambda a: reduced(e, a))
-
-    def _contracted(self, e: Product | Contract) -> Number:
-        pair = (e.operand, e.matrix) if isinstance(e, Product) else e.args[:2]
-        operands = self._operands(*map(self, pair))
-        pairing = _pairing(e, *map(value_of, operands))
-        value = paired(pairing, *operands)
-        return value if self.shake is None else self.shake(e, value, operands, pairing)
-
-    def _rearranged(self, e: View | Concat) -> Number:
-        if isinstance(e, Concat):
-            return joined(list(map(self, e.args)))
-        return each(self(e.operand), self._view(e))
-
-    def _view(self, e: View) -> Callable[[Array], Array]:
-        if isinstance(e, Transpose):
-            return lambda a: np.swapaxes(a, -1, -2)
-        if isinstance(e, Part):
-            sizes = [number(n, self.sizes) for n in e.sizes]
-            start = sum(sizes[: e.number])
-            return lambda a: a[..., start : start + sizes[e.number]]
-        shape = tuple(number(n, self.sizes) for n in e.args[1])
-        if isinstance(e, Expand):
-            ones = [n if k in e.places else 1 for k, n in enumerate(shape)]
-            return lambda a: np.broadcast_to(a.reshape(*a.shape[:2], *ones), (*a.shape[:2], *shape))
-        return lambda a: a.reshape(*a.shape[:2], *shape)
-
-    def _operands(self, *given: Number) -> Sequence[Number]:
-        return given if self.shake is None else [self.shake.operand(a) for a in given]
-
-    def _shaken(self, e: Expr, value: Number, operands: Sequence[Number]) -> Number:
-        return value if self.shake is None else self.shake(e, value, operands)
-
-    def _piecewise(self, e: Expr) -> Number:
-        value: Number = np.full((1, 1, 1), np.nan)
-        for piece, condition in reversed(e.args):
-            value = choose(self.holds(condition), self(piece), value)
+            known = self.memo.get(of.e)
+            value = self._values[of] = of.compute(self) if known is None else known
         return value
 
     def holds(self, condition: Any) -> Array:
@@ -349,6 +272,161 @@ class Walk:
             f"the evaluation of equations does not know the condition "
             f"{type(condition).__name__}, in {condition}"
         )
+
+
+# --------------------------------------------------------------------------- expressions
+
+
+class Node:
+    """An expression and what computes it: found out once, since every step and every perturbation
+    asks for it.
+    """
+
+    __slots__ = ("compute", "e")
+
+    def __init__(self, e: Expr) -> None:
+        self.e = e
+        self.compute: Callable[[Walk], Number] = _computing(e)
+
+
+@lru_cache(maxsize=1 << 14)
+def node(e: Expr) -> Node:
+    """The node of an expression; equal ones have the same."""
+    return Node(e)
+
+
+def _computing(e: Expr) -> Callable[[Walk], Number]:
+    """What computes the value of ``e`` in a walk."""
+    if isinstance(e, Matrix):
+        return _matrix(e)
+    if isinstance(e, Size):
+        return lambda walk: np.full((1, 1, 1), float(number(e, walk.sizes)))
+    if isinstance(e, (Product, Contract)):
+        return _contracted(e)
+    if isinstance(e, (View, Concat)):
+        return _rearranged(e)
+    if isinstance(e, Reduction):
+        return _made_of([node(e.args[0])], e, lambda given: _reduced(e, given[0]))
+    if isinstance(e, named):
+        inner = node(e.args[0])
+        return lambda walk: walk.value(inner)
+    if isinstance(e, stop_gradient):
+        return _cut(e)
+    if isinstance(e, sympy.Piecewise):
+        return _piecewise(e)
+    if e.is_Number or e.is_NumberSymbol:
+        constant = np.full((1, 1, 1), float(e))
+        return _made_of([], e, lambda given: constant)
+    return _made_of([node(a) for a in e.args], e, _operation(e))
+
+
+def _made_of(
+    parts: Sequence[Node], e: Expr, operation: Callable[[Sequence[Number]], Number]
+) -> Callable[[Walk], Number]:
+    """What computes the parts, and then ``e`` of them."""
+
+    def compute(walk: Walk) -> Number:
+        operands = [walk.value(part) for part in parts]
+        shake = walk.shake
+        if shake is None:
+            return operation(operands)
+        operands = [shake.operand(a) for a in operands]
+        return shake(e, operation(operands), operands)
+
+    return compute
+
+
+def _operation(e: Expr) -> Callable[[Sequence[Number]], Number]:
+    if isinstance(e, sympy.Add):
+        return lambda operands: reduce(add, operands)
+    if isinstance(e, sympy.Mul):
+        return lambda operands: reduce(multiply, operands)
+    function = POWER if isinstance(e, sympy.Pow) else FUNCTIONS.get(e.func)
+    if function is None:
+        return _unknown(e)
+    return lambda operands: apply(function, operands)
+
+
+def _unknown(e: Expr) -> Callable[[Any], Number]:
+    def fail(_: object) -> Number:
+        raise LstmgenError(f"the evaluation of equations does not know {e.func.__name__}, in {e}")
+
+    return fail
+
+
+def _matrix(e: Matrix) -> Callable[[Walk], Number]:
+    if e.merged or not e.transposed:
+        return lambda walk: walk.memo[e.base]
+    return lambda walk: each(walk.memo[e.base], lambda a: np.swapaxes(a, -1, -2))
+
+
+def _reduced(e: Reduction, z: Number) -> Number:
+    along = Along.of(e)
+    if isinstance(e, language.max_):
+        return largest_unit(z, along)
+    return each(z, lambda a: reduced(e, a))
+
+
+def _contracted(e: Product | Contract) -> Callable[[Walk], Number]:
+    pair = (e.operand, e.matrix) if isinstance(e, Product) else e.args[:2]
+    parts = [node(p) for p in pair]
+
+    def compute(walk: Walk) -> Number:
+        operands: Sequence[Number] = [walk.value(part) for part in parts]
+        shake = walk.shake
+        if shake is not None:
+            operands = [shake.operand(a) for a in operands]
+        pairing = _pairing(e, *map(value_of, operands))
+        value = paired(pairing, *operands)
+        return value if shake is None else shake(e, value, operands, pairing)
+
+    return compute
+
+
+def _rearranged(e: View | Concat) -> Callable[[Walk], Number]:
+    if isinstance(e, Concat):
+        parts = [node(a) for a in e.args]
+        return lambda walk: joined([walk.value(part) for part in parts])
+    inner = node(e.operand)
+    return lambda walk: each(walk.value(inner), _view(e, walk.sizes))
+
+
+def _view(e: View, numbers: Mapping[str, int]) -> Callable[[Array], Array]:
+    if isinstance(e, Transpose):
+        return lambda a: np.swapaxes(a, -1, -2)
+    if isinstance(e, Part):
+        sizes = [number(n, numbers) for n in e.sizes]
+        start = sum(sizes[: e.number])
+        return lambda a: a[..., start : start + sizes[e.number]]
+    shape = tuple(number(n, numbers) for n in e.args[1])
+    if isinstance(e, Expand):
+        ones = [n if k in e.places else 1 for k, n in enumerate(shape)]
+        return lambda a: np.broadcast_to(a.reshape(*a.shape[:2], *ones), (*a.shape[:2], *shape))
+    return lambda a: a.reshape(*a.shape[:2], *shape)
+
+
+def _cut(e: Expr) -> Callable[[Walk], Number]:
+    inner = node(e.args[0])
+
+    def compute(walk: Walk) -> Number:
+        key = (walk.t, e)
+        value = value_of(walk.value(inner)) if walk.frozen is None else walk.frozen[key]
+        walk.record[key] = value
+        return value
+
+    return compute
+
+
+def _piecewise(e: Expr) -> Callable[[Walk], Number]:
+    pieces = [(node(piece), condition) for piece, condition in reversed(e.args)]
+
+    def compute(walk: Walk) -> Number:
+        value: Number = np.full((1, 1, 1), np.nan)
+        for piece, condition in pieces:
+            value = choose(walk.holds(condition), walk.value(piece), value)
+        return value
+
+    return compute
 
 
 def number(size: Expr, sizes: Mapping[str, int]) -> int:

@@ -150,7 +150,7 @@ class Rounding:
         return Dual(a.value, a.slope * (1 + self.amount * self._signs(a.slope.shape)))
 
     def _signs(self, shape: tuple[int, ...]) -> Array:
-        return self.rng.integers(0, 2, shape) * 2.0 - 1.0
+        return np.where(self.rng.integers(0, 2, shape, bool), 1.0, -1.0)
 
 
 # --------------------------------------------------------------------------- what decides

@@ -17,6 +17,8 @@ from .evaluation import Entity, number
 from .rounding import Rounding
 from .witnesses import Witness, results_of
 
+_MOVED = 1e-8  # how far numbers are moved, relative to them, to see what that does
+
 
 def chain(cell: Cell, sizes: Mapping[str, int]) -> int:
     """Roundings that follow each other in one step: along the longest path of equations, the
@@ -83,6 +85,7 @@ class Tolerance:
             self.gradients += 4 * steps * depth(witness.cell) * kept
         self.tangents = 32 * steps * chain * FLOAT64.eps
         self.ceiling = math.sqrt(max(eps, kept))
+        self._conditions: dict[Entity | None, float] = {}
 
     def scale(self, entity: Entity) -> float:
         """What an error of a gradient is relative to: its largest entry.
@@ -135,34 +138,41 @@ class Tolerance:
         witness = self.witness
         return max(witness.largest, witness.argument if witness.case.special else 0.0, 1e-29)
 
-    @cached_property
-    def condition(self) -> dict[Entity | None, float]:
-        """How much more than one relative perturbations of arguments and operations move each
-        gradient, and (None) the results.
+    def condition(self, entity: Entity | None) -> float:
+        """How much more than one relative perturbations of arguments and operations move a
+        gradient, or (None) the results.
 
         Gates do not amplify, but a quotient or a root near 0 does, and rounding with it. Measured
         with the witness, and only when an error is larger than what rounding explains without it.
         """
-        witness, case, relative = self.witness, self.witness.case, 1e-8
-        worst: dict[Entity | None, float] = dict.fromkeys([*case.values, None], 1.0)
+        if entity not in self._conditions:
+            self._conditions[entity] = max(1.0, *(self._moved(w, entity) for w in self._shaken))
+        return self._conditions[entity]
+
+    @cached_property
+    def _shaken(self) -> list[Witness]:
+        """The witness with arguments and operations moved, in two ways."""
+        witness, case, made = self.witness, self.witness.case, []
         rng = np.random.default_rng(0)
         for draw in range(2):
             # A case that hits kinks has to stay on them.
-            leaves = 0.0 if case.special else relative
+            leaves = 0.0 if case.special else _MOVED
             moved = {
                 e: v * (1 + leaves * rng.choice([-1.0, 1.0], v.shape))
                 for e, v in case.values.items()
             }
-            shake = Rounding(relative, witness.dtype, seed=draw)
-            other = witness.again(moved, shake)
-            for e in case.values:
-                distance = sum(other.complex_step(e)) - sum(witness.complex_step(e))
-                amplified = _largest(np.asarray(distance)) / (relative * self.scale(e))
-                worst[e] = float(max(worst[e], amplified))
+            made.append(witness.again(moved, Rounding(_MOVED, witness.dtype, seed=draw)))
+        return made
+
+    def _moved(self, other: Witness, entity: Entity | None) -> float:
+        """How far a gradient or the results are from those of the witness."""
+        witness = self.witness
+        if entity is None:
             pairs = zip(results_of(other.base), results_of(witness.base), strict=True)
             distance = max(float(np.max(np.abs(a - b))) for a, b in pairs)
-            worst[None] = max(worst[None], distance / (relative * self.largest))
-        return worst
+            return distance / (_MOVED * self.largest)
+        difference = sum(other.complex_step(entity)) - sum(witness.complex_step(entity))
+        return float(_largest(np.asarray(difference)) / (_MOVED * self.scale(entity)))
 
 
 def _largest(a: Array) -> float:
