@@ -47,6 +47,10 @@ POISONED = ("-DPOISON", "-fsanitize=address,undefined", *_WATCHED)
 UNINITIALISED = ("-fsanitize=memory", *_WATCHED)
 AT_THE_END = ("-DPOISON", "-DGUARD_END")
 AT_THE_START = ("-DPOISON", "-DGUARD_START")
+WARNINGS = (
+    "-Wall -Wextra -Wpedantic -Wconversion -Wdouble-promotion -Wshadow -Wstrict-prototypes "
+    "-Wmissing-prototypes -Wcast-qual -Werror"
+).split()
 
 _TOP = """\
 #if defined(GUARD_END) || defined(GUARD_START)
@@ -474,8 +478,32 @@ def _is_interface(name: str) -> bool:
 
 
 def build(folder: Path, sources: Sequence[str], *command: str) -> None:
-    """Compile what ``write`` wrote."""
-    run(folder, *command, *sources, "main.c", "-o", "run", "-lm")
+    """Compile what ``write`` wrote. Sources have the kernels of the runtime in common, of which
+    each would compile its own.
+    """
+    shared: list[str] = []
+    if len([name for name in sources if name.endswith(".c")]) > 1:
+        shared = ["-DLSTMGEN_LINKED", *kernels(folder, *command)]
+    run(folder, *command, *shared, *sources, "main.c", "-o", "run", "-lm")
+
+
+def kernels(folder: Path, *command: str) -> list[str]:
+    """Compile the kernels of the runtime, in float32 and in float64; the objects come back."""
+    made = []
+    for bits in ("32", "64"):
+        which = ("-DLSTMGEN_LINKED", "-DLSTMGEN_KERNELS", f"-DLSTMGEN_REAL={bits}")
+        made.append(f"kernels_{bits}.o")
+        run(folder, *command, *which, "-x", "c", "-c", runtime.FILE, "-o", made[-1])
+    return made
+
+
+def compile_quietly(folder: Path, sources: Sequence[str], *command: str) -> None:
+    """Compile sources to objects, with all warnings; the kernels of the runtime, which all have
+    alike, in the first alone.
+    """
+    run(folder, *command, *WARNINGS, "-c", sources[0])
+    if len(sources) > 1:
+        run(folder, *command, *WARNINGS, "-DLSTMGEN_LINKED", "-c", *sources[1:])
 
 
 def execute(folder: Path) -> None:

@@ -7,10 +7,10 @@ import re
 import blocks
 import pytest
 from conftest import need
-from driver import POISONED, build, compare, execute, run, write
+from driver import POISONED, WARNINGS, build, compare, execute, run, write
 from several_axes import CELLS as SEVERAL_AXES
 from several_axes import FIXED
-from test_c import REFERENCE, WARNINGS, case, need_processor, odd_cells
+from test_c import REFERENCE, case, need_processor, odd_cells
 
 from lstmgen import Cell
 from lstmgen.targets.c import runtime

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import need
-from driver import POISONED, run
+from driver import POISONED, WARNINGS, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_c import WARNINGS
 
 from lstmgen import compile
 from lstmgen.network.layers import Layer

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import need
-from driver import POISONED, Case, compare, emitted, execute, run, write
-from test_c import FAST, REFERENCE, WARNINGS, case, everything, need_processor
+from driver import POISONED, WARNINGS, Case, compare, emitted, execute, run, write
+from test_c import FAST, REFERENCE, case, everything, need_processor
 
 import lstmgen
 from lstmgen import cells

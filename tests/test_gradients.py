@@ -307,13 +307,13 @@ def assert_made_up_cell_is_right(cell: Cell, target: str, autograd) -> None:
 
 
 @given(strategies.cells())
-@settings(max_examples=150)
+@settings(max_examples=60)
 def test_made_up_cells_in_numpy(autograd, cell: Cell) -> None:
     assert_made_up_cell_is_right(cell, "numpy", autograd)
 
 
 @given(strategies.cells())
-@settings(max_examples=30)
+@settings(max_examples=12)
 def test_made_up_cells_in_c(autograd, cell: Cell) -> None:
     need("cffi")
     need("cc")
@@ -321,7 +321,7 @@ def test_made_up_cells_in_c(autograd, cell: Cell) -> None:
 
 
 @given(strategies.cells(kinks=False, cuts=False))
-@settings(max_examples=40, suppress_health_check=[*HealthCheck])
+@settings(max_examples=20, suppress_health_check=[*HealthCheck])
 def test_made_up_cells_in_single_precision(cell: Cell) -> None:
     """Without kinks, which rounding to single precision can cross."""
     assume(cell.is_analytic)

@@ -403,24 +403,24 @@ def test_an_input_of_a_transposed_matrix_is_read_within_its_bounds(H: int, tmp_p
 # --------------------------------------------------------------------------- fuzzing, for a minute
 
 
-@pytest.mark.parametrize("first", range(0, 240, 40))
+@pytest.mark.parametrize("first", range(0, 120, 40))
 def test_made_up_cells_in_numpy(first: int) -> None:
     for seed, said in fuzz.fuzz_numpy(range(first, first + 40)):
         assert said in ("right", "refused", "not finite"), seed
 
 
-@pytest.mark.parametrize("first", range(0, 36, 6))
+@pytest.mark.parametrize("first", range(0, 18, 6))
 def test_made_up_cells_in_c(first: int) -> None:
     assert_fuzz_finds_nothing("--target", "c", "--seed", str(first), "--cells", "6")
 
 
-@pytest.mark.parametrize("first", range(-120, 0, 40))
+@pytest.mark.parametrize("first", range(-80, 0, 40))
 def test_made_up_cells_of_several_axes_in_numpy(first: int) -> None:
     for seed, said in fuzz.fuzz_numpy(range(first, first + 40)):
         assert said in ("right", "refused", "not finite"), seed
 
 
-@pytest.mark.parametrize("first", range(0, 24, 6))
+@pytest.mark.parametrize("first", range(0, 12, 6))
 def test_made_up_cells_of_several_axes_in_c(first: int) -> None:
     assert_fuzz_finds_nothing("--axes", "--target", "c", "--seed", str(first), "--cells", "6")
 

@@ -92,7 +92,7 @@ def test_witnesses_equal_autograd(name: str, autograd) -> None:
 
 
 @given(strategies.cells())
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_witnesses_equal_autograd_for_made_up_cells(autograd, cell: Cell) -> None:
     assert_witnesses_equal_autograd(cell, autograd)
 
@@ -116,7 +116,7 @@ def test_derivations_pass(name: str, dtype: str) -> None:
 
 
 @given(strategies.cells())
-@settings(max_examples=100)
+@settings(max_examples=40)
 def test_derivations_of_made_up_cells_pass(cell: Cell) -> None:
     report = check(cell, module=interpret(cell), T=4, B=2)
     assert report.passed, f"\n{report}"
@@ -784,7 +784,7 @@ class Reordered(Interpreter):
 
 
 @given(strategies.cells())
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_rounding_is_never_wrong(cell: Cell) -> None:
     """At kinks and ties, too: those that rounding decides are no cases."""
     report = check(cell, module=Reordered(derive(cell)), T=3, B=2)

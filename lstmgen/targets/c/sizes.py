@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import reduce
+from functools import lru_cache, reduce
 
 import sympy
 from sympy import Expr, Integer
@@ -178,7 +178,8 @@ def plus(a: Expression, b: Expression) -> Expression:
     return Call("size_plus", (a, b), "size")
 
 
-def monomials(e: Expr) -> list[list[Expr]]:
+@lru_cache(maxsize=1 << 12)
+def monomials(e: Expr) -> tuple[tuple[Expr, ...], ...]:
     """A count as a sum of products, in a person's order: steps and rows first, H before D.
 
     A number comes first in its product; powers are written out.
@@ -189,8 +190,9 @@ def monomials(e: Expr) -> list[list[Expr]]:
         for f in sympy.Mul.make_args(t):
             base, exponent = f.as_base_exp()
             product += [base] * int(exponent) if base.is_Symbol else [f]
-        products.append(sorted(product, key=_place))
-    return sorted(products, key=lambda p: (-sum(f.is_Symbol for f in p), [_place(f) for f in p]))
+        products.append(tuple(sorted(product, key=_place)))
+    order = sorted(products, key=lambda p: (-sum(f.is_Symbol for f in p), [_place(f) for f in p]))
+    return tuple(order)
 
 
 def _place(f: Expr) -> tuple[int, str]:

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from itertools import groupby
+from typing import Any, TypeVar
 from typing import Literal as OneOf
-from typing import TypeVar
 
 from sympy import Expr
 
@@ -49,11 +50,16 @@ class Node:
 
     @property
     def parts(self) -> Iterator[Node]:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name in _fields(type(self)):
+            value = getattr(self, name)
             for part in value if isinstance(value, tuple) else (value,):
                 if isinstance(part, Node):
                     yield part
+
+
+@cache
+def _fields(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
 
 
 N = TypeVar("N", bound=Node)
