@@ -50,7 +50,8 @@ class Node:
 
     @property
     def parts(self) -> Iterator[Node]:
-        for name in _fields(type(self)):
+        kind: Any = type(self)
+        for name in _fields(kind):
             value = getattr(self, name)
             for part in value if isinstance(value, tuple) else (value,):
                 if isinstance(part, Node):
