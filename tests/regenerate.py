@@ -10,6 +10,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import reference
 from documents import DOCUMENTS, rewrite
 
 import lstmgen
@@ -28,7 +29,7 @@ def expected() -> dict[str, str]:
     files = {
         f"{target}/{name}": text
         for target in NAMES
-        for cell in lstmgen.cells.names()
+        for cell in reference.NAMES
         for name, text in lstmgen.generate(lstmgen.cells.get(cell), target).items()
     }
     network = runpy.run_path(str(NETWORK))["network"]

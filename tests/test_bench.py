@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 from click.testing import CliRunner
 from conftest import need
 from hypothesis import given, settings
@@ -120,7 +121,7 @@ def test_a_transcript_is_what_a_person_would_write():
 
 def test_stacks_come_apart_as_they_were_put_together():
     for dialect in (Torch(), Jax()):
-        for name in cells.names():
+        for name in reference.NAMES:
             p = problem(name)
             values = p.values()
             for argument in transcribe(p.cell, p.sizes, dialect).arguments:
@@ -131,7 +132,7 @@ def test_stacks_come_apart_as_they_were_put_together():
 
 
 @pytest.mark.parametrize("work", WORKS)
-@pytest.mark.parametrize("name", cells.names())
+@pytest.mark.parametrize("name", reference.NAMES)
 def test_transcripts_are_right(name, work):
     need("torch")
     need("jax")

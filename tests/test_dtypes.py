@@ -7,6 +7,7 @@ from dataclasses import replace
 import delays
 import numpy as np
 import pytest
+import reference
 import series
 import several_axes
 import sympy
@@ -67,7 +68,7 @@ def test_a_tape_of_another_type_changes_what_is_moved_and_copied_and_nothing_els
 # --------------------------------------------------------------------------- NumPy's tapes
 
 
-ALL = {n: cells.get(n) for n in cells.names()} | delays.CELLS | series.CELLS | several_axes.CELLS
+ALL = {n: cells.get(n) for n in reference.NAMES} | delays.CELLS | series.CELLS | several_axes.CELLS
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import reference
 from dual_gradients import Problem
 from several_axes import CELLS, SIZES
 from sympy import Eq, Symbol, exp
@@ -15,7 +16,7 @@ from lstmgen.printing.text import text
 from lstmgen.verification.arithmetic import widened
 from lstmgen.verification.evaluation import Walk
 
-ALL = CELLS | {n: lstmgen.cells.get(n) for n in lstmgen.cells.names()}
+ALL = CELLS | {n: lstmgen.cells.get(n) for n in reference.NAMES}
 SMALL = SIZES | {"D": 3, "H": 4}
 ROUNDING = 1e-12
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import reference
 from interpreter import Interpreter, interpret
 from mutations import mutations
 from several_axes import CELLS, FIXED
@@ -34,7 +35,7 @@ from lstmgen import (
 from lstmgen.derivation.forward import Tangents
 from lstmgen.verification.examination import Examination
 
-NAMES = cells.names()
+NAMES = reference.NAMES
 
 
 def of_all_kinds() -> Cell:

@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+import reference
 import strategies
 import sympy
 from conftest import need
@@ -31,7 +32,7 @@ from lstmgen import (
 )
 from lstmgen.verification.examination import Examination
 
-NAMES = cells.names()
+NAMES = reference.NAMES
 TARGETS = ["numpy", "c"]
 
 

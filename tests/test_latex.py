@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import reference
 import sympy
 from conftest import need
 from hypothesis import given
@@ -57,7 +58,7 @@ from lstmgen.targets.latex.page import Page
 from lstmgen.targets.latex.typesetting import Typesetter
 from lstmgen.targets.sealing import is_untouched
 
-CELLS = lstmgen.cells.names()
+CELLS = reference.NAMES
 PLAIN = r"""\documentclass{article}
 \usepackage{amsmath,booktabs}
 \allowdisplaybreaks

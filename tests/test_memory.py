@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reference
 import sympy
 from several_axes import CELLS
 from sympy import Expr
@@ -30,7 +31,7 @@ from lstmgen.targets.numpy.backward import backward
 from lstmgen.targets.numpy.forward import forward
 from lstmgen.targets.numpy.tree import Kind, Local
 
-REFERENCE = cells.names()
+REFERENCE = reference.NAMES
 ALL = {name: cells.get(name) for name in REFERENCE} | CELLS
 PAD = 8  # numbers of 64 bits in a line of the cache
 

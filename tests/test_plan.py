@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+import reference
 import sympy
 from conftest import need
 from several_axes import FIXED
@@ -34,7 +35,7 @@ from lstmgen.targets import plan_options
 T, B, D, H, P = (Size(n) for n in "TBDHP")
 
 
-@pytest.fixture(params=lstmgen.cells.names())
+@pytest.fixture(params=reference.NAMES)
 def cell(request):
     return lstmgen.cells.get(request.param)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reference
 from conftest import need
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -111,7 +112,7 @@ def assert_same(one: dict[str, Any], other: dict[str, Any], tolerance: float = 0
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_tape_of_another_cell_is_refused_by_name(target):
-    modules = {name: made(name, target) for name in cells.names()}
+    modules = {name: made(name, target) for name in reference.NAMES}
     runs = {}
     for name, module in modules.items():
         arguments = fresh(module)
@@ -398,7 +399,7 @@ def test_packed_parameters_do_not_change(target):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("cell", [*cells.names(), "rich"])
+@pytest.mark.parametrize("cell", [*reference.NAMES, "rich"])
 @pytest.mark.parametrize(("steps", "rows"), [(0, B), (T, 0), (0, 0)])
 def test_no_steps_or_no_rows(target, cell, steps, rows):
     module = made(rich() if cell == "rich" else cell, target)

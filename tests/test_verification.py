@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 import pytest
+import reference
 import strategies
 import sympy
 from conftest import need
@@ -49,7 +50,7 @@ from lstmgen.verification.examination import Examination
 from lstmgen.verification.report import Report
 from lstmgen.verification.rounding import Rounding
 
-NAMES = cells.names()
+NAMES = reference.NAMES
 
 
 @pytest.fixture(scope="session")

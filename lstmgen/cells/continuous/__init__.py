@@ -1,0 +1,1 @@
+"""Cells in continuous time: differential equations and time gaps."""

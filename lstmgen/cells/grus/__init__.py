@@ -1,0 +1,1 @@
+"""The GRU, and what has its reset gate."""

@@ -1,0 +1,1 @@
+"""Recurrences without a product with the state: a step is elementwise."""

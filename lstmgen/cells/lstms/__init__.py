@@ -1,0 +1,1 @@
+"""The LSTM, and what has its cell state."""
