@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @cache
 def _families() -> dict[str, str]:
     """The family of each cell, by its name: without importing any."""
-    found = {}
+    found: dict[str, str] = {}
     for family in pkgutil.iter_modules(__path__):
         folders = [f"{home}/{family.name}" for home in __path__]
         found |= {module.name: family.name for module in pkgutil.iter_modules(folders)}
