@@ -153,21 +153,29 @@ def main(context: click.Context) -> None:
 
 
 @main.command()
+@click.argument("words", nargs=-1, metavar="[WORDS]...")
+@click.option("--family", metavar="NAME", help="Only those of a family.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, with parameters and sizes.")
 @_reports
-def cells() -> None:
-    """List the reference cells."""
-    from . import cells as reference
-    from .language.functions import GATES
+def cells(words: tuple[str, ...], family: str | None, as_json: bool) -> None:
+    """List the reference cells, by family; with WORDS, those that have all of them somewhere in
+    name, title, source or description.
 
-    found = [reference.get(name) for name in reference.names()]
-    rows = []
-    for cell in found:
-        gates = sum(e.lhs.category == "vector" and isinstance(e.rhs, GATES) for e in cell.equations)
-        states = " ".join(s.name for s in cell.states)
-        rows.append((cell.name, cell.title, cell.source, f"{gates} gates", states))
-    widths = [max(len(row[k]) for row in rows) + 2 for k in range(5)]
-    for row in rows:
-        click.echo("".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip())
+    \b
+      lstmgen cells xlstm
+      lstmgen cells --family linear --json
+    """
+    from .printing.listing import as_text, found
+
+    listed = found(words, family)
+    if not listed:
+        raise LstmgenError(f"no cell has {' and '.join(words)}\n  hint: lstmgen cells lists all")
+    if as_json:
+        import json
+
+        click.echo(json.dumps([entry.as_json() for entry in listed], indent=1, ensure_ascii=False))
+    else:
+        click.echo(as_text(listed))
 
 
 @main.command()

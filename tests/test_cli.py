@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import statistics
@@ -16,7 +17,7 @@ import sympy
 from click.testing import CliRunner
 from conftest import need
 
-from lstmgen import __version__
+from lstmgen import __version__, cells
 from lstmgen.cli import main
 
 MINE = """\
@@ -100,6 +101,24 @@ def test_cells_show_plan_latex(run):
         assert "flop" in run("plan", name)
         assert r"\odot" in run("latex", name)
     assert r"\begin{document}" in run("latex", "lstm", "--document")
+
+
+def test_cells_by_family_and_by_words(run):
+    listed = run("cells")
+    assert re.search(r"^lstms: .*\n  cifg ", listed, re.MULTILINE)
+    assert len(re.findall(r"^  \w", listed, re.MULTILINE)) == len(cells.names())
+    assert re.findall(r"^  (\w+)", run("cells", "reset", "AFTER"), re.MULTILINE) == ["gru"]
+    assert run("cells", "--family", "grus").startswith("grus: ")
+    (told,) = json.loads(
+        run("cells", "--family", "lstms", "forget gate", "gers2000learning", "--json")
+    )
+    assert told["name"] == "lstm"
+    assert told["family"] == "lstms"
+    assert told["gates"] == 4
+    assert told["parameters"]["W_i"] == ["H", "D"]
+    assert told["states"] == {"h": ["H"], "c": ["H"]}
+    assert "no cell has lstm and elephant" in run("cells", "lstm", "elephant", code=1)
+    assert 'did you mean "lstms"?' in run("cells", "--family", "lstm", code=1)
 
 
 def test_show_of_a_network(run, network):
