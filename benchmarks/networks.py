@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lstmgen import Layer, Network, Readout, cells
+from lstmgen.benchmark import machine
 from lstmgen.benchmark.timing import Track, quartiles, ratios, take_turns
 from lstmgen.runtime.toolchain import compile
 
@@ -201,4 +202,5 @@ def run(rounds: int = 15) -> str:
             spread = f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
             lines.append(f"| {name} | {middle:.1f} | {spread} |")
         lines.append("")
-    return "\n".join(lines)
+    what = machine.summary(machine.describe())
+    return "\n".join([*lines, f"{what}; float32, 1 thread, medians of {rounds} rounds."])
