@@ -2,10 +2,25 @@
 
 import numpy as np
 import pytest
+from conftest import need
 from sympy import Eq
 
 import lstmgen
-from lstmgen import Cell, biases, inputs, matrix, states, tanh, vector, weights
+from lstmgen import (
+    Cell,
+    CellError,
+    Embedding,
+    Layer,
+    Network,
+    Readout,
+    biases,
+    inputs,
+    matrix,
+    states,
+    tanh,
+    vector,
+    weights,
+)
 from lstmgen.language.initial import KNOWN, Initial
 from lstmgen.printing.text import show
 
@@ -112,6 +127,145 @@ def test_what_is_no_start_is_said(declare, message):
 
 def test_every_name_is_known_to_the_module():
     for name, numbers in KNOWN.items():
-        given = (name, *range(1, 1 + len(numbers)))
+        some = {"chrono": (9,), "ring": (0.1, 0.9), "decay": (0.1, 0.9, 2)}
+        given = (name, *some.get(name, range(1, 1 + len(numbers))))
         params = module(A=given).init(2, 3, seed=1)
         assert params["A"].shape == (3, 3) and np.isfinite(params["A"]).all()
+
+
+# --------------------------------------------------------------------------- NumPy and C alike
+
+STARTS = {
+    "W": [None, "glorot", "lecun", "he", "pytorch", ("orthogonal", 2.0), ("identity", 0.5), "hippo",
+          ("uniform", -2, 3), ("normal", 0.3)],
+    "v": [0.5, "ones", "pytorch", ("linspace", -1, 4), ("power_law", 5, -7, 0.3), "log_range",
+          "hippo_input", ("log_uniform", 0.1, 9), ("log_of_uniform", 1, 3), ("chrono", 50),
+          ("ring", 0.9, 0.999), ("step_size", 0.001, 0.1), ("decay", 0.9, 0.999, 8),
+          ("opposite", "v_9"), ("uniform", 0, 1)],
+}  # fmt: skip
+
+
+def all_starts() -> Cell:
+    """One matrix and one vector for each way to start."""
+    W, v = weights("W"), biases("v")
+    terms = [W[str(k)] @ x for k in range(len(STARTS["W"]))]
+    terms += [v[str(k)] for k in range(len(STARTS["v"]))]
+    init = {W[str(k)]: start for k, start in enumerate(STARTS["W"]) if start is not None}
+    init |= {v[str(k)]: start for k, start in enumerate(STARTS["v"])}
+    return Cell("starts", [Eq(h.next, tanh(sum(terms, h)))], h, init=init)
+
+
+def of_heads() -> Cell:
+    """Matrices that are wider than high, and higher than wide, for each of several heads."""
+    n = states("n", shape=("N", "P"))
+    R, V = weights("R", shape=("N", "P", "P")), weights("V", shape=("N", "P", "D"))
+    b = biases("b", shape=("N", "P"))
+    equation = Eq(n.next, tanh(R.i @ n + V.i @ x + b.i + b.f))
+    init = {R.i: "orthogonal", V.i: "orthogonal", b.i: ("linspace", 0, 1), b.f: ("opposite", b.i)}
+    return Cell("heads", [equation], n, init=init)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_numpy_and_c_start_alike(dtype):
+    need("cffi")
+    need("cc")
+    layers = [
+        Embedding(7, 6),
+        Layer(all_starts(), 6, learn_state=True),
+        Layer(of_heads(), N=3, P=4),
+        Layer("lstm", 5, bidirectional=True),
+        Readout(3),
+    ]
+    network = Network(layers, loss="cross_entropy", name="started")
+    module = lstmgen.compile(network, "c", dtype=dtype)
+    wanted = module.init(seed=11)
+    flat = np.full(sum(a.size for a in wanted.values()), np.nan, dtype)
+    sizes = module._ffi.new("started_sizes *", {"T": 1, "B": 1})
+    module._function("init")(sizes, 11, module._memory.at(flat))
+    at = 0
+    for name in module._blocks:
+        a = wanted[name]
+        found = flat[at : at + a.size].reshape(a.shape)
+        at += a.size
+        # an orthogonal matrix is made by other steps, which round as the type does
+        tolerance = 100 * np.finfo(dtype).eps
+        np.testing.assert_allclose(found, a, rtol=tolerance, atol=tolerance, err_msg=name)
+    plain = lstmgen.compile(network, "numpy").init(seed=11, dtype=dtype)
+    assert all((plain[name] == a).all() for name, a in wanted.items())
+
+
+def test_a_seed_gives_numbers_that_no_other_gives():
+    made = lstmgen.compile(all_starts(), "numpy")
+    one, same, other = (made.init(6, 6, seed=s, dtype=np.float64) for s in (1, 1, 2))
+    assert all((one[name] == same[name]).all() for name in one)
+    drawn = [name for name in one if not (one[name] == other[name]).any()]
+    assert {"W_0", "W_8", "W_9", "v_9", "v_13", "v_14"} <= set(drawn)
+    numbers = np.concatenate([one[n].ravel() for n in ("W_0", "W_2", "W_8", "W_9", "v_14")])
+    assert len(set(numbers)) == len(numbers)
+
+
+def test_random_starts_are_of_their_distribution():
+    made = lstmgen.compile(all_starts(), "numpy")
+    p = made.init(500, 500, seed=4, dtype=np.float64)
+    for name, least, most in (
+        ("W_0", -((6 / 1000) ** 0.5), (6 / 1000) ** 0.5),
+        ("W_2", -((3 / 500) ** 0.5), (3 / 500) ** 0.5),
+        ("W_3", -((6 / 500) ** 0.5), (6 / 500) ** 0.5), ("W_4", -(500**-0.5), 500**-0.5),
+        ("v_2", -(500**-0.5), 500**-0.5), ("W_8", -2, 3), ("v_7", 0.1, 9), ("v_8", 0, np.log(3)),
+        ("v_9", 0, np.log(49)), ("v_14", 0, 1),
+    ):  # fmt: skip
+        a, span = p[name], most - least
+        assert least <= a.min() < least + 0.02 * span, name
+        assert most - 0.02 * span < a.max() <= most, name
+    assert abs(p["W_9"].std() / 0.3 - 1) < 0.01 and abs(p["W_9"].mean()) < 0.002
+    assert np.exp(p["v_9"]).mean() == pytest.approx(25, abs=2)  # uniform from 1 to 49
+    assert (p["v_13"] == -p["v_9"]).all()
+    modulus = np.exp(-np.exp(p["v_10"]))
+    assert modulus.min() >= 0.9 and modulus.max() <= 0.999
+    assert (modulus**2).mean() == pytest.approx((0.81 + 0.998) / 2, abs=0.01)
+    size = np.log1p(np.exp(p["v_11"]))
+    assert size.min() >= 0.001 and size.max() <= 0.1
+    assert np.log(size).mean() == pytest.approx(np.log(0.01), abs=0.2)
+    decay = (1 / (1 + np.exp(-p["v_12"]))) ** 8
+    assert decay.min() >= 0.9 and decay.max() <= 0.999
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (("chrono", 2), "more than 2 steps"),
+        (("uniform", 3, 2), "low first"),
+        (("log_uniform", 0, 2), "two numbers between 0 and inf, low first"),
+        (("ring", 0.5, 1), "between 0 and 1"),
+        (("power_law", 0, 1, -1), "the power is more than 0"),
+        (("opposite",), 'write ("opposite", b.f)'),
+    ],
+)
+def test_numbers_that_make_no_start_are_refused(start, message):
+    with pytest.raises(ValueError, match="init of") as caught:
+        vector("v", init=start)
+    assert message in str(caught.value)
+
+
+def test_the_opposite_is_of_a_parameter_of_the_same_shape():
+    b, W = biases("b"), weights("W")
+
+    def made(**starts):
+        init = {b[k]: v for k, v in starts.items()}
+        return Cell("mine", [Eq(h.next, tanh(W.h @ x + b.i + b.f))], h, init=init)
+
+    params = lstmgen.compile(made(f=("chrono", 30), i=("opposite", b.f)), "numpy").init(2, 3)
+    assert (params["b_i"] == -params["b_f"]).all() and params["b_f"].all()
+    assert "b_i starts opposite(b_f)" in show(made(i=("opposite", b.f)))
+    for start, message in (
+        ("b_g", "not a parameter"), ("W_h", "another shape"), ("b_i", "itself an opposite"),
+    ):  # fmt: skip
+        with pytest.raises(CellError, match=message):
+            made(i=("opposite", start))
+
+
+def test_noise_around_a_cell_leaves_its_starts():
+    cell = all_starts()
+    structure = Network([Layer(cell, 4, zoneout=0.1), Readout(2)], inputs=4)
+    (changed,) = (c for c in structure.cells if "starts" in c.name)
+    assert changed.initial(biases("v")["9"]) == Initial("chrono", (50.0,))

@@ -23,7 +23,7 @@ from .checks import (
 )
 from .declarations import Family
 from .functions import FUNCTIONS, functions_with
-from .initial import Start, start
+from .initial import Initial, Start, start
 from .matrices import Matrix, entries
 from .misuse import short
 from .shapes import Shapes
@@ -88,6 +88,7 @@ class Cell:
         )
         check_names(self)
         self._init = _initial_values(init or {}, self.parameters)
+        self._check_opposites()
         self.roles = _roles(roles or {}, self.equations)
 
     def __repr__(self) -> str:
@@ -206,6 +207,24 @@ class Cell:
         none: then vectors are 0, and matrices are of Glorot's distribution.
         """
         return self._init.get(v.name, v.value)
+
+    def _check_opposites(self) -> None:
+        """Refuse a parameter that starts as the opposite of none, or of one of another shape."""
+        known = {p.name: p for p in self.parameters}
+        for p in self.parameters:
+            value = self.initial(p)
+            if not (isinstance(value, Initial) and value.of):
+                continue
+            if value.of not in known:
+                near = did_you_mean(value.of, known)
+                what = f"{p} starts as the opposite of {value.of}, which is not a parameter"
+                raise CellError(f"{what} of the cell", hint=near)
+            other = self.initial(known[value.of])
+            if self.shape(known[value.of]) != self.shape(p):
+                what = f"{p} starts as the opposite of {value.of}"
+                raise CellError(f"{what}, which has another shape")
+            if isinstance(other, Initial) and other.of:
+                raise CellError(f"{p} starts as the opposite of {value.of}, itself an opposite")
 
     def starts_at(self, v: Vector | Matrix) -> float:
         """The number that ``v`` starts at, a constant's value; 0 if that is not a single number."""

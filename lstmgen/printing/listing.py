@@ -77,11 +77,12 @@ def as_text(entries: Sequence[Entry]) -> str:
     """A table with a heading for each family."""
     rows = [
         (
-            e.cell.name, e.cell.title, e.cell.source, f"{e.gates} gate{'s' * (e.gates > 1)}" if e.gates else "",
+            *(e.cell.name, e.cell.title, e.cell.source),
+            f"{e.gates} gate{'s' * (e.gates > 1)}" if e.gates else "",
             " ".join(s.name for s in e.cell.states),
         )
         for e in entries
-    ]  # fmt: skip
+    ]
     widths = [max(len(row[k]) for row in rows) + 2 for k in range(5)]
     texts, about = [], cells.families()
     for family, members in groupby(zip(entries, rows, strict=True), lambda pair: pair[0].family):

@@ -465,8 +465,8 @@ def _started(value: Start) -> str:
     """At 1, or as a named start: orthogonal."""
     if not isinstance(value, Initial):
         return f"at {_number(value)}"
-    numbers = ", ".join(map(_number, value.numbers))
-    return f"{value.name}({numbers})" if numbers else value.name
+    taken = ", ".join([*map(_number, value.numbers), *([value.of] if value.of else [])])
+    return f"{value.name}({taken})" if taken else value.name
 
 
 def _number(x: float) -> str:

@@ -611,23 +611,158 @@ LSTMGEN_STATIC void LG(order_masks)(const row_order *o, int is_reversed, size_t 
 
 /* Numbers to begin with: the same chance from `low` to `high`; or a normal distribution (Box &
  * Muller 1958). */
-LSTMGEN_STATIC void LG(init_uniform)(uint64_t seed, uint64_t stream, double low, double high,
-    size_t count, real *to)
+/* A number from low on and below high, at a place of a stream. */
+LSTMGEN_INLINE double LG(drawn)(uint64_t key, size_t k, double low, double high)
 {
-    const uint64_t key = random_key(seed, stream);
+    return low + (high - low) * ((double)random_bits(key, k) / 9007199254740992.0);
+}
+
+LSTMGEN_STATIC void LG(init_uniform)(uint64_t key, double low, double high, size_t count, real *to)
+{
     for (size_t k = 0; k < count; ++k) {
-        to[k] = (real)(low + (high - low) * ((double)random_bits(key, k) / 9007199254740992.0));
+        to[k] = (real)LG(drawn)(key, k, low, high);
     }
 }
 
-LSTMGEN_STATIC void LG(init_normal)(uint64_t seed, uint64_t stream, double deviation, size_t count,
+/* Two uniform numbers for each (Box & Muller 1958). */
+LSTMGEN_INLINE double LG(normal)(uint64_t key, size_t k)
+{
+    const double u = ((double)random_bits(key, 2 * k) + 1.0) / 9007199254740992.0;
+    const double v = (double)random_bits(key, 2 * k + 1) / 9007199254740992.0;
+    return sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v);
+}
+
+LSTMGEN_STATIC void LG(init_normal)(uint64_t key, double deviation, size_t count, real *to)
+{
+    for (size_t k = 0; k < count; ++k) {
+        to[k] = (real)(deviation * LG(normal)(key, k));
+    }
+}
+
+/* Lines of `length` numbers, those of a line `apart`, of which each is made orthogonal to those
+ * before it, twice, and of length 1. */
+LSTMGEN_STATIC void LG(orthonormal)(size_t lines, size_t next, size_t length, size_t apart, real *a)
+{
+    for (size_t l = 0; l < lines; ++l) {
+        for (size_t turn = 0; turn < 2; ++turn) {
+            for (size_t o = 0; o <= l; ++o) {
+                double dot = 0.0;
+                for (size_t k = 0; k < length; ++k) {
+                    dot += (double)a[l * next + k * apart] * (double)a[o * next + k * apart];
+                }
+                for (size_t k = 0; k < length; ++k) {
+                    const double mine = (double)a[l * next + k * apart];
+                    const double other = (double)a[o * next + k * apart];
+                    a[l * next + k * apart] = (real)(o < l ? mine - dot * other : mine / sqrt(dot));
+                }
+            }
+        }
+    }
+}
+
+LSTMGEN_STATIC void LG(init_orthogonal)(uint64_t key, double gain, size_t matrices, size_t rows,
+    size_t columns, real *to)
+{
+    const size_t lines = rows < columns ? rows : columns;
+    const size_t next = rows < columns ? columns : 1, apart = rows < columns ? 1 : columns;
+    const size_t length = rows < columns ? columns : rows;
+    size_t drawn = 0;
+    for (size_t m = 0; m < matrices; ++m, to += rows * columns) {
+        for (size_t k = 0; k < length; ++k) {
+            for (size_t l = 0; l < lines; ++l) {
+                to[l * next + k * apart] = (real)LG(normal)(key, drawn++);
+            }
+        }
+        LG(orthonormal)(lines, next, length, apart, to);
+        for (size_t k = 0; k < rows * columns; ++k) {
+            to[k] *= (real)gain;
+        }
+    }
+}
+
+LSTMGEN_STATIC void LG(init_identity)(double scale, size_t matrices, size_t rows, size_t columns,
     real *to)
 {
-    const uint64_t key = random_key(seed, stream);
+    for (size_t k = 0; k < matrices * rows * columns; ++k) {
+        to[k] = k / columns % rows == k % columns ? (real)scale : (real)0;
+    }
+}
+
+/* first + (last - first) t^power, t from 0 to 1 along the last axis */
+LSTMGEN_STATIC void LG(init_power_law)(double first, double last, double power, size_t lines,
+    size_t length, real *to)
+{
+    for (size_t k = 0; k < lines * length; ++k) {
+        const double t = length > 1 ? (double)(k % length) / (double)(length - 1) : 0.0;
+        to[k] = (real)(first + (last - first) * pow(t, power));
+    }
+}
+
+LSTMGEN_STATIC void LG(init_log_range)(size_t lines, size_t length, real *to)
+{
+    for (size_t k = 0; k < lines * length; ++k) {
+        to[k] = (real)log((double)(k % length + 1));
+    }
+}
+
+/* HiPPO-LegS (Gu et al. 2020) */
+LSTMGEN_STATIC void LG(init_hippo)(size_t matrices, size_t rows, size_t columns, real *to)
+{
+    for (size_t k = 0; k < matrices * rows * columns; ++k) {
+        const double n = (double)(k / columns % rows), m = (double)(k % columns);
+        const double below = n > m ? -sqrt((2.0 * n + 1.0) * (2.0 * m + 1.0)) : 0.0;
+        to[k] = (real)(k / columns % rows == k % columns ? -(n + 1.0) : below);
+    }
+}
+
+LSTMGEN_STATIC void LG(init_hippo_input)(size_t lines, size_t length, real *to)
+{
+    for (size_t k = 0; k < lines * length; ++k) {
+        to[k] = (real)sqrt(2.0 * (double)(k % length) + 1.0);
+    }
+}
+
+LSTMGEN_STATIC void LG(init_log_uniform)(uint64_t key, double low, double high, size_t count,
+    real *to)
+{
     for (size_t k = 0; k < count; ++k) {
-        const double u = ((double)random_bits(key, 2 * k) + 1.0) / 9007199254740992.0;
-        const double v = (double)random_bits(key, 2 * k + 1) / 9007199254740992.0;
-        to[k] = (real)(deviation * sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v));
+        to[k] = (real)exp(LG(drawn)(key, k, log(low), log(high)));
+    }
+}
+
+LSTMGEN_STATIC void LG(init_log_of_uniform)(uint64_t key, double low, double high, size_t count,
+    real *to)
+{
+    for (size_t k = 0; k < count; ++k) {
+        to[k] = (real)log(LG(drawn)(key, k, low, high));
+    }
+}
+
+/* exp(-exp(.)) is the modulus of a number in a ring of the plane (Orvieto et al. 2023) */
+LSTMGEN_STATIC void LG(init_ring)(uint64_t key, double low, double high, size_t count, real *to)
+{
+    for (size_t k = 0; k < count; ++k) {
+        to[k] = (real)log(-log(LG(drawn)(key, k, low * low, high * high)) / 2.0);
+    }
+}
+
+/* softplus(.) is log-uniform (Gu & Dao 2023) */
+LSTMGEN_STATIC void LG(init_step_size)(uint64_t key, double low, double high, size_t count,
+    real *to)
+{
+    for (size_t k = 0; k < count; ++k) {
+        const double made = exp(LG(drawn)(key, k, log(low), log(high)));
+        to[k] = (real)(made + log(-expm1(-made)));
+    }
+}
+
+/* sigmoid(.)^power is uniform (De et al. 2024) */
+LSTMGEN_STATIC void LG(init_decay)(uint64_t key, double low, double high, double power, size_t count,
+    real *to)
+{
+    for (size_t k = 0; k < count; ++k) {
+        const double root = pow(LG(drawn)(key, k, low, high), 1.0 / power);
+        to[k] = (real)(log(root) - log1p(-root));
     }
 }
 

@@ -13,7 +13,7 @@ x = inputs("x")
 h, c, n, m = states("h c n m", shape=("N", "P"))
 i, f, z, o, u, a = vectors("i f z o u a", shape=("N", "P"))
 W, b = weights("W", shape=("N", "P", "D")), biases("b", shape=("N", "P"))
-R = weights("R", shape=("N", "P", "P"))
+R = weights("R", shape=("N", "P", "P"), init="zeros")
 
 cell = Cell(
     "slstm",
@@ -32,7 +32,7 @@ cell = Cell(
     output=h,
     title="LSTM with exponential gates and heads",
     source="Beck et al. 2024",
-    init={b.f: 3.0},  # open at first
+    init={b.f: ("power_law", 5, -7, 0.3)},  # from open to closed, as the first block's in the code
     roles={
         i: "input gate",
         f: "forget gate",

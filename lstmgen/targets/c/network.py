@@ -116,7 +116,7 @@ class _Parts:
             "generation": self._generation(),
             "steps": not any(run.reverse for run in self.graph.runs),
             "trains": loss is not None,
-            "has_init": self.training is not None and self.training.init() is not None,
+            "has_init": self.training is not None,
             "symbols": self.network.symbols,
             "units": size(out.size),
             "y_about": f"{rows}, {out.size})",

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import sympy
 from sympy import Expr
 
-from ...language.initial import Initial
+from ...language.initial import Initial, Start
 from ...language.matrices import Matrix
-from ...network.graph import Embed, Run
+from ...network.graph import Embed
 from ...network.optimizers import UPDATE
 from ...network.structure import Structure, shape_in
 from .embedded import Embedded
 from .lines import broken
 from .network_memory import size
+from .starts import filled
 
 TILE = 64  # rows that the loss works on at a time
 CHUNK = 1024  # numbers that the optimiser works on at a time
-
-_RANDOM = {"glorot", "uniform", "normal"}
 
 
 class TrainingCode:
@@ -90,7 +90,7 @@ class TrainingCode:
             "want": self._want(units, loss.of_classes),
             "tile": TILE,
             "chunk": CHUNK,
-            "init": self.init() or [],
+            "init": self.init(),
             "classes": loss.of_classes,
         }  # fmt: skip
 
@@ -130,56 +130,44 @@ class TrainingCode:
             f"wanted[some * {units} + (size_t)target[row]] = ({self._real})1;",
         ]
 
-    def init(self) -> list[str] | None:
-        """Statements that fill parameters; None if a start is one that C does not have."""
+    def init(self) -> list[str]:
+        """Statements that fill parameters, with the numbers that NumPy draws."""
+        drawn = self._drawn()
         made = []
-        starts: dict[str, tuple[str, Sequence[float], Sequence[str]]] = {}
-        for node in self._network.graph.nodes:
-            if isinstance(node, Embed):
-                starts[f"{node.name}_table"] = ("normal", (1.0,), ())
-            elif isinstance(node, Run):
-                for p in node.cell.parameters:
-                    shape = [size(a) for a in shape_in(node, p)]
-                    starts[f"{node.name}.{p.name}"] = _start(node, p, shape)
         for member, count, _ in self._blocks:
-            kind, numbers, sides = starts.get(member, ("number", (0.0,), ()))
-            to = f"params + size_take(&total, {count})"
-            if kind == "number":
-                made.append(
-                    f"array_fill_f{self._bits}({count}, ({self._real}){numbers[0]!r}, {to});"
-                )
-            elif kind == "glorot":
-                limit = f"sqrt(6.0 / (double)({' + '.join(sides)}))"
-                made.append(
-                    f"init_uniform_f{self._bits}(seed, stream++, -{limit}, {limit}, {count}, {to});"
-                )
-            elif kind == "uniform":
-                low, high = numbers
-                made.append(
-                    f"init_uniform_f{self._bits}(seed, stream++, {low!r}, {high!r}, {count}, {to});"
-                )
-            elif kind == "normal":
-                made.append(
-                    f"init_normal_f{self._bits}(seed, stream++, {numbers[0]!r}, {count}, {to});"
-                )
-            else:
-                return None
-        unused = [] if any("n->" in line for line in made) else ["(void)n;"]
-        unused += [] if any("stream++" in line for line in made) else ["(void)seed, (void)stream;"]
+            start, shape, key, is_opposite = drawn[member]
+            made.append(f"to = params + size_take(&total, {count});")
+            made.append(filled(start, shape, key, (count, "to"), (self._real, self._bits)))
+            if is_opposite:
+                made.append(f"array_scale_f{self._bits}({count}, ({self._real})-1, to);")
+        text = "\n".join(made)
+        unused = [f"(void){name};" for name in ("n", "seed") if not re.search(rf"\b{name}\b", text)]
         return [*made, *unused]
 
-
-def _start(run: Run, p: Any, shape: list[str]) -> tuple[str, Sequence[float], Sequence[str]]:
-    """How a parameter starts, in C."""
-    start = run.cell.initial(p)
-    if isinstance(start, Initial):
-        if start.name in ("zeros", "ones"):
-            return "number", (float(start.name == "ones"),), ()
-        kind = start.name if start.name in _RANDOM else "other"
-        return kind, start.numbers, shape[-2:]
-    if start is None and isinstance(p, Matrix):
-        return "glorot", (), shape[-2:]
-    return "number", (float(start or 0.0),), ()
+    def _drawn(self) -> dict[str, tuple[Start | None, list[str], str, bool]]:
+        """How each parameter starts, its axes, what its random numbers are drawn with, and whether
+        their signs are changed.
+        """
+        graph, made = self._network.graph, {}
+        for number, run in enumerate(graph.runs):
+            known = {p.name: (k, run.cell.initial(p)) for k, p in enumerate(run.cell.parameters)}
+            for p in run.cell.parameters:
+                place, start = known[p.name]
+                is_opposite = isinstance(start, Initial) and bool(start.of)
+                if isinstance(start, Initial) and start.of:
+                    place, start = known[start.of]
+                if start is None and not isinstance(p, Matrix):
+                    start = 0.0
+                shape = [size(a) for a in shape_in(run, p)]
+                key = f"random_key(random_key(seed, {number}), {place})"
+                made[f"{run.name}.{p.name}"] = start, shape, key, is_opposite
+        tables = {f"{node.name}.table" for node in graph.nodes if isinstance(node, Embed)}
+        for place, (name, axes) in enumerate(self._network.parameters.items()):
+            if name not in made:  # tables of embeddings, and states that are learned
+                start = Initial("normal", (1.0,)) if name in tables else 0.0
+                key = f"random_key(random_key(seed, {len(graph.runs)}), {place})"
+                made[name.replace(".", "_")] = start, [size(a) for a in axes], key, False
+        return made
 
 
 def _c(e: Expr) -> str:

@@ -36,6 +36,7 @@ from .backward import backward
 from .fixed import fixed, fixed_gradients
 from .forward import forward
 from .printer import lines
+from .starts import STARTS
 from .step import step
 
 # A call has a price of its own: the fewer, the better.
@@ -152,9 +153,7 @@ def _tables(cell: Cell, fixed: Sequence[Vector] = (), tape: str | None = None) -
         "sizes": json.dumps([str(n) for n in cell.sizes]),
         "numbers": _dict(_numbers(cell)),
         "initial": [(name, _started(start)) for name, start in initial.items()],
-        "kinds": sorted(kinds),
-        "is_uniform": ("len(shape) >= 2 and name in MATRICES" if rows else "len(shape) == 2")
-        + (" and name not in INITIAL" if any(p.name in initial for p in matrices) else ""),
+        **_starting(cell, kinds, has_rows=rows),
         "starts": _dict(starts) if starts else "",
         "whole": _whole(cell),
         "has_fixed": bool(fixed),
@@ -172,8 +171,27 @@ def _tables(cell: Cell, fixed: Sequence[Vector] = (), tape: str | None = None) -
 
 
 def _started(start: Start) -> str:
-    """A number, or a tuple of a name and numbers."""
-    return repr((start.name, *start.numbers)) if isinstance(start, Initial) else repr(start)
+    """A number, or a tuple of a name and what it takes."""
+    if not isinstance(start, Initial):
+        return repr(start)
+    parts = [json.dumps(start.name), *map(repr, start.numbers)]
+    parts += [json.dumps(start.of)] if start.of else []
+    return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
+
+
+def _starting(cell: Cell, kinds: set[str], *, has_rows: bool) -> dict[str, object]:
+    """How parameters start: of all ways, those that the cell has."""
+    is_matrix = "len(shape) >= 2 and name in MATRICES" if has_rows else "len(shape) == 2"
+    plain = [p for p in cell.parameters if cell.initial(p) is None]
+    some = {isinstance(p, Matrix) for p in plain}
+    used = kinds | ({"glorot"} if True in some else set())
+    start = f'("glorot",) if {is_matrix} else 0.0' if some != {False} else "0.0"
+    ways = [(kind, lines) for kind, lines in STARTS.items() if kind in used]
+    code = "\n".join(line for _, lines in ways for line in lines)
+    return {
+        "ways": ways, "start": start, "has_opposites": "opposite" in kinds,
+        "has_random": "key" in code, "has_normal": "_normal(" in code,
+    }  # fmt: skip
 
 
 def _shape(cell: Cell, p: Matrix | Vector) -> str:
