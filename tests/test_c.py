@@ -258,8 +258,8 @@ def functions() -> list[Cell]:
 def hostile() -> list[Case]:
     """Legal names that are also words of C, of its library, or of our own text."""
     made = []
-    for k in range(0, len(NAMES), 12):
-        some, s = NAMES[k : k + 12], states("ss")
+    for k in range(0, len(NAMES), 24):
+        some, s = NAMES[k : k + 24], states("ss")
         gates = [
             Eq(vectors(v), sigmoid(W[v] @ u + U[v] @ s + b[v]) * stop_gradient(mean(s)))
             for v in some

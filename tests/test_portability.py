@@ -229,8 +229,7 @@ def single_functions() -> list[Cell]:
     return made
 
 
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
-@pytest.mark.parametrize("target", ["", "-DLSTMGEN_SCALAR"])
+@pytest.mark.parametrize(("compiler", "target"), [("gcc", ""), ("clang", "-DLSTMGEN_SCALAR")])
 def test_there_is_no_function_that_nothing_calls(tmp_path, compiler, target):
     need(compiler)
     sources = lay_down(tmp_path, [*single_functions(), *odd_cells().values()])
