@@ -3,8 +3,8 @@ dropout in recurrent neural networks", NIPS 2016 (gal2016theoretically). One mas
 one for the hidden state, the same at all steps of a sequence.
 
 Here the gates share the masks, what the paper calls tied weights; untied, each gate has masks of
-its own. The masks are inputs of every step: repeat the one that is drawn for a sequence T times.
-They hold 0 for what is dropped and 1/(1 - p) for the rest, and are 1 everywhere when the network is
+its own. The masks are drawn once for a sequence, and may be given as arrays of (1, B, size). They
+hold 0 for what is dropped and 1/(1 - p) for the rest, and are 1 everywhere when the network is
 used. A mask that is drawn anew at each step is another model, by which the state is soon lost.
 
 In a network, ``Layer("lstm", …, recurrent_dropout=0.3)`` makes the mask on h of any cell.

@@ -31,7 +31,7 @@ from lstmgen import (
 
 x, t = inputs("x"), inputs("t", size=1)
 h, c = states("h c")
-i, f, g, o, c_new, phi, k = vectors("i f g o c_new phi k")
+i, f, g, o, c_new, phi, q, k = vectors("i f g o c_new phi q k")
 W, U, p, b = weights("W"), weights("U"), biases("p"), biases("b")
 tau, s = vector("tau", init=("uniform", 1.0, 100.0)), vector("s", init=("uniform", 0.0, 100.0))
 r_on, alpha = vector("r_on", init=0.05), constants("alpha", 0.001)
@@ -45,14 +45,8 @@ cell = Cell(
         Eq(c_new, f * c + i * g),
         Eq(o, sigmoid(W.o @ x + U.o @ h + p.o * c_new + b.o)),
         Eq(phi, Mod(t - s, tau) / tau),
-        Eq(
-            k,
-            Piecewise(
-                (2 * phi / r_on, phi < r_on / 2),
-                (2 - 2 * phi / r_on, phi < r_on),
-                (alpha * phi, True),
-            ),
-        ),
+        Eq(q, phi / r_on),
+        Eq(k, Piecewise((2 * q, q < 0.5), (2 - 2 * q, q < 1), (alpha * phi, True))),
         Eq(c.next, k * c_new + (1 - k) * c),
         Eq(h.next, k * (o * tanh(c_new)) + (1 - k) * h),
     ],
@@ -68,6 +62,7 @@ cell = Cell(
         o: "output gate",
         c_new: "proposed cell state",
         phi: "phase",
+        q: "phase within r_on",
         k: "time gate",
         c: "cell state",
         h: "hidden state",
