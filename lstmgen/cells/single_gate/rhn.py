@@ -20,7 +20,8 @@ x = inputs("x")
 s = states("s")
 W, R, b = weights("W"), weights("R"), biases("b")
 
-layers, starts, roles = [], {}, {}
+layers, starts = [], {}
+roles = {s: "hidden state"}
 below = s
 for k in range(1, DEPTH + 1):
     h, t = vectors(f"h_{k} t_{k}")
@@ -42,5 +43,5 @@ cell = Cell(
     title="recurrent highway network of depth 3",
     source="Zilly et al. 2017",
     init=starts,
-    roles={**roles, s: "hidden state"},
+    roles=roles,
 )
