@@ -3,9 +3,8 @@ networks", ICML 2017 (zilly2017recurrent). Each step is a highway network of sev
 which the first alone reads the input; the output of the last is the state.
 
 There are 3 layers here; to have another depth, copy the file and change DEPTH. The paper's best
-have 10. Transform and carry gate are coupled, c = 1 - t, as in nearly all of its experiments. The
-biases of t start at -2, so that at first the layers mostly carry on what they read; the deeper the
-network, the lower they should start.
+have 10. Transform and carry gate are coupled, c = 1 - t, as in its experiments. The biases of t
+start at -2, so that at first the layers mostly carry on what they read.
 
 The paper's dropout, one mask for all steps and layers, is left out.
 """
