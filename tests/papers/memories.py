@@ -2,7 +2,7 @@
 
 import torch
 from torch import einsum, sigmoid
-from torch.nn.functional import group_norm, logsigmoid, rms_norm, silu
+from torch.nn.functional import group_norm, rms_norm, silu
 
 from . import transcribed
 

@@ -21,8 +21,8 @@ def antisymmetric(p, x, s, g):
 
 @transcribed(D=3, H=5, S=4)
 def scrn(p, x, s, g):
-    slow = torch.lerp(x @ p["B"].mT, s["s"], g["alpha"])
-    joint = torch.cat([p["P"], p["A"], p["R"]], dim=1)
+    slow = torch.lerp(x @ p["W_s"].mT, s["s"], g["alpha"])
+    joint = torch.cat([p["P"], p["W_h"], p["U_h"]], dim=1)
     h = torch.sigmoid(torch.cat([slow, x, s["h"]], dim=1) @ joint.mT)
     return torch.cat([h, slow], dim=1), {"h": h, "s": slow}
 
@@ -33,6 +33,6 @@ def lmu(p, x, s, g):
     encoders = torch.cat([p["e_x"], p["e_h"], p["e_m"]], dim=1)
     kernels = torch.cat([p["W_x"], p["W_h"], p["W_m"]], dim=1)
     u = torch.cat([x, h, m], dim=1) @ encoders.mT  # (B, 1)
-    m = m @ p["A"].mT + u * p["B"]
+    m = m @ p["A_bar"].mT + u * p["B_bar"]
     h = torch.tanh(torch.cat([x, h, m], dim=1) @ kernels.mT)
     return h, {"h": h, "m": m}
