@@ -34,7 +34,7 @@ def cfc(p, inputs, s, g):
     x, elapsed, h = inputs["x"], inputs["dt"], s["h"]
     joint = torch.cat([p["W_u"], p["U_u"]], dim=1)
     u = 1.7159 * tanh(0.666 * (torch.cat([x, h], dim=1) @ joint.mT + p["b_u"]))
-    one, two, slope, offset = (u @ p[f"V_{n}"].mT + p[f"b_{n}"] for n in "gkfc")
+    one, two, slope, offset = (u @ p[f"V_{n}"].mT + p[f"b_{n}"] for n in "gkac")
     blend = sigmoid(slope * elapsed + offset)
     h = tanh(one) * (1.0 - blend) + blend * tanh(two)
     return h, {"h": h}

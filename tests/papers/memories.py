@@ -50,7 +50,7 @@ def rwkv7(p, x, s, g):
 def ttt_linear(p, x, s, g):
     """The inner gradient is PyTorch's own, of the loss as the paper writes it."""
     q, k, v = (heads(p[f"W_{n}"], x) for n in "qkv")
-    eta = sigmoid(x @ p["w_eta"].mT + p["b_eta"]) / k.shape[-1]
+    eta = sigmoid(x @ p["w_eta"].mT + p["offset"]) / k.shape[-1]
 
     def model(W, b, u):
         z = einsum("bnij,bnj->bni", W, u) + b
