@@ -57,8 +57,8 @@ def ttt_linear(p, x, s, g):
         hat = (z - z.mean(-1, keepdim=True)) * (z.var(-1, False, keepdim=True) + 1e-6).rsqrt()
         return u + p["gain"] * hat + p["bias"]
 
-    W, b = s["S"], s["b"]
+    W, b = p["S_0"] + s["S"], p["b_0"] + s["b"]
     loss = ((model(W, b, k) - v) ** 2).sum() / 2
     dW, db = torch.autograd.grad(loss, [W, b], create_graph=True)
     W, b = W - eta[..., None, None] * dW, b - eta[..., None] * db
-    return model(W, b, q), {"S": W, "b": b}
+    return model(W, b, q), {"S": W - p["S_0"], "b": b - p["b_0"]}

@@ -4,12 +4,12 @@ time-constant network (ltc) would be after a time gap, without a solver. The gap
 input, dt, is an input of one number.
 
 Two heads, g and k (the paper's h), are blended by how much time has passed: where a is positive, g
-is for short gaps and k for long ones. They share a backbone u of P units, with LeCun's tanh. The paper's
-f times the gap is a dt + c here, as in the authors' library, whose layers have 128 units of
-backbone unless told otherwise.
+is for short gaps and k for long ones. They share a backbone u of P units, with LeCun's tanh. The
+paper's f times the gap is a dt + c here, as in the authors' library, whose layers have 128 units
+of backbone unless told otherwise.
 
 This is the library's mode "default"; "no_gate" drops the factor 1 - s of g, "pure" is the solution
-before it is made gates of. Gaps are of order 1: scale those in seconds or days.
+itself, without gates. Gaps are of order 1: scale those in seconds or days.
 """
 
 from sympy import Eq
