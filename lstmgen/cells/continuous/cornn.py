@@ -5,7 +5,7 @@
 Its rule is explicit in the damping, which is of the old z, as in the authors' code; the paper also
 has that of the new z. y moves by the new z. Gradients are bounded for small time steps dt, not for
 all. dt, γ (frequency) and ε (damping) are hyper-parameters, and have to be searched for: these are
-the paper's for the pixels of MNIST, one a step.
+the authors' for the pixels of MNIST, one a step.
 """
 
 from sympy import Eq
@@ -15,11 +15,8 @@ from lstmgen import Cell, constants, inputs, matrix, states, tanh, vector, weigh
 x = inputs("x")
 y, z = states("y z")
 W, V, b = weights("W"), matrix("V"), vector("b")
-dt, gamma, epsilon = (
-    constants("dt", 0.042),
-    constants("gamma", 2.7),
-    constants("epsilon", 4.7),
-)
+dt = constants("dt", 0.042)
+gamma, epsilon = constants("gamma", 2.7), constants("epsilon", 4.7)
 
 cell = Cell(
     "cornn",

@@ -4,8 +4,8 @@ unit, which the input and y choose.
 
 A discretised system of differential equations with several time scales: the first half makes z of
 y, the second y of the new z. dt is the largest step, a hyper-parameter that the paper searches for
-between its tasks; 1 is the authors' default. The names in the authors' code are crossed:
-what makes z is called after y there, and the other way round.
+between its tasks; 1 is the authors' default. The names in the authors' code are crossed: what
+makes z is called after y there, and the other way round.
 """
 
 from sympy import Eq

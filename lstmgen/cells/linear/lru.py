@@ -5,7 +5,7 @@ layers. A state of H complex numbers is two real ones of H.
 
 λ = exp(-exp(ν) + i exp(θ)), so that |λ| < 1 for all ν; nu_log and theta_log are the paper's ν^log
 and θ^log. The input is normalised by γ = sqrt(1 - |λ|²). The paper learns γ, starting from there;
-here it is computed from the eigenvalues, once for a sequence, and stays what it is.
+here it is computed from the eigenvalues, once for a sequence, and follows them in training.
 
 The paper draws λ uniformly on a ring of the unit disc. Here |λ| starts between 0.9 and 0.999, with
 its logarithm's logarithm uniform, and the phase between 0.06 and 2π, in the same way: the same

@@ -4,7 +4,7 @@ reset gate and without a tanh. It can be computed by a parallel scan over the st
 
 z = 1 writes the candidate, as in the paper. Its variant for computing in logarithms needs positive
 candidates and states: it puts n + 1/2 where n ≥ 0, and σ(n) elsewhere, in the place of n here.
-Libraries mostly have that variant.
+Most code has that variant.
 """
 
 from sympy import Eq

@@ -6,7 +6,7 @@ The gates are divided by their sum, so that the scale of the state does not depe
 paper's f′ and i′ are f / s and i / s here, with s = f + i. There is no cell state beside h.
 
 The variant for computing in logarithms needs positive candidates and states: it puts n + 1/2 where
-n ≥ 0, and σ(n) elsewhere, in the place of n here. Libraries mostly have that variant. The sum of
+n ≥ 0, and σ(n) elsewhere, in the place of n here. Most code has that variant. The sum of
 the gates underflows where both pre-activations are below -700; that variant has no such limit.
 """
 
