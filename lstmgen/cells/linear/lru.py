@@ -41,12 +41,13 @@ cell = Cell(
     title="linear recurrent unit, with complex eigenvalues",
     source="Orvieto et al. 2023",
     roles={
-        r: "|λ|",
+        r: "modulus of λ",
         a: "real part of λ",
         b: "imaginary part of λ",
-        gamma: "normalisation, sqrt(1 - |λ|²)",
+        gamma: "normalisation",
+        nu: "logarithm of -log |λ|",
+        theta: "logarithm of the phase of λ",
         h_re: "real part of the state",
         h_im: "imaginary part of the state",
-        y: "output",
     },
 )

@@ -4,13 +4,13 @@ it in a Mamba block: the matrix, the convolution of width 4 and the SiLU before,
 beside, and the matrix after.
 
 Each of D channels has N states, with decays that are learned, A = -exp(A_log). How far a step goes,
-Δ, and what it writes by and reads by, B and C, depend on the input; B and C are shared by the
-channels. Δ comes through two matrices, from D to R and back.
+dt (the paper's Δ), and what it writes by and reads by, B and C, depend on the input; B and C are
+shared by the channels. dt comes through two matrices, from D to R and back.
 
-A is discretised exactly, exp(Δ A), and B by Euler's rule, Δ B, as in the authors' code; equation 4
-of the paper has both exact. A starts between -1 and -N there, at -1, -2, … ; here between -1 and
--16, its logarithm evenly spaced. The bias of Δ starts so that softplus of it is between 0.001
-and 0.1, its logarithm uniform.
+A is discretised exactly, exp(dt A), and B by Euler's rule, dt B, as in the authors' code; equation
+4 of the paper has both exact. A starts at -1, -2, …, -N there; here between -1 and -16, its
+logarithm evenly spaced. The bias of dt starts so that softplus of it is between 0.001 and 0.1, its
+logarithm uniform.
 """
 
 from sympy import Eq, exp
@@ -30,8 +30,8 @@ from lstmgen import (
 
 x = inputs("x")
 h = states("h", shape=("D", "N"))
-Delta, y = vectors("Delta y", "D")
-B, C = vectors("B_t C_t", "N")
+dt, y = vectors("dt y", "D")
+B, C = vectors("B_in C_out", "N")
 W = weights("W")
 V = weights("V", "D", "R")
 b = biases("b")
@@ -41,10 +41,10 @@ d = vector("d", "D", init=1.0)
 cell = Cell(
     "mamba_like",
     equations=[
-        Eq(Delta, softplus(V.dt @ (W.dt @ x) + b.dt)),
+        Eq(dt, softplus(V.dt @ (W.dt @ x) + b.dt)),
         Eq(B, W.B @ x),
         Eq(C, W.C @ x),
-        Eq(h.next, exp(-expand(Delta, h) * exp(A.log)) * h + outer(Delta * x, B)),
+        Eq(h.next, exp(-expand(dt, h) * exp(A.log)) * h + outer(dt * x, B)),
         Eq(y, h.next @ C + d * x),
     ],
     output=y,
@@ -52,10 +52,10 @@ cell = Cell(
     source="Gu & Dao 2023",
     init={b.dt: ("uniform", -6.907, -2.252)},
     roles={
-        Delta: "step size",
-        B: "input vector, B",
-        C: "output vector, C",
+        dt: "step size",
+        B: "what is written by",
+        C: "what is read by",
         h: "states of the channels",
-        y: "output",
+        A.log: "logarithm of -A",
     },
 )

@@ -38,7 +38,6 @@ cell = Cell(
         f: "forget gate",
         o: "output gate",
         c: "cell state",
-        h: "output",
         x_before: "the input before",
     },
 )

@@ -56,6 +56,7 @@ cell = Cell(
         i: "input gate",
         log_a: "logarithm of the decay",
         a: "decay",
+        Lambda: "logit of the fastest decay, before its power c",
         h: "hidden state",
     },
 )

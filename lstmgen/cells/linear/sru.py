@@ -38,6 +38,5 @@ cell = Cell(
         f: "forget gate",
         r: "reset gate",
         c: "cell state",
-        h: "output",
     },
 )

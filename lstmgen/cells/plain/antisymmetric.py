@@ -28,5 +28,5 @@ cell = Cell(
     output=h,
     title="network with an antisymmetric matrix",
     source="Chang et al. 2019",
-    roles={h: "hidden state"},
+    roles={A: "antisymmetric matrix", h: "hidden state"},
 )
