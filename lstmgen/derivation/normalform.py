@@ -233,7 +233,18 @@ class _Normaliser:
             return e.func(*(self._symbol(arg) for arg in e.args))
         if isinstance(e, Function) and len(e.args) == 1:
             return self._function(e.func, self._argument(self._whole(e.args[0], "a")))
+        if isinstance(e, sympy.Piecewise):
+            return self._cases(e)
         return e.func(*(self._whole(arg, "q") for arg in e.args))
+
+    def _cases(self, e: sympy.Piecewise) -> Expr:
+        """A choice, whose cases stay whole: what one has outside of it has a slope where the case
+        is not taken, and that of 1/r is infinite at r = 0.
+        """
+        before, self.once = self.once, False
+        made: Expr = e.func(*(self._whole(case, "q") for case in e.args))
+        self.once = before
+        return made
 
     def _matrix(self, e: Expr) -> Matrix:
         """A matrix that is made of parameters, under a name."""

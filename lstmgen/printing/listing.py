@@ -11,6 +11,7 @@ from .. import cells
 from ..errors import LstmgenError, did_you_mean
 from ..language.cell import Cell
 from ..language.functions import GATES
+from ..language.symbols import Vector
 
 
 class Entry(NamedTuple):
@@ -23,7 +24,10 @@ class Entry(NamedTuple):
     def gates(self) -> int:
         """How many quantities are a σ or a tanh of something."""
         equations = self.cell.equations
-        return sum(e.lhs.category == "vector" and isinstance(e.rhs, GATES) for e in equations)
+        return sum(
+            isinstance(e.lhs, Vector) and e.lhs.category == "vector" and isinstance(e.rhs, GATES)
+            for e in equations
+        )
 
     def has(self, words: Sequence[str]) -> bool:
         """Whether all words are somewhere in what is said of the cell."""

@@ -440,7 +440,7 @@ def _symbol_table(cell: Cell, order: Order) -> list[str]:
         rows.append(("constant", v.name, _number(cell.starts_at(v)) if known else ""))
     for family in families(cell):
         names = " ".join(p.name for p in family)
-        kind = "parameters" if family[0].learned else "not learned"
+        kind = "parameters" if family[0].learned else "fixed"
         rows.append((kind, names, shape_text(cell, family[0]) + _start(cell, family)))
     margin = max(len(names) for _, names, _ in rows)
     lines, before = [], ""
@@ -452,13 +452,19 @@ def _symbol_table(cell: Cell, order: Order) -> list[str]:
 
 def _start(cell: Cell, family: Sequence[Matrix | Vector]) -> str:
     """How the parameters of a family start, if that is not what vectors and matrices do."""
-    values = {p.name: cell.initial(p) or 0.0 for p in family}
-    if not any(values.values()):
+    names: dict[Start, list[str]] = {}
+    for p in family:
+        start = cell.initial(p)
+        if start is not None and (start or isinstance(p, Matrix)):
+            names.setdefault(start, []).append(p.name)
+    if not names:
         return ""
-    if len(set(values.values())) == 1:
-        starts = "start" if len(values) > 1 else "starts"
-        return f"    {starts} {_started(next(iter(values.values())))}"
-    return "    " + ", ".join(f"{n} starts {_started(x)}" for n, x in values.items() if x)
+    parts = []
+    for start, some in names.items():
+        verb = f"start{'s' * (len(some) == 1)}"
+        who = "" if len(some) == len(family) else f"{' '.join(some)} "
+        parts.append(f"{who}{verb} {_started(start)}")
+    return "    " + ", ".join(parts)
 
 
 def _started(value: Start) -> str:

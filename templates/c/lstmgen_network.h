@@ -757,8 +757,8 @@ LSTMGEN_STATIC void LG(init_step_size)(uint64_t key, double low, double high, si
 }
 
 /* sigmoid(.)^power is uniform (De et al. 2024) */
-LSTMGEN_STATIC void LG(init_decay)(uint64_t key, double low, double high, double power, size_t count,
-    real *to)
+LSTMGEN_STATIC void LG(init_decay)(uint64_t key, double low, double high, double power,
+    size_t count, real *to)
 {
     for (size_t k = 0; k < count; ++k) {
         const double root = pow(LG(drawn)(key, k, low, high), 1.0 / power);

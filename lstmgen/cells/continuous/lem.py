@@ -15,7 +15,8 @@ from lstmgen import Cell, biases, constants, inputs, sigmoid, states, tanh, vect
 x = inputs("x")
 y, z = states("y z")
 dt_1, dt_2 = vectors("dt_1 dt_2")
-W, V, b = weights("W"), weights("V"), biases("b")
+W, V = weights("W", init="pytorch"), weights("V", init="pytorch")
+b = biases("b", init="pytorch")
 dt = constants("dt", 1.0)
 
 cell = Cell(

@@ -7,9 +7,8 @@ layers. A state of H complex numbers is two real ones of H.
 and θ^log. The input is normalised by γ = sqrt(1 - |λ|²). The paper learns γ, starting from there;
 here it is computed from the eigenvalues, once for a sequence, and follows them in training.
 
-The paper draws λ uniformly on a ring of the unit disc. Here |λ| starts between 0.9 and 0.999, with
-its logarithm's logarithm uniform, and the phase between 0.06 and 2π, in the same way: the same
-ring, with more of λ near its outer rim and near the real axis.
+As in the paper, λ starts uniformly on a ring of the unit disc, here that between 0.9 and 0.999.
+Tasks with long dependencies want small phases, too: their largest is another number to choose.
 """
 
 from sympy import Eq, cos, exp, sin, sqrt
@@ -22,8 +21,8 @@ r, a, b, gamma = vectors("r a b gamma")
 y = vectors("y", "D")
 B_re, B_im = matrix("B_re B_im", "H", "D")
 C_re, C_im = matrix("C_re C_im", "D", "H")
-nu = vector("nu_log", "H", init=("uniform", -6.907, -2.25))
-theta = vector("theta_log", "H", init=("uniform", -2.767, 1.838))
+nu = vector("nu_log", "H", init=("ring", 0.9, 0.999))
+theta = vector("theta_log", "H", init=("log_of_uniform", 1e-4, 6.2832))
 d = vector("d", "D", init=("normal", 1.0))
 
 cell = Cell(

@@ -8,9 +8,8 @@ dt (the paper's Δ), and what it writes by and reads by, B and C, depend on the 
 shared by the channels. dt comes through two matrices, from D to R and back.
 
 A is discretised exactly, exp(dt A), and B by Euler's rule, dt B, as in the authors' code; equation
-4 of the paper has both exact. A starts at -1, -2, …, -N there; here between -1 and -16, its
-logarithm evenly spaced. The bias of dt starts so that softplus of it is between 0.001 and 0.1, its
-logarithm uniform.
+4 of the paper has both exact. A starts at -1, -2, …, -N, and the bias of dt so that softplus of it
+is between 0.001 and 0.1, its logarithm uniform.
 """
 
 from sympy import Eq, exp
@@ -35,7 +34,7 @@ B, C = vectors("B_in C_out", "N")
 W = weights("W")
 V = weights("V", "D", "R")
 b = biases("b")
-A = biases("A", shape=("D", "N"), init=("linspace", 0.0, 2.77))
+A = biases("A", shape=("D", "N"), init="log_range")
 d = vector("d", "D", init=1.0)
 
 cell = Cell(
@@ -50,7 +49,7 @@ cell = Cell(
     output=y,
     title="selective state space, N states a channel",
     source="Gu & Dao 2023",
-    init={b.dt: ("uniform", -6.907, -2.252)},
+    init={b.dt: ("step_size", 0.001, 0.1)},
     roles={
         dt: "step size",
         B: "what is written by",

@@ -11,8 +11,7 @@ The authors' code has the sign of Λ turned: its softplus(Λ) is softplus(-Λ) h
 bounds the slope of the square root, which is without bound at a = 1, and does not multiply the
 first step of a sequence by sqrt(1 - a²).
 
-The paper draws a so that its power c is uniform between 0.9 and 0.999. Here Λ is uniform between
-the values that give these.
+As in the paper, Λ starts so that the fastest decay, σ(Λ)^c, is uniform between 0.9 and 0.999.
 """
 
 from sympy import Eq, exp, sqrt
@@ -35,7 +34,7 @@ x = inputs("x", size="H")
 h = states("h")
 r, i, log_a, a = vectors("r i log_a a")
 W, b = weights("W"), biases("b")
-Lambda = vector("Lambda", "H", init=("uniform", 4.32, 8.99))
+Lambda = vector("Lambda", "H", init=("decay", 0.9, 0.999, 8))
 c = constants("c", 8.0)
 
 cell = Cell(

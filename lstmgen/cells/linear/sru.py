@@ -18,7 +18,7 @@ from lstmgen import Cell, biases, inputs, sigmoid, states, vectors, weights
 x = inputs("x")
 c = states("c")
 n, f, r, h = vectors("n f r h")
-W, b = weights("W"), biases("b")
+W, b = weights("W", init="lecun"), biases("b")
 v = biases("v", init=("uniform", -1.2247, 1.2247))  # a variance of 1/2, as the authors have it
 
 cell = Cell(

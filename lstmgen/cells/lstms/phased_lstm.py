@@ -9,9 +9,10 @@ training and 0 when the network is used. Within a step the LSTM has peepholes, o
 sees the proposed cell state c_new.
 
 Implementations differ in the slope of the remainder: here it is the true one by τ, as in the
-authors' own code, whereas TensorFlow's ``PhasedLSTMCell`` lets no gradient through the phase. The
-paper starts log τ evenly spread and s in [0, τ]; here τ starts evenly spread, so better give both
-yourself, as in ``tau = numpy.exp(rng.uniform(1, 6, H))``, and keep τ and r_on positive.
+authors' own code, whereas TensorFlow's ``PhasedLSTMCell`` lets no gradient through the phase. As
+in the paper log τ starts evenly spread, here from 1 to 1000 of the units of t: choose it by your
+data. s starts in [0, τ] there; here between 0 and 1000, of which the remainder makes nearly the same.
+τ and r_on have to stay positive.
 """
 
 from sympy import Eq, Mod, Piecewise
@@ -33,7 +34,7 @@ x, t = inputs("x"), inputs("t", size=1)
 h, c = states("h c")
 i, f, g, o, c_new, phi, q, k = vectors("i f g o c_new phi q k")
 W, U, p, b = weights("W"), weights("U"), biases("p"), biases("b")
-tau, s = vector("tau", init=("uniform", 1.0, 100.0)), vector("s", init=("uniform", 0.0, 100.0))
+tau, s = vector("tau", init=("log_uniform", 1, 1000)), vector("s", init=("uniform", 0, 1000))
 r_on, alpha = vector("r_on", init=0.05), constants("alpha", 0.001)
 
 cell = Cell(

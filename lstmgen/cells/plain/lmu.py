@@ -40,6 +40,6 @@ cell = Cell(
     title="Legendre memory unit",
     source="Voelker et al. 2019",
     notes="A_bar and B_bar are to be filled in before use: see the file of this cell",
-    init={e.m: 0.0},
+    init={e.x: "lecun", e.h: "lecun", e.m: 0.0},
     roles={u: "what is remembered", m: "memory", h: "hidden state"},
 )

@@ -5,8 +5,8 @@ only; the hidden state is the cell state.
 What is written is scaled by 1 - σ(a - β), not by 1 - f: with the paper's β = 1 a unit writes more
 than it forgets. Some implementations put out tanh(h).
 
-The paper starts b_f by the rule of Tallec & Ollivier (2018), log of a uniform number in
-[1, T_max - 1], where T_max is the range of the dependencies; here it starts at 1.
+As in the paper, b_f starts by the rule of Tallec & Ollivier (2018), at log of a uniform number in
+[1, T_max - 1], where T_max is the range of the dependencies: here 100 steps.
 """
 
 from sympy import Eq
@@ -29,6 +29,6 @@ cell = Cell(
     output=h,
     title="LSTM with a forget gate only",
     source="van der Westhuizen & Lasenby 2018",
-    init={b.f: 1.0},  # open at first, so that early gradients survive
+    init={b.f: ("chrono", 100)},
     roles={a: "forget gate, before σ", g: "candidate", h: "hidden state"},
 )

@@ -127,7 +127,12 @@ def interface(cell: Cell) -> str:
 def _tables(cell: Cell, fixed: Sequence[Vector] = (), tape: str | None = None) -> dict[str, object]:
     """What the tables of a module hold, and ``init``."""
     bound = binds(cell)
-    initial = {p.name: start for p in cell.parameters if (start := cell.initial(p))}
+    starts_of = {p: cell.initial(p) for p in cell.parameters}
+    initial = {
+        p.name: start
+        for p, start in starts_of.items()
+        if start is not None and (start or isinstance(p, Matrix))  # vectors start at 0 anyway
+    }
     kinds = {start.name for start in initial.values() if isinstance(start, Initial)}
     starts = {s.name: cell.starts_at(s) for s in cell.states if cell.starts_at(s)}
     matrices = [p for p in cell.parameters if isinstance(p, Matrix)]
