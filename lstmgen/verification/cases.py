@@ -20,6 +20,7 @@ import numpy as np
 from sympy import Expr
 
 from ..errors import LstmgenError
+from ..language.cell import Cell
 from ..language.dtypes import DType
 from ..language.matrices import Matrix
 from ..language.symbols import Vector
@@ -223,6 +224,7 @@ SPECIAL: dict[str, type[Maker]] = {
 # All different, different from T = 7 and B = 3, and mostly odd, so that nothing fits by accident
 # and the vector loops of a compiled target have remainders.
 _SIZES = (5, 11, 4, 6, 13, 9, 8, 10, 14, 15, 16, 17)
+_FEW = (3, 2, 4, 7)  # of heads and the like, of which each has so many units
 
 
 def choose_sizes(cell: Any, sizes: Mapping[str, int] | None, taken: set[int]) -> dict[str, int]:
@@ -233,11 +235,29 @@ def choose_sizes(cell: Any, sizes: Mapping[str, int] | None, taken: set[int]) ->
     LstmgenError
         If ``sizes`` names one that the cell does not have.
     """
-    free = (n for n in _SIZES if n not in taken | set((sizes or {}).values()))
+    used = taken | set((sizes or {}).values())
     unknown = sorted(set(sizes or {}) - {n.name for n in cell.sizes})
     if unknown:
         raise LstmgenError(
             f"{unknown[0]} is not a size of {cell.name}; it has "
             f"{', '.join(n.name for n in cell.sizes) or 'none'}"
         )
-    return {n.name: (sizes or {}).get(n.name) or next(free) for n in cell.sizes}
+    made: dict[str, int] = {}
+    several = _multipliers(cell) if isinstance(cell, Cell) else set()
+    for n in cell.sizes:
+        choices = (*_FEW, *_SIZES) if n in several else _SIZES
+        free = next(k for k in choices if k not in used | set(made.values()))
+        made[n.name] = (sizes or {}).get(n.name) or free
+    return made
+
+
+def _multipliers(cell: Cell) -> set[Expr]:
+    """The sizes that another is multiplied by, in a quantity of several axes, or in one of N*P
+    units: with large numbers for both, parameters would have thousands of entries to look at.
+    """
+    found: set[Expr] = set()
+    for v in (*cell.inputs, *cell.states, *cell.vectors):
+        *outer, last = cell.shape(v)
+        found |= {n for axis in outer for n in axis.free_symbols}
+        found |= set(sorted(last.free_symbols, key=str)[:-1]) if last.is_Mul else set()
+    return found

@@ -9,10 +9,10 @@ training and 0 when the network is used. Within a step the LSTM has peepholes, o
 sees the proposed cell state c_new.
 
 Implementations differ in the slope of the remainder: here it is the true one by τ, as in the
-authors' own code, whereas TensorFlow's ``PhasedLSTMCell`` lets no gradient through the phase. As
-in the paper log τ starts evenly spread, here from 1 to 1000 of the units of t: choose it by your
-data. s starts in [0, τ] there; here between 0 and 1000, of which the remainder makes nearly the same.
-τ and r_on have to stay positive.
+authors' own code, whereas TensorFlow's ``PhasedLSTMCell`` lets no gradient through the phase. As in
+the paper log τ starts evenly spread, here from 1 to 1000 of the units of t: choose it by your data.
+s starts in [0, τ] there; here between 0 and 1000, of which the remainder makes nearly the same. τ
+and r_on have to stay positive.
 """
 
 from sympy import Eq, Mod, Piecewise
