@@ -16,7 +16,8 @@ import reference
 from conftest import need
 from test_gradients import assert_gradients_equal, run
 
-from lstmgen import cells, check, compile
+from lstmgen import cells, check, compile, generate, plan
+from lstmgen.printing.text import show
 from lstmgen.verification.examination import Examination
 
 NAMES = [name for name in cells.names() if name not in reference.NAMES]
@@ -105,3 +106,13 @@ def test_no_transcription_is_of_no_cell() -> None:
     import papers
 
     assert papers.known().keys() == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_can_be_shown_planned_and_typeset(name: str) -> None:
+    cell = cells.get(name)
+    assert show(cell).startswith(f"{name}: {cell.title}\n")
+    assert "forward" in str(plan(cell))
+    text = "".join(generate(cell, "latex").values())
+    assert r"\frac{\partial L}" in text
+    assert "?" not in text, "a character that LaTeX has no name for"

@@ -71,10 +71,14 @@ _SPELLED = {
     "Ø": r"\O{}", "ł": r"\l{}", "Ł": r"\L{}", "–": "--", "—": "---", "‘": "`", "’": "'",
     "“": "``", "”": "''", "…": r"\dots{}", "−": "$-$", "×": r"$\times$", "·": r"$\cdot$",
     "⊙": r"$\odot$", "∘": r"$\circ$", "′": "$'$", "→": r"$\to$", "≤": r"$\le$", "≥": r"$\ge$",
+    "±": r"$\pm$", "≈": r"$\approx$", "≠": r"$\ne$", "∞": r"$\infty$", "∂": r"$\partial$",
+    "∈": r"$\in$", "√": r"$\surd$", "Σ": r"$\Sigma$", "∑": r"$\sum$", "∇": r"$\nabla$",
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": "$<$", ">": "$>$", "|": "$|$", '"': "''",
     **{c: rf"\{c}" for c in "&%$#_{}"},
 }  # fmt: skip
+
+_RAISED = {"<super>": "^", "<sub>": "_"}
 
 
 def escape(text: str) -> str:
@@ -91,6 +95,9 @@ def _escaped(c: str) -> str:
     if name[:1] == ["GREEK"] and len(name) == 4 and name[3].lower() in GREEK:
         greek = name[3].capitalize() if name[1] == "CAPITAL" else name[3].lower()
         return rf"$\{greek}$" if greek in GREEK else "?"
+    kind, _, code = unicodedata.decomposition(c).partition(" ")
+    if kind in _RAISED and len(code) == 4 and chr(int(code, 16)).isascii():  # as in 1 - a²
+        return f"${_RAISED[kind]}{{{chr(int(code, 16))}}}$"
     parts = unicodedata.normalize("NFD", c)
     base = parts[0]
     if not base.isascii():

@@ -59,7 +59,8 @@ def _with_star(e: Eq, letter: str, order: Order) -> Eq:
                 *heads, rows, columns = s.axes
                 swap[s] = Matrix(name, rows, columns, s.transposed, tuple(heads))
             else:
-                swap[s] = Vector(name, s.category, str(order.cell.size(s)), s.time)
+                axes = tuple(str(n) for n in order.cell.shape(s))
+                swap[s] = Vector(name, s.category, axes, s.time)
     return Eq(e.lhs.xreplace(swap), e.rhs.xreplace(swap), evaluate=False)
 
 
