@@ -224,6 +224,10 @@ def _sigmoid(z: Array) -> Array:
     return np.asarray(np.where(z >= 0, 1.0, e) / (1 + e))
 
 
+def _exp(z: float) -> float:
+    return math.exp(z) if z < 700 else math.inf
+
+
 def _softplus(z: Array) -> Array:
     return np.asarray(np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z))))
 
@@ -305,7 +309,7 @@ _ENTRIES = (
         decides=np.sign, exactly=lambda x: Integer(bool(x > 0)), cheap=True,
     ),
     Elementwise(
-        softplus, _softplus, _unary(_sigmoid), _within(0, math.inf),
+        softplus, _softplus, _unary(_sigmoid), _rising(_softplus),
         exactly=lambda x: sympy.log(1 + sympy.exp(x)),
     ),
     Elementwise(
@@ -327,7 +331,7 @@ _ENTRIES = (
     Elementwise(
         tanh, np.tanh, _unary(lambda z: 1 / np.cosh(z) ** 2), _odd, gate=True,
     ),
-    Elementwise(sympy.exp, np.exp, _unary(np.exp), _within(0, math.inf)),
+    Elementwise(sympy.exp, np.exp, _unary(np.exp), _rising(_exp)),
     Elementwise(sympy.log, np.log, _unary(lambda z: 1 / z)),
     Elementwise(sympy.sin, np.sin, _unary(np.cos), _within(-1, 1)),
     Elementwise(sympy.cos, np.cos, _unary(lambda z: -np.sin(z)), _within(-1, 1)),
