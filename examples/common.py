@@ -14,9 +14,10 @@ LAYER = "layer"  # what parameters of the recurrent layer are called after: laye
 
 
 def add_common_options(parser: argparse.ArgumentParser, *, hidden: int, epochs: int) -> None:
-    names = ", ".join(lstmgen.cells.names())
     parser.add_argument(
-        "--cell", default="lstm", help=f"{names}; or your own, my_cell.py (default: lstm)"
+        "--cell",
+        default="lstm",
+        help="a name that `lstmgen cells` lists, or your own, my_cell.py (default: lstm)",
     )
     parser.add_argument(
         "--target",
