@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import cells
+    from .analysis.flow import Flow, flow
     from .derivation.forward import Tangents
     from .derivation.modes import derive
     from .derivation.reverse import Derivation
@@ -68,6 +69,8 @@ _HOME = {
     "check": "verification.checking",
     "compile": "runtime.toolchain",
     "derive": "derivation.modes",
+    "flow": "analysis.flow",
+    "Flow": "analysis.flow",
     "generate": "targets",
     "load_cell": "runtime.loading",
     "Loss": "network.losses",
@@ -100,6 +103,7 @@ __all__ = [
     "Derivation",
     "Dropout",
     "Embedding",
+    "Flow",
     "GenerateError",
     "Layer",
     "Loss",
@@ -129,6 +133,7 @@ __all__ = [
     "expand",
     "expm1",
     "flatten",
+    "flow",
     "gelu",
     "generate",
     "inputs",

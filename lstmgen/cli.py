@@ -277,6 +277,37 @@ def codegen(
 @main.command()
 @_cell
 @click.option(
+    "--steps", type=click.IntRange(1, 10_000), default=100, show_default=True,
+    help="Of the sequence.",
+)  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="Of parameters and inputs.")
+@_sizes
+@click.option(
+    "--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    help="Draw it, as SVG, PNG or PDF.",
+)  # fmt: skip
+@_reports
+def flow(
+    cell: str, steps: int, seed: int, sizes: tuple[tuple[str, int], ...], plot: Path | None
+) -> None:
+    """Show how gradients fade or grow over time: the state Jacobian as equations, its structure,
+    and what it does to changes of the states, with fresh parameters and normal inputs.
+    """
+    from .analysis.flow import flow as measure
+    from .analysis.report import as_text, draw
+
+    made = measure(
+        _find_cell(cell, "is a flow of gradients"), T=steps, sizes=dict(sizes), seed=seed
+    )
+    click.echo(as_text(made))
+    if plot is not None:
+        draw(made, plot)
+        click.echo(f"{plot}")
+
+
+@main.command()
+@_cell
+@click.option(
     "--document", is_flag=True, help="A document that compiles, not a fragment to \\input."
 )
 @_reports

@@ -12,7 +12,7 @@ HOME = Path(lstmgen.__file__).parent
 # From left to right, as a cell goes through them.
 ROOMS = (
     "errors", "language", "cells", "derivation", "printing", "planning", "network", "targets",
-    "runtime", "verification", "training", "benchmark", "cli", "__main__",
+    "runtime", "verification", "analysis", "training", "benchmark", "cli", "__main__",
 )  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""What a cell does to gradients over time: measured, for given parameters and data."""

@@ -1,0 +1,114 @@
+"""The flow of gradients as text, and as a figure."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from ..derivation.jacobian import Recurrence, StateJacobian
+from ..errors import LstmgenError
+from ..printing.orders import Order
+from ..printing.text import summary, text, wrap
+from .flow import Flow
+
+_STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+_EXPONENTS = 4  # that are shown
+_WIDTH = 84
+
+
+def structure(jacobian: StateJacobian) -> list[str]:
+    """The equations of a change of the states, and what structure they have; lines."""
+    order = Order(jacobian.cell)
+    rows = [text(e, order, "show").split(" = ", 1) for e in jacobian.lines]
+    margin = max((len(left) for left, _ in rows), default=0)
+    lines = ["a change of the states, while inputs and parameters stay as they are", ""]
+    for left, right in rows:
+        first, *others = wrap(right, _WIDTH - margin - 3)
+        lines += [f"{left.ljust(margin)} = {first}", *(" " * (margin + 3) + o for o in others)]
+    lines.append("")
+    names = [" ".join(s.name for s in r.states) for r in jacobian.recurrences]
+    margin = max(map(len, names), default=0)
+    for name, r in zip(names, jacobian.recurrences, strict=True):
+        lines.append(f"{name.ljust(margin)}    {_kind(r)}")
+        lines += [f"{' ' * margin}    {line}" for line in _block(r, order)]
+    return lines
+
+
+def _kind(r: Recurrence) -> str:
+    """Whether it is elementwise, and linear."""
+    if not r.is_loop:
+        return "does not depend on itself"
+    how = {
+        "elementwise": "elementwise: each unit by itself",
+        "within heads": "dense within a head, or along an axis",
+        "dense": "dense: each unit depends on all",
+    }[r.mixing]
+    return f"{how}, {'linear' if r.is_linear else 'not linear'}"
+
+
+def _block(r: Recurrence, order: Order) -> list[str]:
+    if r.block is None:
+        return []
+    return [
+        f"∂{new.name}′/∂{old.name} = {text(r.block[i, j], order, 'show')}"
+        for i, new in enumerate(r.states)
+        for j, old in enumerate(r.states)
+        if r.block[i, j] != 0
+    ]
+
+
+def as_text(flow: Flow) -> str:
+    """What ``lstmgen flow`` prints."""
+    lines = [*summary(flow.jacobian.cell), "", *structure(flow.jacobian), ""]
+    steps = [k for k in _STEPS if k <= flow.steps]
+    sizes = " ".join(f"{n}={k}" for n, k in flow.sizes.items())
+    lines.append(
+        f"how much of a change k steps back is left: ‖∂s[T]/∂s[T-k]‖, T={flow.steps} {sizes}"
+    )
+    rows = [["k", *map(str, steps)]]
+    rows += [[f"by {n}", *(_short(a[k - 1]) for k in steps)] for n, a in flow.norms.items()]
+    widths = [max(len(row[c]) for row in rows) for c in range(len(steps) + 1)]
+    for row in rows:
+        first, *others = (cell.rjust(w) for cell, w in zip(row, widths, strict=True))
+        lines.append("  ".join([row[0].ljust(len(first)), *others]))
+    largest = [float(x) for x in flow.exponents[:_EXPONENTS]]
+    lines += ["", f"Lyapunov exponents, the largest: {' '.join(map(_short, largest))} a step"]
+    if largest and math.isfinite(largest[0]) and largest[0]:
+        change = "halved" if largest[0] < 0 else "doubled"
+        lines[-1] += f" ({change} in {_short(math.log(2) / abs(largest[0]))} steps)"
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _short(x: float) -> str:
+    return f"{x:.2g}".replace("-", "−").replace("inf", "∞")
+
+
+def draw(flow: Flow, path: Path) -> None:
+    """A figure of the norms over the steps back, on a logarithmic scale.
+
+    Raises
+    ------
+    LstmgenError
+        If matplotlib is missing, or does not know the file's ending.
+    """
+    try:
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise LstmgenError(
+            "drawing needs Matplotlib, which is not installed\n  hint: pip install matplotlib"
+        ) from error
+    figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
+    for name, a in flow.norms.items():
+        axes.semilogy(range(1, len(a) + 1), [x or math.nan for x in a], label=f"by {name}")
+    axes.axhline(1.0, color="0.8", linewidth=0.8, zorder=0)
+    axes.set_xlabel("steps back, k")
+    axes.set_ylabel("‖∂s[T]/∂s[T−k]‖")
+    axes.set_title(flow.jacobian.cell.name, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    try:
+        figure.savefig(path)
+    except (ValueError, OSError) as error:
+        raise LstmgenError(f"{path}: {error}") from error
+    finally:
+        pyplot.close(figure)
