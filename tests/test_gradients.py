@@ -11,7 +11,7 @@ import strategies
 import sympy
 from conftest import need
 from hypothesis import HealthCheck, assume, given, settings
-from sympy import Eq
+from sympy import Eq, Piecewise
 
 from lstmgen import (
     Cell,
@@ -27,6 +27,7 @@ from lstmgen import (
     sigmoid,
     states,
     tanh,
+    vector,
     vectors,
     weights,
 )
@@ -328,3 +329,21 @@ def test_made_up_cells_in_single_precision(cell: Cell) -> None:
     assume(cell.is_analytic)
     report = check(cell, "numpy", "float32", T=4, B=2)
     assert report.passed, f"\n{report}"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_case_that_is_not_taken_has_no_part(target: str) -> None:
+    """The slope of 1/r is infinite at r = 0, where the case is not taken."""
+    if target == "c":
+        need("cffi")
+        need("cc")
+    h, x, r, k, W = states("h"), inputs("x"), vector("r"), vectors("k"), weights("W")
+    taken = Piecewise((h / r, r > 0), (0, True))
+    cell = Cell("guarded", [Eq(k, taken), Eq(h.next, k + W.h @ x)], h)
+    assert check(cell, target, T=4, B=2).passed
+    module = compile(cell, target, dtype="float64")
+    params = module.init(2, 3, dtype=np.float64) | {"r": np.array([0.0, 2.0, 0.0])}
+    y, _, tape = module.forward(params, np.ones((4, 5, 2)))
+    grads, dx, _ = module.backward(params, tape, np.ones_like(y))
+    assert np.isfinite(dx).all()
+    assert (grads["r"][[0, 2]] == 0).all() and np.isfinite(grads["r"]).all()

@@ -269,3 +269,9 @@ def test_noise_around_a_cell_leaves_its_starts():
     structure = Network([Layer(cell, 4, zoneout=0.1), Readout(2)], inputs=4)
     (changed,) = (c for c in structure.cells if "starts" in c.name)
     assert changed.initial(biases("v")["9"]) == Initial("chrono", (50.0,))
+
+
+def test_a_matrix_that_starts_at_zero_does():
+    made = module(W=0.0)
+    assert not made.init(2, 3)["W"].any()
+    assert "starts at 0" in show(Cell("mine", [Eq(h.next, tanh(matrix("W", init=0.0) @ x))], h))
