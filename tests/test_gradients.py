@@ -343,7 +343,8 @@ def test_a_case_that_is_not_taken_has_no_part(target: str) -> None:
     assert check(cell, target, T=4, B=2).passed
     module = compile(cell, target, dtype="float64")
     params = module.init(2, 3, dtype=np.float64) | {"r": np.array([0.0, 2.0, 0.0])}
-    y, _, tape = module.forward(params, np.ones((4, 5, 2)))
-    grads, dx, _ = module.backward(params, tape, np.ones_like(y))
+    with np.errstate(all="ignore"):  # NumPy computes both cases
+        y, _, tape = module.forward(params, np.ones((4, 5, 2)))
+        grads, dx, _ = module.backward(params, tape, np.ones_like(y))
     assert np.isfinite(dx).all()
     assert (grads["r"][[0, 2]] == 0).all() and np.isfinite(grads["r"]).all()
