@@ -332,7 +332,7 @@ def _unexpected(text: Text, item: Item, error: Any) -> CellError:
     c = text.content[at]
     if not c.isascii():
         raise foreign(text, at)
-    word = str(token) if token is not None else c
+    word = re.compile(r"[A-Za-z0-9_.]+|.").match(text.content, at, item.end)[0]  # type: ignore[index]
     before = text.content[item.start : at].rstrip()
     if c in "*/" and before.endswith(c) or c == "*":
         hint = "a quotient is written /, and rounded by floor(…)" if c == "/" else ""
