@@ -26,6 +26,7 @@ from .inference import Kinds
 from .parsing import size_or_none
 from .places import Text
 from .tree import Equation, Node, text_of
+from .wording import as_text
 
 _LARGEST_EXPONENT = 2**24  # as the language has it
 _MOST_BITS = 1_100  # of a numerator or a denominator: a double has no more than 1074
@@ -40,9 +41,7 @@ _REFUSED = (TypeError, ValueError, AttributeError, ArithmeticError, NotImplement
 class Builder:
     """Makes the sides of equations: ``symbols`` by name, and ``kinds`` of what is no symbol."""
 
-    def __init__(
-        self, text: Text, kinds: Kinds, symbols: Mapping[str, Vector | Matrix]
-    ) -> None:
+    def __init__(self, text: Text, kinds: Kinds, symbols: Mapping[str, Vector | Matrix]) -> None:
         self.text, self.kinds, self.symbols = text, kinds, symbols
         self.floats: dict[Node, float] = {}  # of what is made of numbers alone
 
@@ -85,8 +84,6 @@ class Builder:
         return made
 
     def _explained(self, node: Node, error: Exception) -> CellError:
-        from .reading import as_text
-
         words = str(error) or type(error).__name__
         problem, _, hint = words.partition(" Hint: ")
         problem, _, more = problem.partition(". ")
@@ -141,14 +138,14 @@ class Builder:
             return self.symbols[name]
         if self.kinds[name] == "number":
             self.floats[node] = float(NUMBERS[name])
-            return NUMBERS[name]  # type: ignore[no-any-return]
+            return NUMBERS[name]
         return Size(name)
 
     def _attribute(self, node: Node) -> Any:
         (of,) = node.args
         if node.word == "next":
             if of.kind == "name" and self.kinds[of.word] == "state":
-                return self.symbols[of.word].at(0)  # type: ignore[union-attr]
+                return self.symbols[of.word].at(0)
             what = text_of(of)
             hint = f"add an equation {what}.next = …" if of.kind == "name" else ""
             raise self._error(node, f"{what} is no state: no equation defines {what}.next", hint)

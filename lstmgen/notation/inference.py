@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,7 +36,8 @@ def infer(equations: Sequence[Equation], header: Header) -> Kinds:
     declared = dict.fromkeys(header.masks, "mask") | dict.fromkeys(header.constants, "constant")
     inputs = header.inputs
     if inputs is None:
-        inputs = {} if {"x"} & {*kinds, *declared, *header.matrices, *header.vectors} else {"x": None}
+        taken = {*kinds, *declared, *header.matrices, *header.vectors}
+        inputs = {} if "x" in taken else {"x": None}
     declared |= dict.fromkeys(inputs, "input")
     kinds = declared | kinds
     as_values: set[str] = set()
@@ -80,9 +82,7 @@ def sizes_of(header: Header, kinds: Mapping[str, str]) -> set[str]:
 
 
 def _names(size: str) -> Iterator[str]:
-    for part in size.replace("*", " ").replace("+", " ").replace("(", " ").replace(")", " ").split():
-        if not part.isdecimal():
-            yield part
+    yield from re.findall(r"[A-Za-z_][A-Za-z0-9_]*", size)
 
 
 def _used(e: Node) -> Iterator[tuple[str, bool]]:
@@ -120,11 +120,8 @@ def _leading(node: Node, kinds: Mapping[str, str], header: Header) -> Iterator[s
     elif node.kind == "product":
         yield from _last_matrix(node.args, node.words, kinds, header)
     elif node.kind == "call":
-        values = [a for k, a in enumerate(node.args) if not is_axis(node, k) and not is_hint(node, k)]
-        if node.word in ("expand", "sum", "mean", "max", "outer", "size"):
-            return
-        for a in values[:1]:
-            yield from _leading(a, kinds, header)
+        if node.word not in ("expand", "sum", "mean", "max", "outer", "size"):
+            yield from _leading(node.args[0], kinds, header) if node.args else ()
     elif node.kind in ("sum", "signed", "attribute"):
         for a in node.args:
             yield from _leading(a, kinds, header)

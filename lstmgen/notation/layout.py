@@ -220,10 +220,9 @@ def _check_counts(text: Text, found: list[Item]) -> None:
     for item in found:
         if item.word in TEXTS:
             continue
-        count = 0
-        # with the comments put out first, in which an apostrophe is no sign
-        for _ in _MARK.finditer(_COMMENT.sub("", text.content[item.start : item.end])):
-            count += 1
+        for count, _ in enumerate(
+            _MARK.finditer(_COMMENT.sub("", text.content[item.start : item.end])), 1
+        ):
             total += 1
             if count > MOST_MARKS_OF_ONE:
                 what = "the equation" if not item.word else f'the line "{item.word}:"'

@@ -62,23 +62,30 @@ def equations(text: Text, item: Item) -> list[Equation]:
             "several names are defined by split(…) only", targets[1].start, targets[1].end,
             "write an equation for each",
         )  # fmt: skip
-    parts = (Node("index", (str(k),), (value,), value.start, value.end) for k in range(len(targets)))
-    return list(map(Equation, targets, parts))
+    at = value.start, value.end
+    return [Equation(t, Node("index", (str(k),), (value,), *at)) for k, t in enumerate(targets)]
 
 
 def quantities(text: Text, item: Item) -> list[Quantity]:
     """Names with their axes, where these are given, and with their place."""
-    return _parsed(text, item, "quantities")
+    found: list[Quantity] = _parsed(text, item, "quantities")
+    return found
 
 
 def starts(text: Text, item: Item) -> list[Started]:
     """Names with a number, or a tuple of a word and numbers; None where there is neither."""
-    return _parsed(text, item, "starts")
+    found: list[Started] = _parsed(text, item, "starts")
+    return found
 
 
 def roles(text: Text, item: Item) -> list[tuple[str, str, int, int]]:
-    """Names with what they are called."""
-    return _parsed(text, item, "roles")
+    """Names with what they are called, and with their place."""
+    found = []
+    for name, words, *at in _parsed(text, item, "roles"):
+        quoted = words.type == "STRING"
+        role = unquoted(text, str(words), words.start_pos) if quoted else " ".join(words.split())
+        found.append((name, role, at[0], at[1]))
+    return found
 
 
 def plain(text: Text, item: Item) -> str:
@@ -223,7 +230,8 @@ class _Maker:
         return found
 
     def start(self, found: list[Any]) -> Started:
-        name, value = found
+        name, *values = found
+        value = values[0] if values else None
         return str(name), value, name.start_pos, name.end_pos
 
     def initial(self, found: list[Any]) -> object:
@@ -253,7 +261,7 @@ def _check_number(token: Any) -> None:
         begins = found[0] if found else ""
         rest = digits[len(begins) :]
         hint = f"a product is written {begins}*{rest}"
-        if begins == "0" and rest[:1] in "xXbBoO" or "_" in rest[:1]:
+        if (begins == "0" and rest[:1] in "xXbBoO") or "_" in rest[:1]:
             hint = "numbers are decimal, without underscores"
         elif rest[:1] in "jJ":
             hint = "numbers are real"
@@ -316,6 +324,7 @@ _INSTEAD = {
     ";": "each equation has a line of its own", ":": "", "[": "a part is split(u, P, K)[0]",
     "?": "only an axis in the header can be open",
 }  # fmt: skip
+_WORD = re.compile(r"[A-Za-z0-9_.]+|.")
 _PYTHON = {
     "lambda": "", "if": "write where(condition, a, b)", "else": "write where(condition, a, b)",
     "for": "", "import": "", "in": "", "is": "two values are compared by ==", "def": "",
@@ -332,9 +341,10 @@ def _unexpected(text: Text, item: Item, error: Any) -> CellError:
     c = text.content[at]
     if not c.isascii():
         raise foreign(text, at)
-    word = re.compile(r"[A-Za-z0-9_.]+|.").match(text.content, at, item.end)[0]  # type: ignore[index]
+    found = _WORD.match(text.content, at, item.end)
+    word = found[0] if found else c
     before = text.content[item.start : at].rstrip()
-    if c in "*/" and before.endswith(c) or c == "*":
+    if (c in "*/" and before.endswith(c)) or c == "*":
         hint = "a quotient is written /, and rounded by floor(…)" if c == "/" else ""
     elif word in _PYTHON:
         hint = _PYTHON[word] or "only names, numbers, arithmetic and functions are known"

@@ -63,7 +63,8 @@ class Place:
         line = prefix + "".join(map(_visible, shown)) + suffix
         if not line.strip():
             return []
-        return [line.rstrip(), " " * (len(prefix) + _columns(before)) + "^" * max(1, _columns(marked))]
+        carets = "^" * max(1, _columns(marked))
+        return [line.rstrip(), " " * (len(prefix) + _columns(before)) + carets]
 
 
 def _visible(c: str) -> str:

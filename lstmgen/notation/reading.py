@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ from ..language.sizes import declared
 from ..language.symbols import Vector
 from . import layout, parsing
 from .building import Builder
-from .functions import KNOWN
 from .inference import DEFAULTS, Kinds, infer
 from .layout import Item
 from .places import Text
 from .tree import Axes, Equation, Header, Node
+from .wording import as_text
 
 SUFFIX = ".cell"
 
@@ -72,15 +71,12 @@ class _Reader:
         self.text = text
         self.header = Header()
         self.equations: list[Equation] = []
-        self.items: list[Item] = []  # of each equation
 
     def cell(self) -> Cell:
         seen: dict[str, Item] = {}
         for item in layout.items(self.text):
             if not item.word:
-                made = parsing.equations(self.text, item)
-                self.equations += made
-                self.items += [item] * len(made)
+                self.equations += parsing.equations(self.text, item)
                 continue
             if item.word in seen:
                 raise self._error(item, f'there are two lines "{item.word}:"', "put them together")
@@ -126,11 +122,7 @@ class _Reader:
                     raise self.text.error(f"the value of {name} is one number", *at)
             getattr(header, word).update(given)
         elif word == "roles":
-            for name, value, *at in parsing.roles(self.text, item):
-                self._note(word, name, (at[0], at[1]))
-                quoted = value.type == "STRING"
-                role = parsing.unquoted(self.text, str(value), value.start_pos) if quoted else value
-                header.roles[name] = role if quoted else " ".join(str(role).split())
+            header.roles = self._once(word, parsing.roles(self.text, item))
         else:
             given_axes = self._once(word, parsing.quantities(self.text, item))
             if word == "inputs":
@@ -169,7 +161,7 @@ class _Reader:
                     " as a symbol, only as a size" if kinds.of.get(name) == "size" else ""
                 )
                 raise self.text.error(problem, *at, near)
-        for e, item in zip(self.equations, self.items, strict=True):
+        for e in self.equations:
             for word in ("inputs", "masks", "constants"):
                 if (word, e.name) in self.header.places:
                     raise self.text.error(
@@ -177,7 +169,6 @@ class _Reader:
                         e.target.start, e.target.end,
                         f'take it out of the line "{word}:", or give one of the two another name',
                     )  # fmt: skip
-            del item
         given = [
             (name, at) for (word, name), at in self.header.places.items()
             if word in ("inputs", "masks", "constants")
@@ -210,8 +201,7 @@ class _Reader:
                 raise self.text.error(f"{name} is a matrix, which has two axes or more", *at)
             *heads, rows, columns = axes
             return Matrix(name, rows, columns, False, tuple(heads), False, value, learned)
-        category = kind
-        return Vector(name, category, axes, -1 if kind == "state" else 0, value, learned)
+        return Vector(name, kind, axes, -1 if kind == "state" else 0, value, learned)
 
     def _place_of_axes(self, name: str) -> tuple[int, int]:
         for word in ("sizes", "matrices", "vectors", "inputs", "masks"):
@@ -276,11 +266,12 @@ class _Reader:
             for node in self._mentioned(e, error.problem):
                 begin, end = node.start, node.end
         else:
-            mentioned = {w for w in re.findall(r"\w+", error.problem)}
+            mentioned = set(re.findall(r"\w+", error.problem))
             places = [at for (_, name), at in self.header.places.items() if name in mentioned]
             uses = [n for e in self.equations for n in (e.target, *e.value.walk())
                     if n.kind == "name" and n.word in mentioned]  # fmt: skip
-            if "name" in error.problem and (header := re.search("(?m)^name *: *", self.text.content)):
+            header = re.search("(?m)^name *: *", self.text.content)
+            if "name" in error.problem and header:
                 begin, end = header.end(), header.end() + len(self.header.texts["name"])
             elif places:
                 begin, end = places[0]
@@ -288,9 +279,7 @@ class _Reader:
                 begin, end = uses[0].start, uses[0].end
             else:
                 begin, end = self.equations[0].target.start, self.equations[0].target.end
-        return self.text.error(
-            as_text(error.problem), begin, end, as_text(error.hint)
-        )
+        return self.text.error(as_text(error.problem), begin, end, as_text(error.hint))
 
     def _mentioned(self, e: Equation, problem: str) -> list[Node]:
         """The first name of an equation that a message begins with."""
@@ -313,44 +302,3 @@ def _a(kind: str) -> str:
 def _plain_start(problem: str) -> str:
     """The message of ``initial.start``, with words as they are written here."""
     return re.sub(r"\('(\w+)'((?:, [^()]*)?)\)", r"\1(\2)", problem).replace("(, ", "(")
-
-
-_DECLARES = r"(?:inputs|states|vectors|masks|weights|biases|matrix|vector|constants)"
-_SAID: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
-    (r"Eq\(([\w.]+), …\)", r"\1 = …"),
-    (rf'(\w+) = {_DECLARES}\("\1", size="?([^")]*)"?\)', r'"\1 (\2)" in the line "sizes:"'),
-    (rf'(\w+) = {_DECLARES}\("\1", shape=\(([^)]*)\)\)',
-     lambda m: f'"{m[1]} ({_bare(m[2])})" in the line "sizes:"'),
-    (r"declare (\w+) with size=\"?([^\",]+)\"?", r'add "\1 (\2)" to the line "sizes:"'),
-    (r"declare (\w+) with shape=\(([^)]*)\)",
-     lambda m: f'add "{m[1]} ({_bare(m[2])})" to the line "sizes:"'),
-    (rf"declare (\w+) as an input or a parameter", r'name \1 in the line "inputs:"'),
-    (r"declare (\w+) as an input", r'name \1 in the line "inputs:"'),
-    (r"give it where (\w+) is declared, such as \w+=\"H\"",
-     r'name it in the line "sizes:", such as \1 (H), or \1 (H, D) of a matrix'),
-    (r"give it where (\w+) is declared, such as shape=\(\"N\", \"P\"\)",
-     r'name it in the line "sizes:", such as \1 (N, P)'),
-    (r'declare one with inputs\("x"\) and use it', "read x, or name another in the line \"inputs:\""),
-    (r'declare both with the same size', "give both the same size"),
-    (r'expand\(([^()]+|\([^()]*\)), ((?:"[^"]*"(?:, )?)+)\)', lambda m: f"expand({m[1]}, {_bare(m[2])})"),
-    (r'a learned vector is b\.i, with b = biases\("b"\)',
-     'a learned vector stands on the left of no @'),
-    (r'learned vectors, for elementwise products, are declared with biases\("b"\) or vector\("v"\)',
-     'one in elementwise arithmetic is named in the line "matrices:"'),
-    (r"Piecewise\(\((.*?), (.*?)\), \((.*?), True\)\)", r"where(\2, \1, \3)"),
-    (r'declare it with (?:vectors|states)\("(\w+)"\)', r"rename one of the two"),
-]  # fmt: skip
-
-
-def _bare(axes: str) -> str:
-    return axes.replace('"', "").strip()
-
-
-def as_text(message: str) -> str:
-    """A message about the Python form, as one about the text."""
-    for pattern, instead in _SAID:
-        message = re.sub(pattern, instead, message)
-    return message
-
-
-__all__ = ["SUFFIX", "as_text", "load", "read_cell"]

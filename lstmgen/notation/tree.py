@@ -37,7 +37,7 @@ class Node:
         return 1 + max((a.depth for a in self.args), default=0)
 
     def walk(self) -> Iterator[Node]:
-        """This node and all below it."""
+        """All nodes, from this one down."""
         waiting = [self]
         while waiting:
             node = waiting.pop()

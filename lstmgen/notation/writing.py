@@ -207,7 +207,8 @@ def _starts(found: Mapping[str, Any]) -> list[str]:
 
 def _start(value: Any) -> str:
     if isinstance(value, Initial):
-        return f"{value.name}({', '.join(map(repr, value.numbers))})" if value.numbers else value.name
+        numbers = ", ".join(map(repr, value.numbers))
+        return f"{value.name}({numbers})" if numbers else value.name
     return str(value) if isinstance(value, str) else repr(value).removesuffix(".0")
 
 
@@ -278,7 +279,8 @@ class _Writer:
         """An expression, a condition, or a symbol."""
         for kind, write in self._table().items():
             if isinstance(e, kind):
-                return write(e)
+                made: Node = write(e)
+                return made
         name = NAMES.get(e.func)
         if name is None:
             raise GenerateError(f"the notation of text has no {type(e).__name__}: {e}")
