@@ -21,7 +21,7 @@ from ..language.matrices import Matrix
 from ..language.misuse import Linear, advice, no_matrix
 from ..language.sizes import Size, size_of
 from ..language.symbols import Quantity, Transpose, Vector, max_
-from .functions import ELSEWHERE, KNOWN, NUMBERS, OF_CONDITIONS, Known
+from .functions import ELSEWHERE, KNOWN, NUMBERS, OF_CONDITIONS, Known, copies
 from .inference import Kinds
 from .parsing import size_or_none
 from .places import Text
@@ -29,6 +29,8 @@ from .tree import Equation, Node, text_of
 from .wording import as_text
 
 _LARGEST_EXPONENT = 2**24  # as the language has it
+_MOST_NODES = 5_000  # of an equation, once compositions are written out
+_MOST_COMPARED = 24  # SymPy compares each argument of max and min with each
 _MOST_BITS = 1_100  # of a numerator or a denominator: a double has no more than 1074
 _RELATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "==": sympy.Eq, "!=": sympy.Ne, "<=": sympy.LessThan, ">=": sympy.GreaterThan,
@@ -38,12 +40,16 @@ _RELATIONS: dict[str, Callable[[Any, Any], Any]] = {
 _REFUSED = (TypeError, ValueError, AttributeError, ArithmeticError, NotImplementedError)
 
 
+_WITHOUT_VALUE = {sympy.zoo, sympy.nan, sympy.oo, -sympy.oo}
+
+
 class Builder:
     """Makes the sides of equations: ``symbols`` by name, and ``kinds`` of what is no symbol."""
 
     def __init__(self, text: Text, kinds: Kinds, symbols: Mapping[str, Vector | Matrix]) -> None:
         self.text, self.kinds, self.symbols = text, kinds, symbols
         self.floats: dict[Node, float] = {}  # of what is made of numbers alone
+        self.sizes: dict[Node, int] = {}  # in nodes, with compositions written out
 
     def target(self, e: Equation) -> Vector | Matrix:
         """The left-hand side."""
@@ -54,6 +60,7 @@ class Builder:
 
     def right_side(self, e: Equation) -> Any:
         """The right-hand side, as the cell checks it."""
+        self._check_size(e.value)
         try:
             return self.value(e.value)
         except RecursionError:
@@ -83,6 +90,17 @@ class Builder:
         self._check_number(node, made)
         return made
 
+    def _check_size(self, node: Node) -> None:
+        """No expression doubles at each of many levels, as silu(silu(…)) does."""
+        for below in reversed(list(node.walk())):
+            size = 1 + sum(self.sizes[a] for a in below.args)
+            self.sizes[below] = size * (copies(below.word) if below.kind == "call" else 1)
+            if self.sizes[below] > _MOST_NODES:
+                raise self._error(
+                    below, f"it has more than {_MOST_NODES:,} parts, once all is written out",
+                    "give a part of it a name, by an equation of its own",
+                )  # fmt: skip
+
     def _explained(self, node: Node, error: Exception) -> CellError:
         words = str(error) or type(error).__name__
         problem, _, hint = words.partition(" Hint: ")
@@ -93,7 +111,7 @@ class Builder:
         """No number is infinite, undefined, or of more digits than a double tells apart."""
         if not isinstance(made, Expr):
             return
-        if made in (sympy.zoo, sympy.nan, sympy.oo, -sympy.oo) or made.has(sympy.zoo, sympy.nan):
+        if not _WITHOUT_VALUE.isdisjoint((made, *made.args)):
             raise self._error(node, "it is infinite or undefined", "something is divided by zero")
         number = made.as_coeff_Mul()[0] if made.is_Mul or made.is_Number else None
         if isinstance(number, sympy.Rational):
@@ -237,6 +255,8 @@ class Builder:
         if known.axes_from <= 1 or node.word in ("max", "max_"):
             return self._with_axes(node, known)
         given, keywords = self._arguments(node, known)
+        if known.make in (sympy.Max, sympy.Min):
+            return self._extreme(node, known.make, given)
         for argument in node.args:
             if argument.kind == "keyword" and argument.args[0] in self.floats:
                 self.floats[argument] = self.floats[argument.args[0]]
@@ -350,8 +370,7 @@ class Builder:
         named_axes = [a.args[0] for a in node.args if a.kind == "keyword"]
         if node.word == "max" and len(positional) > 1 and not named_axes:
             self._check_count(node, known, len(node.args))
-            self._fold(node, max)
-            return sympy.Max(*map(self.value, positional))
+            return self._extreme(node, sympy.Max, list(map(self.value, positional)))
         make = max_ if node.word == "max" else known.make
         if not positional or len(node.args) > 2 or len(named_axes) > 1:
             raise self._error(node, f"{node.word} takes one value, and axis=")
@@ -359,6 +378,17 @@ class Builder:
         for axis in (*positional[1:], *named_axes):
             return make(value, self._axis(axis))
         return make(value)
+
+    def _extreme(self, node: Node, make: Any, given: list[Any]) -> Any:
+        """The largest or the smallest of several; those within one another are taken together."""
+        count = sum(len(g.args) if isinstance(g, make) else 1 for g in given)
+        if count > _MOST_COMPARED:
+            raise self._error(
+                node, f"more than {_MOST_COMPARED} are compared",
+                "give some of them a name, by an equation of its own",
+            )  # fmt: skip
+        self._fold(node, max if make is sympy.Max else min)
+        return make(*given)
 
     def _axis(self, node: Node) -> Any:
         if node.kind == "signed" and node.args[0].kind == "number":

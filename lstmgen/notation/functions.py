@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -94,6 +95,18 @@ NAMES: dict[Any, str] = {
     **{known.make: name for name, known in OF_CONDITIONS.items()},
 }
 """How a function is written."""
+
+
+
+@functools.cache
+def copies(name: str) -> int:
+    """How often a composition holds its argument: silu(u), which is u sigmoid(u), twice."""
+    if name not in composed.__all__:
+        return 1
+    u = sympy.Symbol("u", real=True)
+    nodes = sympy.preorder_traversal(getattr(composed, name)(u + 1))
+    return max(1, sum(node == u for node in nodes))
+
 
 # What others call them.
 ELSEWHERE = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -296,9 +297,22 @@ def size_text(node: Node) -> str:
     return made
 
 
+_MOST_TERMS = 64
+
+
+def _terms(node: Node) -> int:
+    """How many terms a size has once it is multiplied out."""
+    inner = list(map(_terms, node.args))
+    return math.prod(inner) if node.kind == "product" else sum(inner) or 1
+
+
 def size_or_none(node: Node) -> str | None:
-    """A size as declarations have it, or None if it is something else."""
-    parts = [size_or_none(a) for a in node.args]
+    """A size as declarations have it, or None if it is something else, or far too long."""
+    return _size_or_none(node) if _terms(node) <= _MOST_TERMS else None
+
+
+def _size_or_none(node: Node) -> str | None:
+    parts = [_size_or_none(a) for a in node.args]
     if node.kind == "name":
         return node.word
     if node.kind == "number":

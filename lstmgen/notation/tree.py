@@ -33,8 +33,11 @@ class Node:
 
     @cached_property
     def depth(self) -> int:
-        """How deep it is nested; nodes below know theirs already where one is made of them."""
-        return 1 + max((a.depth for a in self.args), default=0)
+        """How deep it is nested; nodes below know theirs already where one is made of them.
+
+        U @ V @ x counts as U @ (V @ x), which it is.
+        """
+        return 1 + self.words.count("@") + max((a.depth for a in self.args), default=0)
 
     def walk(self) -> Iterator[Node]:
         """All nodes, from this one down."""
