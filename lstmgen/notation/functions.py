@@ -97,7 +97,6 @@ NAMES: dict[Any, str] = {
 """How a function is written."""
 
 
-
 @functools.cache
 def copies(name: str) -> int:
     """How often a composition holds its argument: silu(u), which is u sigmoid(u), twice."""
@@ -105,7 +104,7 @@ def copies(name: str) -> int:
         return 1
     u = sympy.Symbol("u", real=True)
     nodes = sympy.preorder_traversal(getattr(composed, name)(u + 1))
-    return max(1, sum(node == u for node in nodes))
+    return max(1, sum(1 for node in nodes if node == u))
 
 
 # What others call them.

@@ -14,8 +14,8 @@ from .places import Text
 
 MOST_BYTES = 1_000_000
 MOST_EQUATIONS = 500
-MOST_MARKS = 20_000  # names, numbers and signs in all equations together
-MOST_MARKS_OF_ONE = 2_000  # and in one equation
+MOST_MARKS = 15_000  # names, numbers and signs in all equations together
+MOST_MARKS_OF_ONE = 1_500  # and in one equation
 DEEPEST = 50  # brackets in brackets, and functions in functions
 
 TEXTS = ("name", "title", "source", "notes")

@@ -362,6 +362,8 @@ def _unexpected(text: Text, item: Item, error: Any) -> CellError:
         hint = "a quotient is written /, and rounded by floor(…)" if c == "/" else ""
     elif word in _PYTHON:
         hint = _PYTHON[word] or "only names, numbers, arithmetic and functions are known"
+    elif item.word:
+        hint = ""
     elif before and (before[-1].isalnum() or before[-1] in ")_]") and (c.isalnum() or c in "_("):
         left = re.split(r"[^\w.]", before)[-1] or before[-1]
         hint = f"a product is written {left} * {_cut(word)}, that of a matrix {left} @ {_cut(word)}"

@@ -271,7 +271,7 @@ class _Reader:
             uses = [n for e in self.equations for n in (e.target, *e.value.walk())
                     if n.kind == "name" and n.word in mentioned]  # fmt: skip
             header = re.search("(?m)^name *: *", self.text.content)
-            if "name" in error.problem and header:
+            if error.problem.startswith("the cell's name") and header:
                 begin, end = header.end(), header.end() + len(self.header.texts["name"])
             elif places:
                 begin, end = places[0]
@@ -286,7 +286,11 @@ class _Reader:
         first = re.match(r"(?:the state |the matrix )?(\w+)(\.next)?", problem)
         if first is None:
             return []
+        products = [n for n in e.value.walk() if n.kind == "product"]
+        with_vector = {p.args[k] for p in products for k, sign in enumerate(p.words) if sign == "@"}
         for node in e.value.walk():
+            if "used without @" in problem and node in with_vector:
+                continue
             if node.kind == ("attribute" if first[2] else "name"):
                 inner = node.args[0] if first[2] else node
                 if inner.kind == "name" and inner.word == first[1]:
