@@ -105,7 +105,10 @@ class Builder:
         words = str(error) or type(error).__name__
         problem, _, hint = words.partition(" Hint: ")
         problem, _, more = problem.partition(". ")
-        return self._error(node, as_text(problem), as_text(hint or more or advice(error)))
+        hint = as_text(hint or more or advice(error)).removesuffix(".")
+        if hint.startswith(("A ", "Write ", "Declare ")):
+            hint = hint[0].lower() + hint[1:]
+        return self._error(node, as_text(problem).removesuffix("."), hint)
 
     def _check_number(self, node: Node, made: Any) -> None:
         """No number is infinite, undefined, or of more digits than a double tells apart."""
@@ -154,6 +157,11 @@ class Builder:
         name = node.word
         if name in self.symbols:
             return self.symbols[name]
+        if self.kinds[name] == "function":
+            raise self._error(
+                node, f"{name} is a function without its argument",
+                f'write {name}(…); a learned vector of that name is in the line "vectors:"',
+            )  # fmt: skip
         if self.kinds[name] == "number":
             self.floats[node] = float(NUMBERS[name])
             return NUMBERS[name]

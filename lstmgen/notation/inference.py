@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .functions import NUMBERS, is_axis, is_hint
+from .functions import KNOWN, NUMBERS, is_axis, is_hint
 from .tree import Axes, Equation, Header, Node
 
 DEFAULTS: Mapping[str, Axes] = {
@@ -17,7 +17,7 @@ DEFAULTS: Mapping[str, Axes] = {
 
 @dataclass(frozen=True)
 class Kinds:
-    """What names are: a category of ``DEFAULTS``, "size", or "number"."""
+    """What names are: a category of ``DEFAULTS``, "size", "number", or "function"."""
 
     of: Mapping[str, str]
 
@@ -55,6 +55,8 @@ def infer(equations: Sequence[Equation], header: Header) -> Kinds:
             kinds[name] = "size"
         elif name in NUMBERS:
             kinds[name] = "number"
+        elif name in KNOWN:
+            kinds[name] = "function"  # whose argument is missing
     matrices = set(header.matrices)
     for e in equations:
         for node in e.value.walk():

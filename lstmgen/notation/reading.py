@@ -182,7 +182,7 @@ class _Reader:
         found = {e.name for e in self.equations}
         for e in self.equations:
             for node in e.value.walk():
-                if node.kind == "name" and kinds[node.word] not in ("size", "number"):
+                if node.kind == "name" and kinds[node.word] not in ("size", "number", "function"):
                     found.add(node.word)
         return found
 
@@ -282,7 +282,7 @@ class _Reader:
         return self.text.error(as_text(error.problem), begin, end, as_text(error.hint))
 
     def _mentioned(self, e: Equation, problem: str) -> list[Node]:
-        """The first name of an equation that a message begins with."""
+        """The place in an equation of the name or the call that a message begins with."""
         first = re.match(r"(?:the state |the matrix )?(\w+)(\.next)?", problem)
         if first is None:
             return []
@@ -290,6 +290,10 @@ class _Reader:
         with_vector = {p.args[k] for p in products for k, sign in enumerate(p.words) if sign == "@"}
         for node in e.value.walk():
             if "used without @" in problem and node in with_vector:
+                continue
+            if problem[first.end() :].startswith("("):
+                if node.kind == "call" and node.word == first[1]:
+                    return [node]
                 continue
             if node.kind == ("attribute" if first[2] else "name"):
                 inner = node.args[0] if first[2] else node
