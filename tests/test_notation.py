@@ -214,6 +214,7 @@ def test_several_parts_of_one_split():
          Piecewise((1, (h <= 0) | Eq(h, 1)), (2, h > 2), (3, True))),
         ("max(h)", lstmgen.max_(h)),
         ("sum(h) / mean(h)", sum_(h) / lstmgen.mean(h)),
+        ("sum(2, axis=0) * h", 2 * h),
         ("-h**2", -(h**2)),
         ("2**-h", 2**-h),
         ("h - (h**3 - 1) - -h", h - (h**3 - 1) + h),
