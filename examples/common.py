@@ -58,7 +58,8 @@ def _positive(text: str) -> int:
 def find_cell(name: str) -> lstmgen.Cell:
     """A reference cell, or the cell of a file."""
     try:
-        return lstmgen.load_cell(name) if name.endswith(".py") else lstmgen.cells.get(name)
+        is_file = name.endswith((".py", ".cell"))
+        return lstmgen.load_cell(name) if is_file else lstmgen.cells.get(name)
     except lstmgen.LstmgenError as error:
         raise SystemExit(f"error: {error}") from None
 

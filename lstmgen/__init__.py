@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from .network.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
     from .network.plans import NetworkPlan, plan
     from .network.schedules import Schedule
+    from .notation.reading import read_cell
+    from .notation.writing import write_cell
     from .planning.plans import Plan
     from .runtime.loading import load_cell
     from .runtime.toolchain import compile
@@ -79,6 +81,8 @@ _HOME = {
     "Schedule": "network.schedules",
     "Training": "training.state",
     "plan": "network.plans",
+    "read_cell": "notation.reading",
+    "write_cell": "notation.writing",
 }
 for _module, _names in {
     "declarations": "biases chunk concat constants expand flatten inputs masks matrix outer repeat "
@@ -148,6 +152,7 @@ __all__ = [
     "named",
     "outer",
     "plan",
+    "read_cell",
     "relu",
     "repeat",
     "rsqrt",
@@ -165,6 +170,7 @@ __all__ = [
     "vector",
     "vectors",
     "weights",
+    "write_cell",
 ]
 
 

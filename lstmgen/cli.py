@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-_EPILOG = """CELL is a name that `lstmgen cells` lists, or a Python file that defines `cell`, or
-`network`.
+_EPILOG = """CELL is a name that `lstmgen cells` lists, a text file such as my_cell.cell, or a
+Python file that defines `cell`, or `network`.
 
 \b
   lstmgen show lstm                              its equations
+  lstmgen new my_cell                            a text file to begin with
   lstmgen check my_cell.py --target c            are its gradients right?
   lstmgen codegen my_cell.py --target c --out build
   lstmgen show my_network.py                     its layers, shapes and parameters
@@ -179,13 +180,40 @@ def cells(words: tuple[str, ...], family: str | None, as_json: bool) -> None:
 
 
 @main.command()
-@_cell
+@click.argument("name")
+@click.option("--text/--python", "as_text", default=True,
+              help="A text file, or a Python file.  [default: text]")  # fmt: skip
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(),
+    help="Folder to write to; made if it is not there.  [default: here]",
+)
+@click.option("--force", is_flag=True, help="Overwrite a file that is there.")
 @_reports
-def show(cell: str) -> None:
+def new(name: str, as_text: bool, out: Path, force: bool) -> None:
+    """Write a cell to begin with, with comments: NAME.cell, or NAME.py with --python."""
+    from .notation.beginning import begin
+    from .runtime.writing import write_files
+
+    for path in write_files(begin(name, as_text=as_text), out, force=force):
+        click.echo(f"{path}\n  next: lstmgen check {path}")
+
+
+@main.command()
+@_cell
+@click.option("--text", "as_text", is_flag=True, help="As text, to be saved as NAME.cell.")
+@_reports
+def show(cell: str, as_text: bool) -> None:
     """Show a cell's equations, what its gates are called, and their ranges.
 
     Of a network: its layers with their shapes and parameters, then the equations of its cells.
     """
+    if as_text:
+        from .notation.writing import write_cell
+
+        click.echo(write_cell(_find_cell(cell, "is text")), nl=False)
+        return
     from .language.cell import Cell
     from .network.description import show as show_network
     from .printing.text import show as show_cell
@@ -259,7 +287,7 @@ def codegen(
     from .targets import generate
 
     found = _find(cell)
-    source = Path(cell).name if cell.endswith(".py") else ""
+    source = Path(cell).name if cell.endswith((".py", ".cell")) else ""
     options: dict[str, Any] = {"source": source, **dict(sizes)}
     if target == "c":
         options["dtype"] = dtype
@@ -354,7 +382,7 @@ def check(
     """Check generated code: forward against the equations, gradients against differences, and
     forward mode against both.
 
-    All of it runs in a process of its own, the cell's file too. Exits with 1 if anything
+    All of it runs in a process of its own, a cell's Python file too. Exits with 1 if anything
     disagrees, and also if that process ends in any other way than with a verdict.
     """
     arguments: dict[str, Any] = {"T": T, "B": B, "sizes": dict(sizes) or None}

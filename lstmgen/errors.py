@@ -49,7 +49,7 @@ def require_cell(found: object) -> None:
     if hasattr(found, "equations"):
         return
     name = found if isinstance(found, str) else getattr(found, "__name__", "").rpartition(".")[2]
-    if str(name).endswith(".py"):
+    if str(name).endswith((".py", ".cell")):
         hint = f'lstmgen.load_cell("{name}")'
     else:
         hint = f'lstmgen.cells.get("{name or "lstm"}") gets a reference cell'

@@ -11,8 +11,8 @@ import lstmgen
 HOME = Path(lstmgen.__file__).parent
 # From left to right, as a cell goes through them.
 ROOMS = (
-    "errors", "language", "cells", "derivation", "printing", "planning", "network", "targets",
-    "runtime", "verification", "analysis", "training", "benchmark", "cli", "__main__",
+    "errors", "language", "cells", "derivation", "printing", "notation", "planning", "network",
+    "targets", "runtime", "verification", "analysis", "training", "benchmark", "cli", "__main__",
 )  # fmt: skip
 
 

@@ -47,6 +47,7 @@ def test_the_wheel_holds_the_templates(wheel):
     for template in (p for p in (ROOT / "templates").rglob("*") if p.is_file()):
         assert f"lstmgen/templates/{template.relative_to(ROOT / 'templates')}" in names
     assert "lstmgen/py.typed" in names
+    assert "lstmgen/notation/grammar.lark" in names
     assert not any(n.startswith(("tests/", "examples/", "generated/")) for n in names)
 
 

@@ -33,7 +33,7 @@ from .symbols import Product, Vector
 # What functions of the language make of numbers: SymPy knows that of its own only.
 _OF_NUMBERS: dict[type, Callable[..., Expr]] = {
     **{symbol: f.exactly for symbol, f in FUNCTIONS.items() if f.exactly},
-    **dict.fromkeys(REDUCTIONS, lambda x: x),
+    **dict.fromkeys(REDUCTIONS, lambda x, axis=None: x),
 }
 
 

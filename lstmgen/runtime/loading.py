@@ -18,29 +18,36 @@ from ..errors import LstmgenError, did_you_mean
 from ..language.cell import Cell
 from ..language.misuse import advice
 from ..network.structure import Structure
+from ..notation import reading
 
 
 def load_cell(path: str | Path) -> Cell:
-    """The ``cell`` that a Python file defines.
+    """The cell in a text file, whose name ends in .cell; or the ``cell`` of a Python file.
 
-    The file is run, as any Python module is when it is imported: load only what you trust.
+    A Python file is run, as any Python module is when it is imported: load only what you trust.
+    A text file is read, and nothing in it is run.
 
     Raises
     ------
     LstmgenError
         If there is no such file, it fails, or it defines no ``cell``.
     """
+    if is_text(path):
+        return reading.load(path)
     return _cell(_run(Path(path)), path)
 
 
 def load_model(path: str | Path) -> Cell | Structure:
-    """The ``network`` that a Python file defines, or the ``cell``; of both the network.
+    """The ``network`` that a Python file defines, or the ``cell``; of both the network. The cell in
+    a text file.
 
     Raises
     ------
     LstmgenError
         As ``load_cell``.
     """
+    if is_text(path):
+        return reading.load(path)
     module = _run(Path(path))
     found = getattr(module, "network", None)
     if isinstance(found, Structure):
@@ -77,16 +84,21 @@ def find_model(name: str) -> Cell | Structure:
     return load_model(name) if _is_file(name) else _reference(name)
 
 
+def is_text(path: str | Path) -> bool:
+    """Whether the name of a file says that it is a cell in text."""
+    return str(path).endswith(reading.SUFFIX)
+
+
 def _is_file(name: str) -> bool:
-    return name.endswith(".py") or "/" in name or "\\" in name
+    return name.endswith((".py", reading.SUFFIX)) or "/" in name or "\\" in name
 
 
 def _reference(name: str) -> Cell:
     if name in cells.names():
         return cells.get(name)
     near = did_you_mean(name, cells.names())
-    here = "a file of that name has to end in .py" if Path(name).exists() else ""
-    hint = near or here or "see: lstmgen cells; a file is given as my_cell.py"
+    here = "a file of that name has to end in .py or .cell" if Path(name).exists() else ""
+    hint = near or here or "see: lstmgen cells; a file is given as my_cell.py or my_cell.cell"
     raise LstmgenError(f'no cell is called "{name}"\n  hint: {hint}')
 
 
@@ -98,7 +110,10 @@ def _run(path: Path) -> ModuleType:
         raise LstmgenError(f"{path}: there is no such file{hint}")
     spec = importlib.util.spec_from_file_location(f"_lstmgen_cell_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise LstmgenError(f"{path}: it is not a Python file; a cell's file ends in .py")
+        raise LstmgenError(
+            f"{path}: it is neither a Python file nor a cell in text\n"
+            "  hint: their names end in .py and .cell"
+        )
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # so that dataclasses and the like find their module
     try:
