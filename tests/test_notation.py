@@ -439,6 +439,8 @@ HOSTILE = {
         "max(" + ",".join(f"b{k}_{j}" for j in range(16)) + ")" for k in range(16)) + ")",
     "sizes": "name: a\nsizes: h (" + "*".join(f"(A{k}+B{k})" for k in range(30)) + ")\nh.next = x",
     "equations": "name: a\n" + "\n".join(f"v{k} = tanh(x)" for k in range(5000)),
+    "names": "name: a\n" + "\n".join(
+        f"v{k} = " + "*".join(f"b{k}_{j}" for j in range(400)) for k in range(9)),
     "megabytes": "x" * 10_000_000,
     "lines": "x\n" * 490_000,
     "signs": "f = " + "+" * 990_000,

@@ -16,6 +16,7 @@ MOST_BYTES = 1_000_000
 MOST_EQUATIONS = 500
 MOST_MARKS = 15_000  # names, numbers and signs in all equations together
 MOST_MARKS_OF_ONE = 1_500  # and in one equation
+MOST_NAMES = 2_000  # different ones: shapes take longer than that many do
 DEEPEST = 50  # brackets in brackets, and functions in functions
 
 TEXTS = ("name", "title", "source", "notes")
@@ -216,13 +217,13 @@ def _check_counts(text: Text, found: list[Item]) -> None:
     if len(equations) > MOST_EQUATIONS:
         at = equations[MOST_EQUATIONS].start
         raise text.error(f"there are more than {MOST_EQUATIONS} equations", at)
-    total = 0
+    total, names = 0, set()
     for item in found:
         if item.word in TEXTS:
             continue
-        for count, _ in enumerate(
-            _MARK.finditer(_COMMENT.sub("", text.content[item.start : item.end])), 1
-        ):
+        # with the comments put out first, in which an apostrophe is no sign
+        piece = _COMMENT.sub("", text.content[item.start : item.end])
+        for count, mark in enumerate(_MARK.finditer(piece), 1):
             total += 1
             if count > MOST_MARKS_OF_ONE:
                 what = "the equation" if not item.word else f'the line "{item.word}:"'
@@ -235,3 +236,6 @@ def _check_counts(text: Text, found: list[Item]) -> None:
                 raise text.error(
                     f"there are more than {MOST_MARKS:,} names, numbers and signs", item.at
                 )
+            names.add(mark[0])
+            if len(names) > MOST_NAMES:
+                raise text.error(f"there are more than {MOST_NAMES:,} different names", item.at)
