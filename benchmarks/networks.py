@@ -202,5 +202,5 @@ def run(rounds: int = 15) -> str:
             spread = f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
             lines.append(f"| {name} | {middle:.1f} | {spread} |")
         lines.append("")
-    what = machine.summary(machine.describe())
+    what = " · ".join(machine.summary(machine.describe()).splitlines())
     return "\n".join([*lines, f"{what}; float32, 1 thread, medians of {rounds} rounds."])
