@@ -20,7 +20,7 @@ from ..language.functions import FUNCTIONS
 from ..language.matrices import Matrix
 from ..language.misuse import Linear, advice, no_matrix
 from ..language.sizes import Size, size_of
-from ..language.symbols import Quantity, Transpose, Vector, max_
+from ..language.symbols import Quantity, Reduction, Transpose, Vector, max_, named
 from .functions import ELSEWHERE, KNOWN, NUMBERS, OF_CONDITIONS, Known, copies
 from .inference import Kinds
 from .parsing import size_or_none
@@ -145,6 +145,13 @@ class Builder:
         if math.isinf(value):
             raise self._error(node, "its value is too large for a double")
         self.floats[node] = value
+
+    def _same(self, node: Node, inner: Node) -> Any:
+        """What is inside of a node that has its value, if that is a number."""
+        made = self.value(inner)
+        if inner in self.floats:
+            self.floats[node] = self.floats[inner]
+        return made
 
     # ------------------------------------------------------------------ leaves
 
@@ -273,8 +280,8 @@ class Builder:
             self._fold(node, entry.value if node.word != "log" or len(given) == 1 else _log)
         elif known.make is sympy.sqrt:
             self._fold(node, math.sqrt)
-        elif all(a in self.floats for a in node.args):
-            self._fold(node, _folded(known.make))
+        else:
+            self._fold(node, lambda *values: _composed(node, known.make, values))
         if len(given) == 1 and _waits(given[0]) and known.make is sympy.Abs:
             return abs(given[0])
         return known.make(*given, **keywords)
@@ -325,7 +332,7 @@ class Builder:
         if len(node.args) > 1 and node.args[1].kind != "name":
             raise self._error(node.args[1], "what is kept together is called by a word")
         hint = [node.args[1].word] if len(node.args) > 1 else []
-        return known.make(self.value(node.args[0]), *hint)
+        return known.make(self._same(node, node.args[0]), *hint)
 
     # ------------------------------------------------------------------ axes
 
@@ -382,7 +389,7 @@ class Builder:
         make = max_ if node.word == "max" else known.make
         if not positional or len(node.args) > 2 or len(named_axes) > 1:
             raise self._error(node, f"{node.word} takes one value, and axis=")
-        value = self.value(positional[0])
+        value = self._same(node, positional[0])
         for axis in (*positional[1:], *named_axes):
             return make(value, self._axis(axis))
         return make(value)
@@ -438,7 +445,10 @@ class Builder:
             pieces.append((self.value(args[k + 1]), condition))
         if len(args) % 2:
             pieces.append((self.value(args[-1]), sympy.true))
-        return sympy.Piecewise(*pieces)
+        made = sympy.Piecewise(*pieces)
+        if made.is_Number:  # conditions of numbers are decided
+            self.floats[node] = float(made)
+        return made
 
     def condition(self, node: Node) -> Any:
         """A condition: comparisons, joined."""
@@ -493,6 +503,28 @@ def _log(a: float, base: float) -> float:
     return math.log(a) / math.log(base)
 
 
-def _folded(make: Callable[..., Any]) -> Callable[..., float]:
-    """A composition of numbers, which are small: all that is inside has been folded."""
-    return lambda *given: 0.0
+def _composed(node: Node, make: Callable[..., Any], values: tuple[float, ...]) -> float:
+    """The value of a composition, such as silu, of numbers."""
+    given = [sympy.Float(v) for a, v in zip(node.args, values, strict=True) if a.kind != "keyword"]
+    more = {
+        a.word: sympy.Float(v)
+        for a, v in zip(node.args, values, strict=True)
+        if a.kind == "keyword"
+    }
+    return _computed(make(*given, **more))
+
+
+def _computed(e: Expr) -> float:
+    """An expression of floating-point numbers, computed as such."""
+    if e.is_Number:
+        return float(e)
+    if isinstance(e, (named, Reduction)):  # of a number, that number
+        return _computed(e.args[0])
+    values = [_computed(a) for a in e.args]
+    if e.is_Add:
+        return sum(values)
+    if e.is_Mul:
+        return math.prod(values)
+    if e.is_Pow:
+        return math.pow(*values)
+    return float(FUNCTIONS[e.func].value(*values))
