@@ -116,7 +116,6 @@ class _Parts:
             "generation": self._generation(),
             "steps": not any(run.reverse for run in self.graph.runs),
             "trains": loss is not None,
-            "has_init": self.training is not None,
             "symbols": self.network.symbols,
             "units": size(out.size),
             "y_about": f"{rows}, {out.size})",
@@ -156,7 +155,7 @@ class _Parts:
             "dx_about": "; x is symbols: it has to be NULL" if symbols else "",
             "prototypes": {k: self._head(k, ";") for k in self._arguments()},
             "usage": self._usage(),
-            "init_prototype": self._init_prototype() if shared["has_init"] else [],
+            "init_prototype": self._init_prototype() if shared["trains"] else [],
         }
 
     def _init_prototype(self) -> list[str]:

@@ -103,6 +103,7 @@ def _tables(network: Structure) -> dict[str, Any]:
     constants = {f"{run.name}.{k}": v for run in graph.runs for k, v in run.constants.items()}
     return {
         "name": json.dumps(network.name),
+        "has_normal": True,
         "output": json.dumps(graph.output.name),
         "from_here": fitted(f"from . import {_listed(modules)}"),
         "modules": modules,
@@ -332,10 +333,7 @@ def _parts(node: Join) -> list[str]:
 def _init(run: Run) -> dict[str, Any]:
     """The arguments of the init of a part's module, by name."""
     sizes = {str(n): _size(v) for n, v in run.sizes.items()}
-    bound = target.binds(run.cell)  # which may be one size, or a number
-    named = {what: sizes[n] if n in sizes else int(n) for what, n in bound.items()}
-    others = {n: size for n, size in sizes.items() if n not in bound.values()}
-    return {"input_size": 1, "hidden_size": 1} | named | others | dict(run.constants)
+    return target.init_sizes(run.cell, sizes) | dict(run.constants)
 
 
 def _noise(run: Run, mask: str, noise: Noise) -> str:
