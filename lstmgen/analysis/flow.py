@@ -17,7 +17,7 @@ from ..derivation.jacobian import StateJacobian, state_jacobian
 from ..errors import LstmgenError, did_you_mean
 from ..language.cell import Cell
 from ..runtime.toolchain import compile
-from ..targets.numpy.target import binds
+from ..targets.numpy.target import init_sizes
 from ..verification.arithmetic import Array, Dual
 from ..verification.evaluation import Evaluator, number
 
@@ -101,7 +101,7 @@ def flow(
     product, found = np.eye(total), []
     for d in steps[::-1]:
         product = product @ d
-        found.append([np.linalg.norm(product[:, c], 2) if len(c) else 0.0 for c in columns])
+        found.append([np.linalg.norm(product[:, c], 2) for c in columns])
     with np.errstate(divide="ignore"):
         singular = np.linalg.svd(product, compute_uv=False) ** (1 / len(steps))
     norms = {name: np.array(a) for name, a in zip(names, zip(*found, strict=True), strict=True)}
@@ -166,11 +166,8 @@ def _arrays(
 
 def _fresh(cell: Cell, known: dict[str, int], seed: int) -> Any:
     """Parameters as the cell's module makes them."""
-    bound = binds(cell)  # which may be one size, or a number
-    named = {what: known[n] if n in known else int(n) for what, n in bound.items()}
-    others = {n: k for n, k in known.items() if n not in bound.values()}
-    sizes = {"input_size": 1, "hidden_size": 1} | named | others
-    return compile(cell, "numpy").init(**sizes, seed=seed, dtype=np.float64)
+    module = compile(cell, "numpy")
+    return module.init(**init_sizes(cell, known), seed=seed, dtype=np.float64)
 
 
 def _jacobians(
@@ -182,18 +179,20 @@ def _jacobians(
         states = evaluator.run(values, given, known).states
     shapes = {s.name: values["state", s.name].shape[1:] for s in cell.states}
     total = sum(int(np.prod(shape)) for shape in shapes.values())
-    found, fixed = [], {n for n in given if given[n].ndim > 3}
-    steps = len(values["input", cell.inputs[0].name])
-    for t in range(steps):
-        eye, at, moved = np.eye(total), 0, dict(values)
+    eye, slopes, at = np.eye(total), {}, 0  # a direction for each number of a state
+    for name, shape in shapes.items():
+        size = int(np.prod(shape))
+        slopes[name] = eye[:, at : at + size].reshape(total, *shape)
+        at += size
+    found, masks = [], {m.name for m in cell.masks}
+    for t in range(len(values["input", cell.inputs[0].name])):
+        moved: dict[tuple[str, str], Any] = dict(values)
         for name, shape in shapes.items():
-            size = int(np.prod(shape))
-            slope = eye[:, at : at + size].reshape(total, *shape)
-            moved["state", name] = Dual(np.broadcast_to(states[t][name], (1, *shape)), slope)  # type: ignore[assignment]
-            at += size
+            value = np.broadcast_to(states[t][name], (1, *shape))
+            moved["state", name] = Dual(value, slopes[name])
         for v in cell.inputs:
             moved["input", v.name] = values["input", v.name][t : t + 1]
-        now = {n: a[t : t + 1] if n in fixed else a for n, a in given.items()}
+        now = {n: a[t : t + 1] if n in masks else a for n, a in given.items()}
         with np.errstate(all="ignore"):
             after = evaluator.run(moved, now, known).states[1]
         rows = [

@@ -208,6 +208,11 @@ class Cell:
         """
         return self._init.get(v.name, v.value)
 
+    def start_of_its_own(self, p: Vector | Matrix) -> Start | None:
+        """How a parameter starts, if it is not as others do: vectors at 0, matrices as Glorot's."""
+        value = self.initial(p)
+        return None if value == 0 and isinstance(p, Vector) else value
+
     def _check_opposites(self) -> None:
         """Refuse a parameter that starts as the opposite of none, or of one of another shape."""
         known = {p.name: p for p in self.parameters}

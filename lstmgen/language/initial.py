@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +83,11 @@ class Initial:
     name: str
     numbers: tuple[float, ...]
     of: str = ""
+
+    def shown(self, number: Callable[[float], str]) -> str:
+        """As it is written: its name, and what it takes in parentheses."""
+        taken = ", ".join([*map(number, self.numbers), *([self.of] if self.of else [])])
+        return f"{self.name}({taken})" if taken else self.name
 
     def __str__(self) -> str:
         said = [f"{n:g}" for n in self.numbers] + ([self.of] if self.of else [])

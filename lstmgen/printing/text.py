@@ -454,8 +454,7 @@ def _start(cell: Cell, family: Sequence[Matrix | Vector]) -> str:
     """How the parameters of a family start, if that is not what vectors and matrices do."""
     names: dict[Start, list[str]] = {}
     for p in family:
-        start = cell.initial(p)
-        if start is not None and (start or isinstance(p, Matrix)):
+        if (start := cell.start_of_its_own(p)) is not None:
             names.setdefault(start, []).append(p.name)
     if not names:
         return ""
@@ -471,8 +470,7 @@ def _started(value: Start) -> str:
     """At 1, or as a named start: orthogonal."""
     if not isinstance(value, Initial):
         return f"at {_number(value)}"
-    taken = ", ".join([*map(_number, value.numbers), *([value.of] if value.of else [])])
-    return f"{value.name}({taken})" if taken else value.name
+    return value.shown(_number)
 
 
 def _number(x: float) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import sympy
 from sympy import Expr, Integer
@@ -127,11 +128,8 @@ def interface(cell: Cell) -> str:
 def _tables(cell: Cell, fixed: Sequence[Vector] = (), tape: str | None = None) -> dict[str, object]:
     """What the tables of a module hold, and ``init``."""
     bound = binds(cell)
-    starts_of = {p: cell.initial(p) for p in cell.parameters}
     initial = {
-        p.name: start
-        for p, start in starts_of.items()
-        if start is not None and (start or isinstance(p, Matrix))  # vectors start at 0 anyway
+        p.name: start for p in cell.parameters if (start := cell.start_of_its_own(p)) is not None
     }
     kinds = {start.name for start in initial.values() if isinstance(start, Initial)}
     starts = {s.name: cell.starts_at(s) for s in cell.states if cell.starts_at(s)}
@@ -321,6 +319,14 @@ def binds(cell: Cell) -> dict[str, str]:
     binds = dict(zip(["hidden_size"], hidden, strict=False))
     fed = fed or list(map(str, cell.sizes))
     return {**binds, "input_size": "D" if "D" in fed else fed[0]}
+
+
+def init_sizes(cell: Cell, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes of a cell, a value for each by its name, as its ``init`` calls them."""
+    bound = binds(cell)  # which may be one size, or a number
+    named = {what: sizes[n] if n in sizes else int(n) for what, n in bound.items()}
+    others = {n: size for n, size in sizes.items() if n not in bound.values()}
+    return {"input_size": 1, "hidden_size": 1} | named | others
 
 
 def _numbers(cell: Cell) -> dict[str, int]:
