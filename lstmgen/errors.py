@@ -56,6 +56,13 @@ def require_cell(found: object) -> None:
     raise TypeError(f"a cell is a lstmgen.Cell, not a {type(found).__name__}\n  hint: {hint}")
 
 
+def missing_matplotlib() -> LstmgenError:
+    """The error where something is to be drawn, and Matplotlib is not installed."""
+    return LstmgenError(
+        "drawing needs Matplotlib, which is not installed\n  hint: pip install matplotlib"
+    )
+
+
 def missing_extra(library: str) -> ToolchainError:
     """The error for an optional library of the C target that is not installed."""
     return ToolchainError(

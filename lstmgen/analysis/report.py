@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from ..derivation.jacobian import Recurrence, StateJacobian
-from ..errors import LstmgenError
+from ..errors import LstmgenError, missing_matplotlib
 from ..printing.orders import Order
 from ..printing.text import summary, text, wrap
 from .flow import Flow
@@ -94,9 +94,7 @@ def draw(flow: Flow, path: Path) -> None:
     try:
         from matplotlib import pyplot
     except ImportError as error:
-        raise LstmgenError(
-            "drawing needs Matplotlib, which is not installed\n  hint: pip install matplotlib"
-        ) from error
+        raise missing_matplotlib() from error
     figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
     for name, a in flow.norms.items():
         axes.semilogy(range(1, len(a) + 1), [x or math.nan for x in a], label=f"by {name}")

@@ -21,7 +21,7 @@ from ..language.matrices import Matrix
 from ..language.misuse import Linear, advice, no_matrix
 from ..language.sizes import Size, size_of
 from ..language.symbols import Quantity, Reduction, Transpose, Vector, max_, named
-from .functions import ELSEWHERE, KNOWN, NUMBERS, OF_CONDITIONS, Known, copies
+from .functions import ELSEWHERE, KNOWN, NUMBERS, OF_CONDITIONS, RELATIONS, Known, copies
 from .inference import Kinds
 from .parsing import size_or_none
 from .places import Text
@@ -32,10 +32,6 @@ _LARGEST_EXPONENT = 2**24  # as the language has it
 _MOST_NODES = 5_000  # of an equation, once compositions are written out
 _MOST_COMPARED = 24  # SymPy compares each argument of max and min with each
 _MOST_BITS = 1_100  # of a numerator or a denominator: a double has no more than 1074
-_RELATIONS: dict[str, Callable[[Any, Any], Any]] = {
-    "==": sympy.Eq, "!=": sympy.Ne, "<=": sympy.LessThan, ">=": sympy.GreaterThan,
-    "<": sympy.StrictLessThan, ">": sympy.StrictGreaterThan,
-}  # fmt: skip
 # What SymPy and the symbols of the language raise about what they are given.
 _REFUSED = (TypeError, ValueError, AttributeError, ArithmeticError, NotImplementedError)
 
@@ -466,7 +462,7 @@ class Builder:
                 if _waits(value):
                     raise self._error(argument, "it is a matrix, and quantities are compared")
             pairs = zip(node.words, values, values[1:], strict=False)
-            return sympy.And(*(_RELATIONS[word](a, b) for word, a, b in pairs))
+            return sympy.And(*(RELATIONS[word](a, b) for word, a, b in pairs))
         if node.kind in ("conjunction", "disjunction"):
             if len(node.args) > 8:
                 raise self._error(node, "at most eight conditions are joined at once")

@@ -84,6 +84,10 @@ OF_CONDITIONS: dict[str, Known] = {
     "equivalent": Known(sympy.Equivalent, 2, 6),
     "choose": Known(sympy.ITE, 3, 3),
 }
+RELATIONS: dict[str, Any] = {
+    "==": sympy.Eq, "!=": sympy.Ne, "<=": sympy.LessThan, ">=": sympy.GreaterThan,
+    "<": sympy.StrictLessThan, ">": sympy.StrictGreaterThan,
+}  # fmt: skip
 NUMBERS: dict[str, Any] = {
     "pi": sympy.pi, "EulerGamma": sympy.EulerGamma, "Catalan": sympy.Catalan,
     "GoldenRatio": sympy.GoldenRatio, "TribonacciConstant": sympy.TribonacciConstant,

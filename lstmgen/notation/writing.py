@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import sympy
@@ -32,16 +33,13 @@ from ..language.symbols import (
     named,
 )
 from ..printing.orders import Order, is_negative
-from .functions import MOST_ARGUMENTS, NAMES, NUMBERS
+from .functions import MOST_ARGUMENTS, NAMES, NUMBERS, RELATIONS
 from .inference import DEFAULTS, infer
 from .tree import Axes, Equation, Header, Node, text_of
 
 _WIDTH = 100
 _MOST_JOINED = 8
-_RELATIONS = {
-    sympy.Eq: "==", sympy.Ne: "!=", sympy.LessThan: "<=", sympy.GreaterThan: ">=",
-    sympy.StrictLessThan: "<", sympy.StrictGreaterThan: ">",
-}  # fmt: skip
+_RELATIONS = {relation: word for word, relation in RELATIONS.items()}
 
 
 def write_cell(cell: Cell) -> str:
@@ -207,8 +205,7 @@ def _starts(found: Mapping[str, Any]) -> list[str]:
 
 def _start(value: Any) -> str:
     if isinstance(value, Initial):
-        taken = ", ".join([*map(repr, value.numbers), *([value.of] if value.of else [])])
-        return f"{value.name}({taken})" if taken else value.name
+        return value.shown(repr)
     return str(value) if isinstance(value, str) else repr(value).removesuffix(".0")
 
 
@@ -277,7 +274,7 @@ class _Writer:
 
     def tree(self, e: Any) -> Node:
         """An expression, a condition, or a symbol."""
-        for kind, write in self._table().items():
+        for kind, write in self._table.items():
             if isinstance(e, kind):
                 made: Node = write(e)
                 return made
@@ -288,6 +285,7 @@ class _Writer:
             return self._nested(name, sorted(e.args, key=self._place))
         return _call(name, *map(self.tree, e.args))
 
+    @cached_property
     def _table(self) -> dict[Any, Any]:
         return {
             Vector: self._vector, Matrix: self._matrix, Size: self._size, sympy.Add: self._sum,

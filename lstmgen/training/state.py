@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import LstmgenError
+from ..errors import LstmgenError, missing_matplotlib
 from ..network.structure import Structure
 from ..targets.identity import fingerprint, maker
 
@@ -54,10 +54,7 @@ class History:
             try:
                 from matplotlib import pyplot
             except ImportError as error:
-                raise LstmgenError(
-                    "drawing needs Matplotlib, which is not installed\n"
-                    "  hint: pip install matplotlib"
-                ) from error
+                raise missing_matplotlib() from error
             axes = pyplot.subplots(layout="constrained")[1]
         epochs = range(1, len(self) + 1)
         axes.plot(epochs, self.loss, label="training")
