@@ -194,6 +194,7 @@ def test_the_command(tmp_path) -> None:
         (["tree_lstm"], "tree_lstm has no state"),
         (["lstm", "--size", "Q=3"], "lstm has no size Q"),
         (["lstm", "--size", "H=2000"], "2048 are the most"),
+        (["lstm", "--size", "H=512", "--steps", "1000"], "268,435,456 are the most"),
         (["lstm", "--plot", "no/such/folder/x.svg"], "no/such/folder/x.svg"),
         (["lstm", "--plot", "x.nonsense"], "x.nonsense"),
     ],

@@ -23,6 +23,7 @@ from ..verification.evaluation import Evaluator, number
 
 SIZES = {"D": 8, "H": 32}  # others are 4
 _MOST = 2048  # numbers of all states: a Jacobian has its square
+_MOST_OF_ALL = 2**28  # numbers of the Jacobians of all steps, 2 GB
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,12 @@ def flow(
         raise LstmgenError(
             f"the states of {cell.name} have {total} numbers, and a Jacobian the square of that: "
             f"{_MOST} are the most\n  hint: give smaller sizes, as in H=16"
+        )
+    length = len(values["input", cell.inputs[0].name])
+    if length * total**2 > _MOST_OF_ALL:
+        raise LstmgenError(
+            f"the Jacobians of {length} steps have {length * total**2:,} numbers, and "
+            f"{_MOST_OF_ALL:,} are the most\n  hint: give fewer steps, or smaller sizes, as in H=16"
         )
     steps = _jacobians(cell, values, given, known)
     names = [s.name for s in cell.states]
