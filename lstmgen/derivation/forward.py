@@ -7,7 +7,7 @@ gives; masks and constants have none.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import sympy
@@ -69,6 +69,39 @@ def forward(
     if not normal:
         lines = tuple(e for part in normalise(lines, shapes, namer, kept) for e in part)
     return _Sweep((*lines, *sums), shapes, namer).run()
+
+
+def along(
+    steps: Iterable[Eq], given: Collection[Expr], moves: Callable[[Vector], bool] | None = None
+) -> list[Eq]:
+    """Linear equations where only what is ``given`` is not zero: lines without what else brings,
+    and none for what is zero. They are linear in vectors that ``move``, tangents or adjoints; other
+    lines, of numbers of ties, are kept as they are.
+    """
+    moves = moves or is_tangent
+    known, lines = set(given), []
+    for e in steps:
+        if not moves(e.lhs):  # how many units share a maximum
+            lines.append(e)
+            continue
+        kept = [t for t in sympy.Add.make_args(e.rhs) if read(t) & known]
+        # a reduction has a sum of changes below it
+        still = {v for v in e.rhs.atoms(Vector) if moves(v) and v not in known}
+        kept = [t.xreplace(dict.fromkeys(still, ZERO)) for t in kept]
+        if kept:
+            lines.append(Eq(e.lhs, sympy.Add(*kept), evaluate=False))
+            known.add(e.lhs)
+    return lines
+
+
+def read(e: Expr) -> set[Expr]:
+    """The quantities in ``e``, matrices as they are, not transposed."""
+    return e.atoms(Vector) | {m.base for m in e.atoms(Matrix)}
+
+
+def is_tangent(v: Expr) -> bool:
+    """Whether ``v`` is the tangent of a vector."""
+    return isinstance(v, Vector) and v.category.startswith("tangent")
 
 
 def tangent(v: Vector) -> Vector:

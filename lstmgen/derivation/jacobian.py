@@ -17,7 +17,7 @@ from sympy import Eq, Expr
 from ..language.cell import Cell
 from ..language.matrices import Matrix
 from ..language.symbols import Contract, Product, Reduction, Vector
-from .forward import ZERO, forward
+from .forward import along, forward, is_tangent
 from .normalform import MIXING
 
 Mixing = Literal["elementwise", "within heads", "dense"]
@@ -85,29 +85,11 @@ def state_jacobian(cell: Cell) -> StateJacobian:
 
 def _of_states(steps: Sequence[Eq], given: set[Expr], names: set[str]) -> list[Eq]:
     """The lines without what parameters and inputs bring, and without what no state reads."""
-    known, lines = set(given), []
-    for e in steps:
-        if not _is_tangent(e.lhs):  # how many units share a maximum
-            lines.append(e)
-            continue
-        kept = [t for t in sympy.Add.make_args(e.rhs) if t.atoms(Vector) & known]
-        # a reduction has a sum of changes below it
-        kept = [t.xreplace({v: ZERO for v in _read(t) if v not in known}) for t in kept]
-        if kept:
-            lines.append(Eq(e.lhs, sympy.Add(*kept), evaluate=False))
-            known.add(e.lhs)
-    read: set[Expr] = {e.lhs for e in lines if e.lhs.name in names and _is_tangent(e.lhs)}
+    lines = along(steps, given)
+    read: set[Expr] = {e.lhs for e in lines if e.lhs.name in names and is_tangent(e.lhs)}
     for e in reversed(lines):
         read |= e.rhs.atoms(Vector) if e.lhs in read else set()
     return [e for e in lines if e.lhs in read]
-
-
-def _read(e: Expr) -> set[Vector]:
-    return {v for v in e.atoms(Vector) if _is_tangent(v)}
-
-
-def _is_tangent(v: Expr) -> bool:
-    return isinstance(v, Vector) and v.category.startswith("tangent")
 
 
 # --------------------------------------------------------------------------- structure
@@ -129,7 +111,7 @@ def _ways(lines: Sequence[Eq], given: Sequence[Expr]) -> dict[tuple[Expr, Expr],
 
 def _tangents(e: Expr, kind: Mixing) -> Iterator[tuple[Expr, Mixing]]:
     """The tangents in ``e``, and how units mix between them and it."""
-    if _is_tangent(e):
+    if is_tangent(e):
         yield e, kind
     for part in e.args:
         if isinstance(part, Expr):
@@ -204,7 +186,7 @@ def _factors(group: tuple[Expr, ...], lines: Sequence[Eq]) -> set[Vector]:
             read = term.atoms(Vector)
             if read & ahead:
                 back |= read & ahead
-                found |= {v for v in read if not _is_tangent(v)}
+                found |= {v for v in read if not is_tangent(v)}
     return found
 
 

@@ -209,6 +209,10 @@ class Matrix(Operator, Symbol):
         """Heads and rows as one axis: (N, P, D) takes (D,) to (N, P), and so back."""
         return self._viewed(self.transposed, True)
 
+    def apart(self) -> Matrix:
+        """Heads and rows as axes of their own, as users have them."""
+        return self._viewed(self.transposed, False)
+
     def of(self, operand: Expr) -> Expr:
         return Product(self, operand)
 

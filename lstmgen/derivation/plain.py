@@ -1,0 +1,104 @@
+"""From equations in normal form back to a cell: what is derived of a cell is a cell again.
+
+A quantity that is made of parameters is a matrix where products use it, and a matrix among the
+operands of such a quantity stands for its entries, as users write both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from sympy import Eq, Expr
+
+from ..language.matrices import Matrix, as_matrix, entries
+from ..language.shapes import Shapes
+from ..language.symbols import Contract, Product, Transpose, Vector
+
+
+def plain(
+    lines: Sequence[Eq], kept: Collection[Vector], matrices: Sequence[Matrix], shapes: Shapes
+) -> list[Eq]:
+    """The lines as users write equations, without those that neither what is ``kept`` nor a state
+    needs.
+
+    Parameters
+    ----------
+    lines : sequence of Eq
+        In normal form, in an order in which they can be run.
+    kept : collection of Vector
+        The outputs.
+    matrices : sequence of Matrix
+        Of the parameters.
+    shapes : Shapes
+        Of the cell that the lines come from: what told a size there may be gone.
+    """
+    given = {m.name: entries(m) for m in matrices}
+    used = {p.matrix.name for e in lines for p in e.rhs.atoms(Product)}
+    read = {v for e in lines if not _is_derived(e.lhs) for v in e.rhs.atoms(Vector)}
+    swap: dict[Expr, Expr] = {
+        v: given[v.name]
+        for e in lines
+        for v in e.rhs.atoms(Vector)
+        if v.category == "parameter" and v.name in given
+    }
+    swap |= {
+        v: Vector(v.name, v.category, shapes.declared(v), 0, v.value, v.learned)
+        for e in lines
+        for v in e.rhs.atoms(Vector)
+        if v.category == "parameter" and v.axes == ("",)
+    }
+    found = []
+    for e in lines:
+        lhs, rhs = e.lhs, _of(e.rhs, swap)
+        if _is_derived(lhs) and lhs.name in used:
+            swap[lhs] = entries(as_matrix(lhs))
+            found.append(Eq(as_matrix(lhs), rhs, evaluate=False))
+        elif _is_derived(lhs) and lhs not in read:
+            swap[lhs] = rhs  # what a matrix is made of stands in its own equation
+        elif _is_derived(lhs):
+            swap[lhs] = Vector(lhs.name, "vector", lhs.axes)
+            found.append(Eq(swap[lhs], _with_products(rhs), evaluate=False))
+        else:
+            found.append(Eq(lhs, rhs, evaluate=False))
+    return _needed(found, kept)
+
+
+def _is_derived(v: Expr) -> bool:
+    return isinstance(v, Vector) and v.category == "derived"
+
+
+def _of(e: Expr, swap: Mapping[Expr, Expr]) -> Expr:
+    made: Expr = e.replace(
+        lambda n: isinstance(n, Product) and n.matrix.merged,
+        lambda n: Product(n.matrix.apart(), n.operand),
+    )
+    made = made.xreplace(swap)
+    return made.replace(
+        lambda n: isinstance(n, Transpose) and isinstance(n.operand, Matrix),
+        lambda n: entries(n.operand.T),
+    )
+
+
+def _with_products(e: Expr) -> Expr:
+    """Contractions of a matrix with a vector as products."""
+    return e.replace(lambda n: isinstance(n, Contract) and n.has(Matrix), _product)
+
+
+def _product(e: Contract) -> Expr:
+    (left, right, out), (a, b, _) = e.spec, e.args
+    letters, matrix, operand = (left, a, b) if isinstance(a, Matrix) else (right, b, a)
+    if not isinstance(matrix, Matrix) or out[-1] not in letters[-2:]:
+        return e
+    whole = matrix.base.T if matrix.transposed else matrix.base
+    return Product(whole if letters[-2] in out else whole.T, operand)
+
+
+def _needed(lines: Sequence[Eq], kept: Collection[Vector]) -> list[Eq]:
+    wanted: set[Expr] = set(kept)
+    found: list[Eq] = []
+    for e in reversed(lines):
+        if e.lhs in wanted or (isinstance(e.lhs, Vector) and e.lhs.category == "state"):
+            found.insert(0, e)
+            wanted |= e.rhs.atoms(Vector)
+            wanted |= {m.base for m in e.rhs.atoms(Matrix)}
+    return found

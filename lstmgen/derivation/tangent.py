@@ -1,0 +1,151 @@
+"""A cell that carries a tangent: Jacobian-vector products, and backwards Hessian-vector products.
+
+A cell and its tangents in one step are a cell again. Run forward it has the outputs y and what a
+change of parameters, inputs and initial states does to them, ẏ = J v. Run backward from what the
+loss does to ẏ, which is ∂L/∂y, and from the change of ∂L/∂y along v, it has the change of the
+gradient along v: the Hessian of the loss times v, H v (Pearlmutter, "Fast exact multiplication by
+the Hessian", 1994). Backwards over ẏ and y together, which is reverse over forward mode, comes to
+the products of forward over reverse mode: both are ∂/∂θ ⟨∂L/∂θ, v⟩.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sympy import Eq, Expr
+
+from ..errors import CellError, require_cell
+from ..language.cell import Cell
+from ..language.matrices import Matrix, as_matrix
+from ..language.symbols import Vector
+from .forward import Tangents, along, forward, is_tangent, read
+from .names import namer_for
+from .plain import plain
+
+Quantity = Vector | Matrix
+
+
+def tangent(cell: Cell, *, inputs: bool = True) -> Cell:
+    """The cell that carries a tangent beside ``cell``.
+
+    Its parameters are those of ``cell``, and for each learned one, ``W``, the direction in which it
+    changes, ``W_dot``, which is not learned and starts at zero. ``x_dot`` is a mask, ``h_dot`` a
+    state, and ``y_dot`` an output, in addition to those of the cell.
+
+    Forward gives y and y_dot, a Jacobian-vector product. Backward, with ``dy["y_dot"]`` = ∂L/∂y and
+    ``dy["y"]`` the change of ∂L/∂y (its own derivative by y, times y_dot), gives gradients that are
+    Hessian-vector products.
+
+    Parameters
+    ----------
+    cell : Cell
+    inputs : bool
+        Whether the inputs change, too. Without that, there are fewer products to compute.
+
+    Raises
+    ------
+    CellError
+        If no output depends on what changes.
+    """
+    require_cell(cell)
+    tangents = forward(cell.equations, cell.shapes, kept=cell.outputs)
+    lines = _lines(cell, tangents, inputs)
+    swap = _directions(cell, tangents)
+    outputs = [swap[tangents.symbols[v]] for v in cell.outputs if _is_made(v, tangents, lines)]
+    if not outputs:
+        raise CellError(
+            f"no output of {cell.name} depends on a learned parameter, a state or an input",
+            where=f"the tangent of {cell.name}",
+        )
+    beside: dict[Expr, list[Eq]] = {}  # with each equation, those of its tangent
+    place = {made.lhs: e.lhs for e, of in tangents.lines for made in of}
+    for e in lines:
+        made = Eq(_renamed(e.lhs, swap), _renamed(e.rhs, swap), evaluate=False)
+        beside.setdefault(place[e.lhs], []).append(made)
+    equations = [x for e in tangents.forward for x in (e, *beside.get(e.lhs, ()))]
+    matrices = [p for p in cell.parameters if isinstance(p, Matrix)]
+    matrices += [m for m in swap.values() if isinstance(m, Matrix)]
+    kept = [*cell.outputs, *outputs]
+    made = plain(equations, kept, matrices, cell.shapes)
+    return Cell(
+        f"{cell.name}_tangent", made, kept,
+        title=f"{cell.title or cell.name}, with a tangent", source=cell.source, notes=_NOTES,
+        init=_starts(cell, made),
+    )  # fmt: skip
+
+
+_NOTES = (
+    "What ends in _dot is the change of what it is named after. Forward: *_dot of the outputs is "
+    "a Jacobian-vector product. Backward, from the derivative of a loss by y given as that by "
+    "y_dot, and from its change along the direction given as that by y: Hessian-vector products."
+)
+
+
+def _lines(cell: Cell, tangents: Tangents, inputs: bool) -> list[Eq]:
+    """The equations of what moves. A state moves if it does after a step in which all others do."""
+    steps = [e for e in tangents.equations if isinstance(e.lhs, Vector)]
+    fixed = {s for s in tangents.symbols if isinstance(s, Vector) and s.category == "input"}
+    fixed = set() if inputs else fixed
+    given = {t for s, t in tangents.symbols.items() if _is_given(s, cell) and s not in fixed}
+    while True:
+        lines = along(steps, given)
+        made = {e.lhs for e in lines}
+        still = {
+            tangents.symbols[s]
+            for s in cell.states
+            if s in tangents.symbols and tangents.symbols[s.at(0)] not in made
+        }
+        if not still & given:
+            return lines
+        given -= still
+
+
+def _is_given(symbol: Expr, cell: Cell) -> bool:
+    if isinstance(symbol, Matrix):
+        return symbol not in cell.derived
+    return symbol.category in ("parameter", "input") or symbol in cell.states
+
+
+def _is_made(v: Vector, tangents: Tangents, lines: list[Eq]) -> bool:
+    return v in tangents.symbols and any(e.lhs == tangents.symbols[v] for e in lines)
+
+
+def _directions(cell: Cell, tangents: Tangents) -> dict[Expr, Quantity]:
+    """From each tangent to what it is in the cell that carries it."""
+    namer = namer_for(cell, tangents.forward)
+    names: dict[str, str] = {}
+    swap: dict[Expr, Quantity] = {}
+    made = {e.lhs.name for e in tangents.forward if e.lhs.category == "derived"}
+    for symbol, change in tangents.symbols.items():
+        if symbol.name not in names:
+            names[symbol.name] = namer(f"{symbol.name}_dot")
+        swap[change] = _direction(symbol, names[symbol.name], cell, symbol.name in made)
+    return swap
+
+
+def _direction(symbol: Quantity, name: str, cell: Cell, is_made: bool) -> Quantity:
+    axes = cell.shapes.declared(symbol)
+    if isinstance(symbol, Matrix):
+        if is_made:
+            return as_matrix(Vector(name, "derived", axes))
+        *heads, rows, columns = axes
+        about = False, tuple(heads), False, 0.0, False
+        return Matrix(name, rows, columns, *about)
+    if symbol.category == "parameter":
+        return Vector(name, "parameter", axes, 0, 0.0, False)
+    category = "mask" if symbol.category == "input" else symbol.category
+    return Vector(name, category, axes, symbol.time)
+
+
+def _renamed(e: Expr, swap: Mapping[Expr, Quantity]) -> Expr:
+    matrices = {m: swap[m.base].like(m) for m in e.atoms(Matrix) if m.base in swap}
+    vectors = {v: swap[v] for v in e.atoms(Vector) if is_tangent(v)}
+    made: Expr = e.xreplace({**matrices, **vectors})
+    return made
+
+
+def _starts(cell: Cell, equations: list[Eq]) -> dict[Quantity, object]:
+    """How the parameters of ``cell`` start, those that are left."""
+    known = {p.name: cell.initial(p) for p in cell.parameters}
+    left = {s for e in equations for s in read(e.rhs) if known.get(s.name) is not None}
+    return {s: known[s.name] for s in sorted(left, key=str)}
