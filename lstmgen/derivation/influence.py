@@ -152,9 +152,10 @@ class Influence:
         *heads, rows, columns = axes_of(link.matrix)
         if link.matrix.merged or (heads and made.lead):
             raise CellError("products of heads with matrices of their own are not learned online")
-        return replace(
-            made, value=Product(link.matrix, made.wide), shape=(*self.shape[:-1], rows)
-        )
+        value: Expr = Product(link.matrix, made.wide)
+        if len(self.shape) == 1 and rows == 1 and made.lead:
+            return replace(made, value=sum_(value, Integer(len(made.lead))), shape=SCALAR)
+        return replace(made, value=value, shape=(*self.shape[:-1], rows))
 
     def _scaled(self, factor: Expr, axes_of: AxesOf) -> Influence:
         shape = axes_of(factor)

@@ -104,11 +104,13 @@ class _Online:
             for s, influence in states.items():
                 if s in back:
                     sums[source.name] += _brought(influence, back[s], self.shapes.axes(s))
-        lines = [*step, *ties, *backward, *self.ones, *influences, *self._gradients(sums, backward)]
-        kept = list(cell.outputs)
+        gradients = self._gradients(sums)
+        lines = [*step, *ties, *backward, *self.ones, *influences, *gradients]
+        totals = [e.lhs for e in gradients if e.lhs.category == "state"]
         matrices = [p for p in cell.parameters if isinstance(p, Matrix)]
+        kept = [*cell.outputs, *cell.states, *totals]
         return Cell(
-            f"{cell.name}_online", plain(lines, kept, matrices, self.shapes), kept,
+            f"{cell.name}_online", plain(lines, kept, matrices, self.shapes), cell.outputs,
             title=f"{cell.title or cell.name}, learning online", source=cell.source, notes=_NOTES,
         )  # fmt: skip
 
@@ -237,10 +239,12 @@ class _Online:
             raise CellError(
                 f"the influence of {source} is not learned online: it has heads", where=str(lhs)
             )
+        if shape == SCALAR:  # of one row
+            full = tuple(of)
+            return Influence(expand(operand, full, (column,)), of, shape, ())
         shared = (*((k, k) for k in range(own)), (row, len(shape) - 1))
-        full = Tuple(of[column], *shape)
         u = Transpose(operand) if heads else operand
-        value = Expand(u, full, Tuple(*range(heads + 1)))
+        value = expand(u, (of[column], *shape), tuple(range(heads + 1)))
         return Influence(value, of, shape, tuple(sorted(shared)))
 
     def _symbol(self, v: Vector, source: Quantity, made: Influence) -> Vector:
@@ -258,7 +262,7 @@ class _Online:
         """The identity matrix of a size, made of a count of its units."""
         if size not in self.identities:
             count = Vector(self.namer(f"count_{len(self.identities)}"), "vector", str(size))
-            unit = Vector(self.namer(f"identity_{size}"), "vector", (str(size), str(size)))
+            unit = Vector(self.namer(f"identity_{len(self.identities)}"), "vector", (str(size), str(size)))
             full = Tuple(size, size)
             down, right = (Expand(count, full, Tuple(sympy.Integer(k))) for k in (0, 1))
             self.ones.append(
@@ -270,7 +274,7 @@ class _Online:
 
     # ------------------------------------------------------------------ gradients
 
-    def _gradients(self, sums: dict[str, Expr], backward: Sequence[Eq]) -> list[Eq]:
+    def _gradients(self, sums: dict[str, Expr]) -> list[Eq]:
         """The states that sum up gradients, of what is made of parameters by its adjoints."""
         d, lines = self.derivation, []
         through: dict[str, Expr] = {}
@@ -313,16 +317,8 @@ def _joined(before: Influence | None, found: Influence | None) -> Influence | No
 
 def _brought(influence: Influence, back: Vector, shape: Shape) -> Expr:
     """What the influence on a state adds to a gradient, where the loss says ``back`` of it."""
-    if not influence.of:
-        product = influence.value * back
-        for _ in range(len(shape) if shape != SCALAR else 0):
-            product = sum_(product, sympy.Integer(0)) if len(shape) > 1 else sum_(product)
-        return product
     if shape == SCALAR:
-        made = influence.value * back
-        for _ in range(len(influence.of) > 1):
-            made = Transpose(made)
-        return made
+        return influence.value * back
     if len(influence.shared) == len(shape):  # nothing is summed
         full, front = influence.axes, len(influence.free)
         wide = expand(back, full, tuple(range(front, len(full)))) if front else back
@@ -332,6 +328,17 @@ def _brought(influence: Influence, back: Vector, shape: Shape) -> Expr:
             return product
         if order[:-2] == tuple(range(len(order) - 2)):
             return Transpose(product)
+    if len(shape) - len(influence.shared) > 1 or not influence.of:
+        front = len(influence.free)
+        product = influence.value * (
+            expand(back, influence.axes, tuple(range(front, front + len(shape)))) if front else back
+        )
+        left = list(range(len(influence.axes)))
+        for at in reversed([front + k for k in range(len(shape)) if influence.at(k) is None]):
+            product = sum_(product, sympy.Integer(at)) if len(left) > 1 else sum_(product)
+            left.pop()
+        order = (*influence.free, *(k for k, _ in sorted(influence.shared, key=lambda p: p[1])))
+        return Transpose(product) if order != tuple(range(len(order))) else product
     letters = "abcdefgh"[: len(shape)]
     lead = {k: "ijkl"[n] for n, k in enumerate(influence.free)}
     place = {**lead, **{k: letters[at] for k, at in influence.shared}}

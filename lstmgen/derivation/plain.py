@@ -13,20 +13,20 @@ from sympy import Eq, Expr
 from ..language.matrices import Matrix, as_matrix, entries
 from ..language.shapes import Shapes
 from ..language.symbols import Contract, Product, Transpose, Vector
+from .forward import read
 
 
 def plain(
     lines: Sequence[Eq], kept: Collection[Vector], matrices: Sequence[Matrix], shapes: Shapes
 ) -> list[Eq]:
-    """The lines as users write equations, without those that neither what is ``kept`` nor a state
-    needs.
+    """The lines as users write equations, without those that nothing that is ``kept`` needs.
 
     Parameters
     ----------
     lines : sequence of Eq
         In normal form, in an order in which they can be run.
     kept : collection of Vector
-        The outputs.
+        Outputs and states.
     matrices : sequence of Matrix
         Of the parameters.
     shapes : Shapes
@@ -34,7 +34,7 @@ def plain(
     """
     given = {m.name: entries(m) for m in matrices}
     used = {p.matrix.name for e in lines for p in e.rhs.atoms(Product)}
-    read = {v for e in lines if not _is_derived(e.lhs) for v in e.rhs.atoms(Vector)}
+    moving = {v for e in lines if not _is_derived(e.lhs) for v in e.rhs.atoms(Vector)}
     swap: dict[Expr, Expr] = {
         v: given[v.name]
         for e in lines
@@ -53,7 +53,7 @@ def plain(
         if _is_derived(lhs) and lhs.name in used:
             swap[lhs] = entries(as_matrix(lhs))
             found.append(Eq(as_matrix(lhs), rhs, evaluate=False))
-        elif _is_derived(lhs) and lhs not in read:
+        elif _is_derived(lhs) and lhs not in moving:
             swap[lhs] = rhs  # what a matrix is made of stands in its own equation
         elif _is_derived(lhs):
             swap[lhs] = Vector(lhs.name, "vector", lhs.axes)
@@ -94,11 +94,14 @@ def _product(e: Contract) -> Expr:
 
 
 def _needed(lines: Sequence[Eq], kept: Collection[Vector]) -> list[Eq]:
-    wanted: set[Expr] = set(kept)
-    found: list[Eq] = []
-    for e in reversed(lines):
-        if e.lhs in wanted or (isinstance(e.lhs, Vector) and e.lhs.category == "state"):
-            found.insert(0, e)
-            wanted |= e.rhs.atoms(Vector)
-            wanted |= {m.base for m in e.rhs.atoms(Matrix)}
-    return found
+    """The lines that what is kept is made of. Who reads a state reads what it was made of before."""
+    made: dict[Expr, Eq] = {e.lhs: e for e in lines}
+    wanted: set[Expr] = set()
+    todo: list[Expr] = list(kept)
+    while todo:
+        v = todo.pop()
+        v = v.at(0) if isinstance(v, Vector) and v.category == "state" else v
+        if v in made and v not in wanted:
+            wanted.add(v)
+            todo += read(made[v].rhs)
+    return [e for e in lines if e.lhs in wanted]

@@ -66,7 +66,7 @@ def tangent(cell: Cell, *, inputs: bool = True) -> Cell:
     matrices = [p for p in cell.parameters if isinstance(p, Matrix)]
     matrices += [m for m in swap.values() if isinstance(m, Matrix)]
     kept = [*cell.outputs, *outputs]
-    made = plain(equations, kept, matrices, cell.shapes)
+    made = plain(equations, [*kept, *cell.states], matrices, cell.shapes)
     return Cell(
         f"{cell.name}_tangent", made, kept,
         title=f"{cell.title or cell.name}, with a tangent", source=cell.source, notes=_NOTES,

@@ -201,8 +201,8 @@ class Arguments:
     ) -> Array:
         """A mask in full: callers may leave out what broadcasts."""
         mask = self._interface._numbers(name, given)
-        if mask.ndim:
-            sizes.setdefault(symbolic[-1], mask.shape[-1])
+        for n, length in zip(reversed(symbolic), reversed(mask.shape), strict=False):
+            sizes.setdefault(n, length)
         with suppress(KeyError, ValueError):  # what is wrong with a mask, _fit says
             mask = np.broadcast_to(mask, tuple(sizes[n] for n in symbolic))
         return self._fit(f"masks[{name!r}]", mask, symbolic, sizes)

@@ -204,7 +204,9 @@ class Shaped(Elementwise):
     # ------------------------------------------------------------------ contractions
 
     def _contract(self, e: Contract, lhs: Vector) -> None:
-        """By np.matmul, matrix by matrix, or as a product that broadcasts."""
+        """By np.matmul, matrix by matrix, or as a product that broadcasts; by np.einsum where the
+        axes are in other orders than these have.
+        """
         left, right, out = e.spec
         heads = [x for x in left if x in right and x in out]
         summed = [x for x in left if x in right and x not in out]
@@ -212,6 +214,18 @@ class Shaped(Elementwise):
         columns = [x for x in right if x not in left]
         if out != "".join([*heads, *rows, *columns]):  # the result is transposed
             rows, columns, left, right, e = columns, rows, right, left, _exchanged(e)
+        if (
+            out != "".join([*heads, *rows, *columns])
+            or not _is_matrix(left, heads, rows, summed)
+            or not _is_matrix(right, heads, summed, columns)
+        ):
+            spec = Literal(f"...{left},...{right}->...{out}")
+            operands = [
+                self.operands.shaped(v, self.cell.shape(v), self.inside) for v in e.args[:2]
+            ]
+            target = self.operands.shaped(lhs, self.cell.shape(lhs), self.inside)
+            self.made.append(Into(np("einsum"), (spec, *operands), target))
+            return
         first = self._matrix(e.args[0], left, heads, rows, summed)
         second = self._matrix(e.args[1], right, heads, summed, columns)
         sizes = dict(zip(out, self.cell.shape(lhs), strict=True))
@@ -227,6 +241,12 @@ class Shaped(Elementwise):
             axes = _axes(sizes, heads, columns, rows)
             return Swapped(self.operands.shaped(v, axes, self.inside), -2, -1)
         return self.operands.shaped(v, _axes(sizes, heads, rows, columns), self.inside)
+
+
+def _is_matrix(letters: str, heads: list[str], rows: list[str], columns: list[str]) -> bool:
+    """Whether axes are those of heads, rows and columns, or with the last two exchanged."""
+    orders = ([*heads, *rows, *columns], [*heads, *columns, *rows])
+    return letters in map("".join, orders)
 
 
 def _axes(
