@@ -234,7 +234,8 @@ def show(cell: str, as_text: bool) -> None:
 )
 @_reports
 def plan(cell: str, dtype: str, target: str) -> None:
-    """Show what runs before, in and after the time loop, and what it costs.
+    """Show what runs before, in and after the time loop, what it costs, and of which kind the
+    recurrences are, which decides what could be parallel in time.
 
     Of a network: the costs of its layers, and the memory that checkpoints need.
     """

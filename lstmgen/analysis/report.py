@@ -5,61 +5,20 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from ..derivation.jacobian import Recurrence, StateJacobian
 from ..errors import LstmgenError, missing_matplotlib
-from ..printing.orders import Order
-from ..printing.text import summary, text, wrap
+from ..printing.jacobian import changes, recurrences
+from ..printing.text import summary
 from .flow import Flow
 
 _STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _EXPONENTS = 4  # that are shown
-_WIDTH = 84
-
-
-def structure(jacobian: StateJacobian) -> list[str]:
-    """The equations of a change of the states, and what structure they have; lines."""
-    order = Order(jacobian.cell)
-    rows = [text(e, order, "show").split(" = ", 1) for e in jacobian.lines]
-    margin = max((len(left) for left, _ in rows), default=0)
-    lines = ["a change of the states, while inputs and parameters stay as they are", ""]
-    for left, right in rows:
-        first, *others = wrap(right, _WIDTH - margin - 3)
-        lines += [f"{left.ljust(margin)} = {first}", *(" " * (margin + 3) + o for o in others)]
-    lines.append("")
-    names = [" ".join(s.name for s in r.states) for r in jacobian.recurrences]
-    margin = max(map(len, names), default=0)
-    for name, r in zip(names, jacobian.recurrences, strict=True):
-        lines.append(f"{name.ljust(margin)}    {_kind(r)}")
-        lines += [f"{' ' * margin}    {line}" for line in _block(r, order)]
-    return lines
-
-
-def _kind(r: Recurrence) -> str:
-    """Whether it is elementwise, and linear."""
-    if not r.is_loop:
-        return "does not depend on itself"
-    how = {
-        "elementwise": "elementwise: each unit by itself",
-        "within heads": "dense within a head, or along an axis",
-        "dense": "dense: each unit depends on all",
-    }[r.mixing]
-    return f"{how}, {'linear' if r.is_linear else 'not linear'}"
-
-
-def _block(r: Recurrence, order: Order) -> list[str]:
-    if r.block is None:
-        return []
-    return [
-        f"∂{new.name}′/∂{old.name} = {text(r.block[i, j], order, 'show')}"
-        for i, new in enumerate(r.states)
-        for j, old in enumerate(r.states)
-        if r.block[i, j] != 0
-    ]
+_CHANGES = "a change of the states, while inputs and parameters stay as they are"
 
 
 def as_text(flow: Flow) -> str:
     """What ``lstmgen flow`` prints."""
-    lines = [*summary(flow.jacobian.cell), "", *structure(flow.jacobian), ""]
+    lines = [*summary(flow.jacobian.cell), "", _CHANGES, "", *changes(flow.jacobian), ""]
+    lines += [*recurrences(flow.jacobian), ""]
     steps = [k for k in _STEPS if k <= flow.steps]
     sizes = " ".join(f"{n}={k}" for n, k in flow.sizes.items())
     lines.append(
