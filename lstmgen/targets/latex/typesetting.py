@@ -68,6 +68,13 @@ class Braced(Function):
     is_real = True
 
 
+class Slope(Function):
+    """∂u/∂v of each unit, for the left-hand side of an equation."""
+
+    nargs = 2
+    is_real = True
+
+
 class Typesetter(LatexPrinter):
     """One expression in LaTeX. ``origin`` is t, or empty where steps are counted from 0."""
 
@@ -225,9 +232,11 @@ class Typesetter(LatexPrinter):
             return r"\boldsymbol{\Delta}" + _script("_", time)
         mark = r"\delta" if v.category in ADJOINT else ""
         mark = r"\Delta" if v.category == "cotangent" else mark
+        mark = r"\mathrm{d}" if v.category.startswith("tangent") else mark
         bold = not (self.person.is_matrix(v) or self.person.scalar(v))
         name = self.names(v.name, bold=bold, time=time)
-        return f"{mark} {name}" if mark and name[0].isalpha() else mark + name
+        is_command = mark[-1:].isalpha()  # which a letter would go on with
+        return f"{mark} {name}" if is_command and name[0].isalpha() else mark + name
 
     def _print_Matrix(self, m: Matrix) -> str:
         name = self.names(m.name, bold=False)
@@ -271,6 +280,10 @@ class Typesetter(LatexPrinter):
         size = "bigg" if re.search(r"\\frac|\\sqrt|\\sum|\\begin", inner) else ""
         left, right = (rf"\{size}l(", rf"\{size}r)") if size else ("(", ")")
         return rf"{left}\underbrace{{{inner}}}_{{{name}}}{right}"
+
+    def _print_Slope(self, e: Slope) -> str:
+        above, below = (self._print(a) for a in e.args)
+        return rf"\frac{{\partial {above}}}{{\partial {below}}}"
 
     def _print_Helper(self, e: Helper) -> str:
         first, *indices = e.name.split("_")
