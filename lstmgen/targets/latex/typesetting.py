@@ -297,14 +297,13 @@ class Typesetter(LatexPrinter):
         return f"{matrix} {self._bound(e.args[1], 'Mul')}"
 
     def _print_Outer(self, e: Expr) -> str:
-        left, right = (self._bound(a, "Mul") for a in e.args[:2])
-        return rf"{left}\, {right}^{{\top}}"
+        return rf"{self._bound(e.args[0], 'Mul')}\, {self._turned(e.args[1])}"
 
     def _print_Contract(self, e: Contract) -> str:
         if e.is_outer:
             return self._print_Outer(e)
         return " ".join(
-            self._bound(a, "Mul") + (r"^{\top}" if transposed else "")
+            self._turned(a) if transposed else self._bound(a, "Mul")
             for a, transposed in self.person.matrices(e)
         )
 
@@ -331,7 +330,13 @@ class Typesetter(LatexPrinter):
         return _parentheses(self._print(e.operand)) + _script("_", shape)
 
     def _print_Transpose(self, e: Transpose) -> str:
-        return self._bound(e.operand, "Pow") + r"^{\top}"
+        return self._turned(e.operand)
+
+    def _turned(self, e: Expr) -> str:
+        """The transpose of ``e``; two signs above each other are an error in TeX."""
+        inner = self._bound(e, "Pow")
+        is_turned = isinstance(e, Transpose) or (isinstance(e, Matrix) and e.transposed)
+        return (_parentheses(inner) if is_turned else inner) + r"^{\top}"
 
     def _print_Concat(self, e: Concat) -> str:
         return rf"\left[{'; '.join(map(self._print, e.args))}\right]"
