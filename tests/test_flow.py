@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -198,6 +199,24 @@ def test_the_command(tmp_path) -> None:
     assert "T=30 D=8 H=6" in done.output
     assert re.search(r"^by h_re +0\.9\d", done.output, re.MULTILINE)
     assert "<svg" in path.read_text("utf-8")
+    assert [p.name for p in tmp_path.iterdir()] == ["flow.svg"]
+
+
+def test_a_figure_that_fails_leaves_what_was_there(tmp_path, monkeypatch) -> None:
+    need("matplotlib")
+    from matplotlib.figure import Figure
+
+    path = tmp_path / "flow.svg"
+    path.write_text("of before", encoding="utf-8")
+
+    def broken(self, file, **more):
+        Path(file).write_text("half") if isinstance(file, Path) else file.write(b"half")
+        raise ValueError("no more")
+
+    monkeypatch.setattr(Figure, "savefig", broken)
+    done = CliRunner().invoke(main, ["flow", "lru", "--steps", "3", "--plot", str(path)])
+    assert done.exit_code == 1 and "no more" in done.output
+    assert path.read_text("utf-8") == "of before"
 
 
 @pytest.mark.parametrize(

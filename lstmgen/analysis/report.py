@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
 from ..errors import LstmgenError, missing_matplotlib
 from ..printing.jacobian import changes, recurrences
 from ..printing.text import summary
+from ..runtime.writing import write_files
 from .flow import Flow
 
 _STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -48,8 +50,11 @@ def draw(flow: Flow, path: Path) -> None:
     Raises
     ------
     LstmgenError
-        If matplotlib is missing, or does not know the file's ending.
+        If matplotlib is missing, or does not know the file's ending; if the file's folder is not
+        there. Then a file that was there is as it was.
     """
+    if not path.parent.is_dir():
+        raise LstmgenError(f"{path}: there is no such folder")
     try:
         from matplotlib import pyplot
     except ImportError as error:
@@ -63,9 +68,11 @@ def draw(flow: Flow, path: Path) -> None:
     axes.set_title(flow.jacobian.cell.name, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
+    made = io.BytesIO()
     try:
-        figure.savefig(path)
-    except (ValueError, OSError) as error:
+        figure.savefig(made, format=path.suffix[1:] or None)
+    except ValueError as error:
         raise LstmgenError(f"{path}: {error}") from error
     finally:
         pyplot.close(figure)
+    write_files({path.name: made.getvalue()}, path.parent, force=True)
