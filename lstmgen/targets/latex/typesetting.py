@@ -326,6 +326,9 @@ class Typesetter(LatexPrinter):
         return _parentheses(self._print(e.operand)) + _script("_", f"[{e.number + 1}]")
 
     def _print_Reshape(self, e: Reshape) -> str:
+        if e.repeats:
+            value, count = map(self._print, e.repeats)
+            return rf"\operatorname{{repeat}}_{{{count}}}{_parentheses(value)}"
         shape = r" \times ".join(map(self._print, e.args[1]))
         return _parentheses(self._print(e.operand)) + _script("_", shape)
 
