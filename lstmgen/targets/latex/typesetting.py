@@ -68,6 +68,13 @@ class Braced(Function):
     is_real = True
 
 
+def is_alone(order: Order, names: Names) -> bool:
+    """Whether the cotangent of the output is a letter by itself: there is one output, and no
+    symbol looks like it. Else it is Δy, of each output y.
+    """
+    return len(order.cell.outputs) == 1 and not names.use("Delta")
+
+
 class Slope(Function):
     """∂u/∂v of each unit, for the left-hand side of an equation."""
 
@@ -81,6 +88,7 @@ class Typesetter(LatexPrinter):
     def __init__(self, order: Order, names: Names, origin: str = "t") -> None:
         super().__init__()
         self.person, self.names, self.origin = order, names, origin
+        self.is_alone = is_alone(order, names)
 
     def sides(self, e: Eq) -> tuple[str, list[str]]:
         """The left-hand side, and the right-hand side in pieces between which it may break."""
@@ -228,7 +236,7 @@ class Typesetter(LatexPrinter):
         if v.category not in STATIC:
             time = f"{self.origin}{v.time:+d}" if v.time and self.origin else ""
             time = time or self.origin or str(v.time)
-        if v.category == "cotangent" and len(self.person.cell.outputs) == 1:
+        if v.category == "cotangent" and self.is_alone:
             return r"\boldsymbol{\Delta}" + _script("_", time)
         mark = r"\delta" if v.category in ADJOINT else ""
         mark = r"\Delta" if v.category == "cotangent" else mark
