@@ -234,7 +234,8 @@ def show(cell: str, as_text: bool) -> None:
 )
 @_reports
 def plan(cell: str, dtype: str, target: str) -> None:
-    """Show what runs before, in and after the time loop, and what it costs.
+    """Show what runs before, in and after the time loop, what it costs, and of which kind the
+    recurrences are, which decides what could be parallel in time.
 
     Of a network: the costs of its layers, and the memory that checkpoints need.
     """
@@ -314,19 +315,33 @@ def codegen(
     "--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
     help="Draw it, as SVG, PNG or PDF.",
 )  # fmt: skip
+@click.option(
+    "--latex", "as_latex", is_flag=True,
+    help="Print the Jacobian and its structure as LaTeX instead, and measure nothing.",
+)  # fmt: skip
+@click.option("--document", is_flag=True, help="With --latex: a document that compiles.")
 @_reports
 def flow(
-    cell: str, steps: int, seed: int, sizes: tuple[tuple[str, int], ...], plot: Path | None
-) -> None:
+    cell: str, steps: int, seed: int, sizes: tuple[tuple[str, int], ...], plot: Path | None,
+    as_latex: bool, document: bool,
+) -> None:  # fmt: skip
     """Show how gradients fade or grow over time: the state Jacobian as equations, its structure,
     and what it does to changes of the states, with fresh parameters and normal inputs.
     """
+    found = _find_cell(cell, "is a flow of gradients")
+    if as_latex and plot is not None:
+        raise click.UsageError("--latex measures nothing that --plot could draw")
+    if document and not as_latex:
+        raise click.UsageError("--document goes with --latex")
+    if as_latex:
+        from .targets.latex.target import emit_jacobian
+
+        click.echo(emit_jacobian(found, document=document), nl=False)
+        return
     from .analysis.flow import flow as measure
     from .analysis.report import as_text, draw
 
-    made = measure(
-        _find_cell(cell, "is a flow of gradients"), T=steps, sizes=dict(sizes), seed=seed
-    )
+    made = measure(found, T=steps, sizes=dict(sizes), seed=seed)
     click.echo(as_text(made))
     if plot is not None:
         draw(made, plot)

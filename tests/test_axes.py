@@ -35,8 +35,11 @@ from lstmgen import (
 from lstmgen.derivation.reverse import reverse
 from lstmgen.language.shapes import Shapes
 from lstmgen.language.symbols import Contract, Expand
+from lstmgen.notation.writing import write_cell
 from lstmgen.planning.operations import Fused
 from lstmgen.planning.schedule import plan as make_plan
+from lstmgen.printing.text import show
+from lstmgen.targets.latex.target import emit
 from lstmgen.verification.examination import Examination
 
 # Both sides add a few dozen terms in double precision, in different orders.
@@ -75,6 +78,17 @@ def test_c_agrees_with_dual_numbers(name):
         assert max(errors.values()) < ROUNDING, errors
     report = lstmgen.check(ALL[name], target="c")
     assert report.passed, str(report)
+
+
+def test_repeat_is_shown_as_it_was_written():
+    """Not as the views that it is made of, which a cell may also have by themselves."""
+    x, h, u = inputs("x", size="N"), states("h", size="N*P"), vectors("u", "N")
+    turned = flatten(expand(x, "P", "N"))
+    cell = Cell("by_units", [Eq(u, tanh(x)), Eq(h.next, h * repeat(u, "P") + turned)], h)
+    text = show(cell)
+    assert "repeat(u, P)" in text and "flatten(expand(x))" in text
+    assert r"\operatorname{repeat}_{P}\left(\mathbf{u}_t\right)" in emit(cell)
+    assert "repeat(u, P)" in write_cell(cell)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -249,6 +249,11 @@ def test_one_name_means_one_thing():
 def test_reserved_sizes():
     s = states("s", size="T")
     assert "T cannot name a size" in complaint(Eq(s.next, W.s @ x), output=s)
+    B = matrix("B", "H", "D")
+    text = complaint(Eq(h.next, tanh(B @ x + h)))
+    assert "B cannot name a symbol: T is the number of steps, B of rows in a batch" in text
+    assert "B_x" in text
+    Cell("renamed", [Eq(h.next, tanh(weights("B").x @ x + h))], h)
     v = vectors("H")
     assert "both a symbol and a size" in complaint(Eq(v, W.v @ x), Eq(h.next, v + h))
 

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import need
 from several_axes import CELLS as SEVERAL_AXES
-from sympy import Eq, Max
+from sympy import Eq, Max, sin
 
-from lstmgen import Cell, LstmgenError, cells, compile, flow, inputs, states, vector
+from lstmgen import (
+    Cell,
+    LstmgenError,
+    cells,
+    compile,
+    flow,
+    inputs,
+    plan,
+    states,
+    tanh,
+    vector,
+    vectors,
+)
 from lstmgen.analysis.flow import _arrays, _jacobians, _sizes
-from lstmgen.analysis.report import structure
 from lstmgen.cli import main
 from lstmgen.derivation.forward import forward, tangent
 from lstmgen.derivation.jacobian import state_jacobian
 from lstmgen.language.matrices import Matrix
+from lstmgen.printing.jacobian import recurrences
 from lstmgen.verification.arithmetic import value_of
 from lstmgen.verification.evaluation import Walk, number, widened
 
@@ -147,7 +160,7 @@ def test_blocks_of_coupled_states() -> None:
     (r,) = state_jacobian(cells.get("lru")).recurrences
     names = [[str(entry) for entry in row] for row in r.block.tolist()]
     assert names == [["a", "-b"], ["b", "a"]]
-    text = "\n".join(structure(state_jacobian(cells.get("sru"))))
+    text = "\n".join(recurrences(state_jacobian(cells.get("sru"))))
     assert "∂c′/∂c = f (1 + v_f (1 - f) (c - n))" in text
 
 
@@ -182,10 +195,28 @@ def test_the_command(tmp_path) -> None:
     command = ["flow", "lru", "--steps", "30", "--size", "H=6", "--plot", str(path)]
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
-    assert "h_re h_im    elementwise: each unit by itself, linear" in done.output
+    assert "h_re h_im    elementwise: the 2 states of each unit by" in done.output
     assert "T=30 D=8 H=6" in done.output
     assert re.search(r"^by h_re +0\.9\d", done.output, re.MULTILINE)
     assert "<svg" in path.read_text("utf-8")
+    assert [p.name for p in tmp_path.iterdir()] == ["flow.svg"]
+
+
+def test_a_figure_that_fails_leaves_what_was_there(tmp_path, monkeypatch) -> None:
+    need("matplotlib")
+    from matplotlib.figure import Figure
+
+    path = tmp_path / "flow.svg"
+    path.write_text("of before", encoding="utf-8")
+
+    def broken(self, file, **more):
+        Path(file).write_text("half") if isinstance(file, Path) else file.write(b"half")
+        raise ValueError("no more")
+
+    monkeypatch.setattr(Figure, "savefig", broken)
+    done = CliRunner().invoke(main, ["flow", "lru", "--steps", "3", "--plot", str(path)])
+    assert done.exit_code == 1 and "no more" in done.output
+    assert path.read_text("utf-8") == "of before"
 
 
 @pytest.mark.parametrize(
@@ -215,3 +246,40 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         flow(cell, params, np.ones((9, 2)))
     with pytest.raises(LstmgenError, match="x is not finite"):
         flow(cell, params, np.full((9, 3), np.nan))
+
+
+def diamonds(stages: int) -> Cell:
+    """An elementwise cell in which each stage reads the one before twice."""
+    names = [vectors(f"a_{k} b_{k} v_{k}") for k in range(stages)]
+    equations, last = [], h + x
+    for a, b, v in names:
+        equations += [Eq(a, tanh(last)), Eq(b, sin(last)), Eq(v, a * b)]
+        last = v
+    return Cell("diamonds", [*equations, Eq(h.next, last)], h)
+
+
+def test_a_block_that_doubles_with_each_line_is_not_written_out() -> None:
+    short, long = (state_jacobian(diamonds(stages)) for stages in (2, 40))
+    assert short.recurrences[0].block is not None
+    assert long.recurrences[0].mixing == "elementwise" and long.recurrences[0].block is None
+    assert "    its Jacobian is too long to write out" in "\n".join(recurrences(long))
+
+
+@pytest.mark.parametrize("name", WITH_STATES)
+def test_plan_and_flow_say_the_same_of_recurrences(name: str) -> None:
+    lines = recurrences(state_jacobian(cells.get(name)))
+    shown = str(plan(cells.get(name))).splitlines()
+    at = next(k for k, line in enumerate(shown) if line.startswith("recurrence "))
+    assert [line[11:] for line in shown[at : at + len(lines)]] == lines
+    assert shown[at + len(lines)] == ""
+    done = CliRunner().invoke(main, ["flow", name, "--steps", "1"])
+    assert "\n".join(["", *lines, ""]) in done.output
+    assert max(map(len, lines)) <= 100
+
+
+def test_many_states_leave_room_for_what_is_said_of_them() -> None:
+    several = states(" ".join(f"state_{k}" for k in range(6)))
+    steps = [Eq(s.next, tanh(x + sum(several))) for s in several]
+    names, first, *_ = recurrences(state_jacobian(Cell("many", steps, several[0])))
+    assert names == " ".join(s.name for s in several)
+    assert first.strip() == "elementwise: the 6 states of each unit by themselves, not linear"

@@ -312,6 +312,23 @@ def test_matrices_are_multiplied_as_it_is_meant():
     assert r"\partial R} &= L^{\top} \frac{\partial L}{\partial M}" in low_rank
 
 
+def test_a_vector_called_delta_is_not_taken_for_what_the_loss_gives():
+    """The only output has a bare Δ for that, unless a symbol looks like it."""
+    Delta = vectors("Delta")
+    step = Eq(h.next, Delta * h + W.h @ x)
+    gate = Eq(Delta, sigmoid(W.d @ x))
+    text = " ".join(fragment(Cell("gated", [gate, step], h)).split())
+    assert r"\delta\mathbf{h}_t &= \Delta\mathbf{h}_t + \delta\mathbf{h}_{t+1} \odot " in text
+    assert text.count(r"$\boldsymbol{\Delta}_t$ & $H$") == 1
+    assert r"as the loss itself gives it, of the output $\mathbf{h}_t$" in text
+    assert r"\delta\mathbf{h}_t &= \boldsymbol{\Delta}_t + " in reference("gru")
+
+
+def test_an_output_is_called_so_once():
+    cell = Cell("plain", [Eq(h.next, tanh(W.h @ x + h))], h, roles={h: "output"})
+    assert r"$\mathbf{h}_t$ & $H$ & the output \\" in fragment(cell)
+
+
 def test_boundary_conditions_are_stated():
     assert re.search(r"At \$t = T\$ the terms of step \$T\+1\$ are zero\.", reference("lstm"))
     assert r"$\mathbf{h}_T$ and $\mathbf{c}_T$" in reference("lstm")

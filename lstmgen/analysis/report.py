@@ -2,64 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
-from ..derivation.jacobian import Recurrence, StateJacobian
 from ..errors import LstmgenError, missing_matplotlib
-from ..printing.orders import Order
-from ..printing.text import summary, text, wrap
+from ..printing.jacobian import changes, recurrences
+from ..printing.text import summary
+from ..runtime.writing import write_files
 from .flow import Flow
 
 _STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _EXPONENTS = 4  # that are shown
-_WIDTH = 84
-
-
-def structure(jacobian: StateJacobian) -> list[str]:
-    """The equations of a change of the states, and what structure they have; lines."""
-    order = Order(jacobian.cell)
-    rows = [text(e, order, "show").split(" = ", 1) for e in jacobian.lines]
-    margin = max((len(left) for left, _ in rows), default=0)
-    lines = ["a change of the states, while inputs and parameters stay as they are", ""]
-    for left, right in rows:
-        first, *others = wrap(right, _WIDTH - margin - 3)
-        lines += [f"{left.ljust(margin)} = {first}", *(" " * (margin + 3) + o for o in others)]
-    lines.append("")
-    names = [" ".join(s.name for s in r.states) for r in jacobian.recurrences]
-    margin = max(map(len, names), default=0)
-    for name, r in zip(names, jacobian.recurrences, strict=True):
-        lines.append(f"{name.ljust(margin)}    {_kind(r)}")
-        lines += [f"{' ' * margin}    {line}" for line in _block(r, order)]
-    return lines
-
-
-def _kind(r: Recurrence) -> str:
-    """Whether it is elementwise, and linear."""
-    if not r.is_loop:
-        return "does not depend on itself"
-    how = {
-        "elementwise": "elementwise: each unit by itself",
-        "within heads": "dense within a head, or along an axis",
-        "dense": "dense: each unit depends on all",
-    }[r.mixing]
-    return f"{how}, {'linear' if r.is_linear else 'not linear'}"
-
-
-def _block(r: Recurrence, order: Order) -> list[str]:
-    if r.block is None:
-        return []
-    return [
-        f"∂{new.name}′/∂{old.name} = {text(r.block[i, j], order, 'show')}"
-        for i, new in enumerate(r.states)
-        for j, old in enumerate(r.states)
-        if r.block[i, j] != 0
-    ]
+_CHANGES = "a change of the states, while inputs and parameters stay as they are"
 
 
 def as_text(flow: Flow) -> str:
     """What ``lstmgen flow`` prints."""
-    lines = [*summary(flow.jacobian.cell), "", *structure(flow.jacobian), ""]
+    lines = [*summary(flow.jacobian.cell), "", _CHANGES, "", *changes(flow.jacobian), ""]
+    lines += [*recurrences(flow.jacobian), ""]
     steps = [k for k in _STEPS if k <= flow.steps]
     sizes = " ".join(f"{n}={k}" for n, k in flow.sizes.items())
     lines.append(
@@ -89,8 +50,11 @@ def draw(flow: Flow, path: Path) -> None:
     Raises
     ------
     LstmgenError
-        If matplotlib is missing, or does not know the file's ending.
+        If matplotlib is missing, or does not know the file's ending; if the file's folder is not
+        there. Then a file that was there is as it was.
     """
+    if not path.parent.is_dir():
+        raise LstmgenError(f"{path}: there is no such folder")
     try:
         from matplotlib import pyplot
     except ImportError as error:
@@ -104,9 +68,11 @@ def draw(flow: Flow, path: Path) -> None:
     axes.set_title(flow.jacobian.cell.name, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
+    made = io.BytesIO()
     try:
-        figure.savefig(path)
-    except (ValueError, OSError) as error:
+        figure.savefig(made, format=path.suffix[1:] or None)
+    except ValueError as error:
         raise LstmgenError(f"{path}: {error}") from error
     finally:
         pyplot.close(figure)
+    write_files({path.name: made.getvalue()}, path.parent, force=True)

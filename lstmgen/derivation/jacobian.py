@@ -21,6 +21,7 @@ from .forward import along, forward, is_tangent
 from .normalform import MIXING
 
 Mixing = Literal["elementwise", "within heads", "dense"]
+_LONGEST = 500  # symbols in a line of a block; those of known cells have less than 50
 _RANK: tuple[Mixing, ...] = ("elementwise", "within heads", "dense")
 
 
@@ -38,7 +39,8 @@ class Recurrence:
     is_linear : bool
         Whether the next of them are linear in them, other states being given.
     block : sympy.Matrix or None
-        Of an elementwise one the k × k block of k states, ∂new/∂old of each unit.
+        Of an elementwise one the k × k block of k states, ∂new/∂old of each unit; None also where
+        it is too long to write out.
     """
 
     states: tuple[Vector, ...]
@@ -156,7 +158,7 @@ def _recurrence(
     mixing = _worst("elementwise", *within)
     states = tuple(state[d] for d in group)
     block = None
-    if within and mixing == "elementwise":
+    if within and mixing == "elementwise" and _length(group, lines) <= _LONGEST:
         values: dict[Expr, Expr] = {}
         for e in lines:
             values[e.lhs] = e.rhs.xreplace(values)
@@ -165,6 +167,17 @@ def _recurrence(
         )
     is_linear = not any(_moves(c, states, meaning) for c in _factors(group, lines))
     return Recurrence(states, bool(within), mixing, is_linear, block)
+
+
+def _length(group: Sequence[Expr], lines: Sequence[Eq]) -> int:
+    """About how many symbols the new changes of a group have, written out in those before the
+    step: what is read twice is there twice, so that this may double from line to line.
+    """
+    lengths: dict[Expr, int] = {}
+    for e in lines:
+        atoms = (node for node in sympy.preorder_traversal(e.rhs) if node.is_Symbol)
+        lengths[e.lhs] = sum(lengths.get(v, 1) for v in atoms)
+    return max(lengths[d.at(0)] for d in group)
 
 
 def _coefficient(e: Expr, old: Expr) -> Expr:

@@ -403,7 +403,13 @@ def check_names(cell: Cell) -> None:
     ):
         check_name(symbol.name, "a symbol's name")
         base = symbol.base if isinstance(symbol, Matrix) else symbol.at(0)
-        if symbol.name in sizes | {"T", "B"}:
+        if symbol.name in ("T", "B"):  # arguments and loops of generated code count by them
+            raise CellError(
+                f"{symbol.name} cannot name a symbol: T is the number of steps, B of rows in a "
+                "batch",
+                hint=f"rename it, to {symbol.name}_x for example",
+            )
+        if symbol.name in sizes:
             raise CellError(
                 f"{symbol.name} is the name of both a symbol and a size", hint="rename the symbol"
             )

@@ -377,6 +377,15 @@ class Reshape(View):
 
     nargs = 2
 
+    @property
+    def repeats(self) -> tuple[Expr, Expr] | None:
+        """``(u, P)`` if it is each unit of a vector u repeated P times, as ``repeat(u, P)`` is."""
+        inner = self.operand
+        if len(self.args[1]) > 1 or not isinstance(inner, Expand) or len(inner.args) < 3:
+            return None
+        is_last = inner.places == (0,) and len(inner.args[1]) == 2
+        return (inner.operand, inner.args[1][1]) if is_last else None
+
     def _sympystr(self, printer: Any) -> str:
         inner, axes = printer._print(self.args[0]), self.args[1]
         if len(axes) < 2:

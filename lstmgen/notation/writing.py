@@ -441,8 +441,8 @@ class _Writer:
         inner = e.operand
         if len(axes) > 1:
             return _call("chunk", self.tree(inner), *map(_axis, axes))
-        if isinstance(inner, Expand) and inner.places == (0,) and len(inner.args[1]) == 2:
-            return _call("repeat", self.tree(inner.operand), _axis(inner.args[1][1]))
+        if e.repeats:
+            return _call("repeat", self.tree(e.repeats[0]), _axis(e.repeats[1]))
         return _call("flatten", self.tree(inner))
 
     def _transpose(self, e: Transpose) -> Node:

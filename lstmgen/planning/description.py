@@ -29,16 +29,18 @@ from .operations import (
 )
 
 _WIDTHS = (56, 60)  # of what is done, and of the note beside it
+_TITLE = 11  # and of the titles below them
 
 
 def describe(
     passes: Sequence[tuple[Pass, Sequence[Fused]]],
     order: Order,
     memory: Assignment,
+    recurrences: Sequence[str],
     totals: Sequence[tuple[str, str]],
 ) -> str:
-    """What runs where, what is kept, and what it costs. ``passes`` are forward and backward, each
-    with what it does once for a sequence.
+    """What runs where, what is kept, which recurrences there are, and what all costs. ``passes``
+    are forward and backward, each with what it does once for a sequence.
     """
     (forward, made), (backward, gained) = passes
     rows = [
@@ -55,9 +57,13 @@ def describe(
         for n, (b, c) in enumerate(zip_longest(*columns, fillvalue="")):
             lines.append(f"{title if n == 0 else '':<{left}}{b:<{middle}}{c}".rstrip())
     lines.append("")
+    if recurrences:
+        titles = ["recurrence"] + [""] * (len(recurrences) - 1)
+        shown = (f"{t:<{_TITLE}}{line}" for t, line in zip(titles, recurrences, strict=True))
+        lines += [*shown, ""]
     for name, cost in totals:
         costs = [part for line in cost.splitlines() for part in textwrap.wrap(line, sum(_WIDTHS))]
-        lines += [f"{name if n == 0 else '':<11}{part}" for n, part in enumerate(costs)]
+        lines += [f"{name if n == 0 else '':<{_TITLE}}{part}" for n, part in enumerate(costs)]
     return "\n".join(lines)
 
 

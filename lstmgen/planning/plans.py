@@ -9,12 +9,14 @@ from functools import cached_property
 import sympy
 from sympy import Eq, Expr
 
+from ..derivation.jacobian import state_jacobian
 from ..derivation.reverse import Derivation, adjoint
 from ..language.cell import Cell
 from ..language.dtypes import DType
 from ..language.matrices import Matrix
 from ..language.shapes import units
 from ..language.symbols import OF_PARAMETERS, Vector
+from ..printing.jacobian import recurrences
 from ..printing.orders import Order
 from . import allocation, description
 from .allocation import Allocation
@@ -202,7 +204,8 @@ class Plan:
     def __str__(self) -> str:
         order = Order(self.cell, self.derivation.forward)
         passes = [(part, self._once(part)) for part in (self.forward, self.backward)]
-        return description.describe(passes, order, self.assignment, self.totals())
+        structure = recurrences(state_jacobian(self.cell))
+        return description.describe(passes, order, self.assignment, structure, self.totals())
 
     def totals(self) -> list[tuple[str, str]]:
         """The costs in words: what they are of, and how much."""

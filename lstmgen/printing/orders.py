@@ -42,7 +42,7 @@ RAISED = (sigmoid, sympy.tanh, sympy.sin, sympy.cos, sympy.tan, sympy.sinh, symp
 _PLACE = {"parameter": 2, "constant": 2, "mask": 3, "state": 6, "input": 7} | dict.fromkeys(
     ADJOINT, 4
 )
-_COMPLEMENT, _COMPUTED, _FUNCTION, _SUM, _PAIR = 4.5, 5, 8, 9, 10
+_COMPLEMENT, _COMPUTED, _FUNCTION, _SUM, _PAIR, _CHANGE = 4.5, 5, 8, 9, 10, 11
 
 
 class _Spelled:
@@ -147,7 +147,8 @@ class Order:
         """The factors of a product.
 
         Numbers, sizes, what is one number for a whole vector; then parameters, masks, adjoints,
-        what the step computes, states, inputs, functions, sums. Two exceptions: a factor v that
+        what the step computes, states, inputs, functions, sums, and what all these are the slope
+        of, a change: f (1 - f) da. Two exceptions: a factor v that
         comes with another like (1 - v) stands directly before it, i (1 - i); and where there is no
         adjoint, a gate's complement stands where a gate does, (1 - z) n.
         """
@@ -179,7 +180,8 @@ class Order:
         if isinstance(base, Size):
             return (1, self._size(base))
         if isinstance(base, Vector):
-            place = _PLACE.get(base.category, _COMPUTED)
+            is_change = base.category.startswith("tangent")
+            place = _CHANGE if is_change else _PLACE.get(base.category, _COMPUTED)
         else:
             place = _SUM if unnamed(base).is_Add else _FUNCTION
         return (2, not self.scalar(f), place, self._ranks(f), _Spelled(f))

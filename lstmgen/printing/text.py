@@ -229,6 +229,8 @@ class _TextPrinter(Printer):
         return f"split({self._print(e.operand)})[{e.number}]"
 
     def _print_Reshape(self, e: Reshape) -> str:
+        if e.repeats:
+            return f"repeat({self._list(e.repeats)})"
         axes = " × ".join(self._print(n) for n in e.args[1])
         inner = self._print(e.operand)
         return f"chunk({inner}, {axes})" if len(e.args[1]) > 1 else f"flatten({inner})"

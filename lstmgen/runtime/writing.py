@@ -15,8 +15,10 @@ from ..errors import LstmgenError
 from ..targets.sealing import is_untouched
 
 
-def write_files(files: Mapping[str, str], folder: Path, *, force: bool = False) -> list[Path]:
-    """Write ``files`` into ``folder``, all or none, and return their paths.
+def write_files(
+    files: Mapping[str, str | bytes], folder: Path, *, force: bool = False
+) -> list[Path]:
+    """Write ``files``, texts or bytes, into ``folder``, all or none, and return their paths.
 
     Nothing that is there changes before all of them are written beside it.
 
@@ -32,11 +34,12 @@ def write_files(files: Mapping[str, str], folder: Path, *, force: bool = False) 
             raise LstmgenError(f"{path} is a folder\n  hint: --out writes elsewhere")
         if not force:
             _refuse_to_lose(path, text)
+    contents = {p: t if isinstance(t, bytes) else t.encode("utf-8") for p, t in paths.items()}
     written: dict[Path, str] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path, text in paths.items():
-            written[path] = _write_beside(path, text)
+        for path, content in contents.items():
+            written[path] = _write_beside(path, content)
         for path in paths:
             os.replace(written[path], path)
             del written[path]
@@ -47,7 +50,7 @@ def write_files(files: Mapping[str, str], folder: Path, *, force: bool = False) 
     return list(paths)
 
 
-def _refuse_to_lose(path: Path, text: str) -> None:
+def _refuse_to_lose(path: Path, text: str | bytes) -> None:
     try:
         old = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -61,7 +64,7 @@ def _refuse_to_lose(path: Path, text: str) -> None:
         )
 
 
-def _write_beside(path: Path, text: str) -> str:
+def _write_beside(path: Path, content: bytes) -> str:
     """Write a file beside the target, to be moved into place: readers see the old one or the new.
 
     Returns
@@ -71,8 +74,8 @@ def _write_beside(path: Path, text: str) -> str:
     """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)  # mkstemp's are private

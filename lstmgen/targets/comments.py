@@ -18,6 +18,11 @@ def header(cell: Cell, target: str, source: str = "", options: str = "") -> list
     It holds no date and no path, so that equal input gives equal bytes.
     """
     command = f"lstmgen codegen {source or cell.name} --target {target}{options}"
+    return made_by(cell, command)
+
+
+def made_by(cell: Cell, command: str) -> list[str]:
+    """The same of a file that another command makes."""
     return _framed(about(cell), command)
 
 

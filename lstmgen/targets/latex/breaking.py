@@ -110,7 +110,7 @@ def _greedy(chunks: Sequence[str], room: float) -> list[str]:
     return lines
 
 
-_SOURCE = 98  # characters in a line of LaTeX
+SOURCE = 98  # characters in a line of LaTeX
 # Where such a line is broken: rather before an equation than a term, a term than a factor, and
 # only then inside of parentheses, as the second says.
 _BREAKS = (
@@ -125,7 +125,7 @@ _BREAKS = (
 def source_line(line: str) -> str:
     """``line``, if it is long, in several lines of LaTeX that mean the same."""
     indent = " " * (len(line) - len(line.lstrip()))
-    lines = _broken(line.strip(), _SOURCE - len(indent) - 6, _BREAKS)
+    lines = _broken(line.strip(), SOURCE - len(indent) - 6, _BREAKS)
     return indent + f"\n{indent}      ".join(lines)
 
 

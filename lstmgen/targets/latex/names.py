@@ -31,6 +31,10 @@ class Names:
                 letter, indices = name.replace("_", r"\_"), []
             self._parts[name] = (letter, tuple(indices))
 
+    def use(self, letter: str) -> bool:
+        """Whether a name begins with a letter, such as Delta."""
+        return any(first == letter for first, _ in self._parts.values())
+
     def __call__(self, name: str, *, bold: bool, time: str = "") -> str:
         letter, indices = self._parts.get(name) or (_split(name)[0], tuple(_split(name)[1:]))
         if letter == STAR:

@@ -16,6 +16,7 @@ from .breaking import source_line, width
 from .equations import Equations
 from .lines import listed
 from .names import escape
+from .typesetting import is_alone
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,12 @@ class Notation:
 
     def _direct(self, v: str) -> Row:
         """What the loss does to an output itself; ``v`` stands for any vector."""
-        if len(self.cell.outputs) > 1:
+        if not is_alone(self.lines.order, self.lines.names):
             outputs = listed([f"${self.lines.math(y)}$" for y in self.cell.outputs])
+            many = "s" if len(self.cell.outputs) > 1 else ""
             return Row(rf"$\Delta{v}$", rf"as ${v}$",
-                       rf"$\partial L / \partial {v}$ as the loss itself gives it, of the outputs "
-                       rf"{outputs}")  # fmt: skip
+                       rf"$\partial L / \partial {v}$ as the loss itself gives it, of the "
+                       rf"output{many} {outputs}")  # fmt: skip
         y = self.lines.math(self.cell.output)
         about = rf"$\partial L / \partial {y}$ as the loss itself gives it, at step $t$"
         return Row(r"$\boldsymbol{\Delta}_t$", self._shape(self.cell.output), about)
@@ -77,7 +79,8 @@ class Notation:
         meaning = escape(", ".join(dict.fromkeys(roles))) if roles else meaning
         if any(v in symbols for v in self.cell.outputs):
             what = "an output" if len(self.cell.outputs) > 1 else "the output"
-            meaning = f"{meaning}; {what}" if meaning else what
+            says_so = meaning in ("", "output", "an output", "the output")
+            meaning = what if says_so else f"{meaning}; {what}"
         rows: list[Row] = []
         room = 0.0
         for s in symbols:

@@ -37,10 +37,7 @@ class Page:
         self.lines = Lines(Order(cell, derivation.forward), Names(_symbols(derivation)))
         self.equations = Equations(cell, derivation, self.lines)
         self._notation = Notation(self.equations)
-        self.header = [
-            line if PLACEHOLDER in line else one_line(line)
-            for line in header(cell, "latex", source)
-        ]
+        self.header = one_line_each(header(cell, "latex", source))
         self.name = escape(cell.name)
         self.title = escape(cell.title[:1].upper() + cell.title[1:]) or self.name
         name = [rf"\texttt{{{self.name}}}"] if cell.title else []
@@ -165,6 +162,11 @@ class Page:
     def ends(self) -> list[str]:
         """The gradients of the inputs and of the initial states."""
         return self.lines.aligned(self.equations.gradients[len(self.equations.derivation.totals) :])
+
+
+def one_line_each(lines: Sequence[str]) -> list[str]:
+    """The lines of a header, each of which a comment holds."""
+    return [line if PLACEHOLDER in line else one_line(line) for line in lines]
 
 
 def _widest(family: dict[str, str]) -> float:

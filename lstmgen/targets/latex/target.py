@@ -3,7 +3,8 @@ r"""LaTeX: the forward equations, the adjoints of one step, the gradients as sum
 What is printed follows ``Derivation.equations`` and ``.gradients``. ``equations`` chooses what is
 shown and how it is named, ``stars`` writes once what is alike but for a gate's letter, ``lines``
 and ``typesetting`` set it, ``breaking`` says where a long line breaks, ``notation`` explains the
-symbols, and ``page`` is what the templates read.
+symbols, and ``page`` is what the templates read. ``jacobian`` is a page of its own, of the state
+Jacobian.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from ...language.cell import Cell
 from ..rendering import environment
 from ..sealing import seal
+from .jacobian import JacobianPage
 from .page import Page
 
 OPTIONS: frozenset[str] = frozenset()
@@ -29,8 +31,22 @@ def files(cell: Cell, *, source: str = "") -> dict[str, str]:
 
 def emit(cell: Cell, *, document: bool = False, source: str = "") -> str:
     r"""The equations as a fragment to \input, or as a document that stands alone."""
-    page = Page(cell, source)
-    fragment = _rendered("fragment", page)
+    return _emitted("fragment", Page(cell, source), document)
+
+
+def emit_jacobian(cell: Cell, *, document: bool = False, source: str = "") -> str:
+    """The state Jacobian of a cell and its structure, in the same two forms.
+
+    Raises
+    ------
+    LstmgenError
+        If the cell has no state.
+    """
+    return _emitted("jacobian", JacobianPage(cell, source), document)
+
+
+def _emitted(template: str, page: Page, document: bool) -> str:
+    fragment = _rendered(template, page)
     if not document:
         return seal(fragment)
     _, _, body = fragment.partition("\n\n")  # without the fragment's own header

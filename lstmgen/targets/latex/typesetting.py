@@ -68,12 +68,27 @@ class Braced(Function):
     is_real = True
 
 
+def is_alone(order: Order, names: Names) -> bool:
+    """Whether the cotangent of the output is a letter by itself: there is one output, and no
+    symbol looks like it. Else it is Δy, of each output y.
+    """
+    return len(order.cell.outputs) == 1 and not names.use("Delta")
+
+
+class Slope(Function):
+    """∂u/∂v of each unit, for the left-hand side of an equation."""
+
+    nargs = 2
+    is_real = True
+
+
 class Typesetter(LatexPrinter):
     """One expression in LaTeX. ``origin`` is t, or empty where steps are counted from 0."""
 
     def __init__(self, order: Order, names: Names, origin: str = "t") -> None:
         super().__init__()
         self.person, self.names, self.origin = order, names, origin
+        self.is_alone = is_alone(order, names)
 
     def sides(self, e: Eq) -> tuple[str, list[str]]:
         """The left-hand side, and the right-hand side in pieces between which it may break."""
@@ -221,13 +236,15 @@ class Typesetter(LatexPrinter):
         if v.category not in STATIC:
             time = f"{self.origin}{v.time:+d}" if v.time and self.origin else ""
             time = time or self.origin or str(v.time)
-        if v.category == "cotangent" and len(self.person.cell.outputs) == 1:
+        if v.category == "cotangent" and self.is_alone:
             return r"\boldsymbol{\Delta}" + _script("_", time)
         mark = r"\delta" if v.category in ADJOINT else ""
         mark = r"\Delta" if v.category == "cotangent" else mark
+        mark = r"\mathrm{d}" if v.category.startswith("tangent") else mark
         bold = not (self.person.is_matrix(v) or self.person.scalar(v))
         name = self.names(v.name, bold=bold, time=time)
-        return f"{mark} {name}" if mark and name[0].isalpha() else mark + name
+        is_command = mark[-1:].isalpha()  # which a letter would go on with
+        return f"{mark} {name}" if is_command and name[0].isalpha() else mark + name
 
     def _print_Matrix(self, m: Matrix) -> str:
         name = self.names(m.name, bold=False)
@@ -272,6 +289,10 @@ class Typesetter(LatexPrinter):
         left, right = (rf"\{size}l(", rf"\{size}r)") if size else ("(", ")")
         return rf"{left}\underbrace{{{inner}}}_{{{name}}}{right}"
 
+    def _print_Slope(self, e: Slope) -> str:
+        above, below = (self._print(a) for a in e.args)
+        return rf"\frac{{\partial {above}}}{{\partial {below}}}"
+
     def _print_Helper(self, e: Helper) -> str:
         first, *indices = e.name.split("_")
         raised = "".join(_script("_", i) for i in indices)
@@ -284,14 +305,13 @@ class Typesetter(LatexPrinter):
         return f"{matrix} {self._bound(e.args[1], 'Mul')}"
 
     def _print_Outer(self, e: Expr) -> str:
-        left, right = (self._bound(a, "Mul") for a in e.args[:2])
-        return rf"{left}\, {right}^{{\top}}"
+        return rf"{self._bound(e.args[0], 'Mul')}\, {self._turned(e.args[1])}"
 
     def _print_Contract(self, e: Contract) -> str:
         if e.is_outer:
             return self._print_Outer(e)
         return " ".join(
-            self._bound(a, "Mul") + (r"^{\top}" if transposed else "")
+            self._turned(a) if transposed else self._bound(a, "Mul")
             for a, transposed in self.person.matrices(e)
         )
 
@@ -314,11 +334,20 @@ class Typesetter(LatexPrinter):
         return _parentheses(self._print(e.operand)) + _script("_", f"[{e.number + 1}]")
 
     def _print_Reshape(self, e: Reshape) -> str:
+        if e.repeats:
+            value, count = map(self._print, e.repeats)
+            return rf"\operatorname{{repeat}}_{{{count}}}{_parentheses(value)}"
         shape = r" \times ".join(map(self._print, e.args[1]))
         return _parentheses(self._print(e.operand)) + _script("_", shape)
 
     def _print_Transpose(self, e: Transpose) -> str:
-        return self._bound(e.operand, "Pow") + r"^{\top}"
+        return self._turned(e.operand)
+
+    def _turned(self, e: Expr) -> str:
+        """The transpose of ``e``; two signs above each other are an error in TeX."""
+        inner = self._bound(e, "Pow")
+        is_turned = isinstance(e, Transpose) or (isinstance(e, Matrix) and e.transposed)
+        return (_parentheses(inner) if is_turned else inner) + r"^{\top}"
 
     def _print_Concat(self, e: Concat) -> str:
         return rf"\left[{'; '.join(map(self._print, e.args))}\right]"
