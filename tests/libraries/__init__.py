@@ -9,8 +9,8 @@ back under our names::
         ...
         return h, {"h": h, "c": c}
 
-is one step, with arguments as in ``papers``. With ``whole=True`` it is a pass over a sequence: ``x``
-is (T, B, D), and the output is that of all steps.
+is one step, with arguments as in ``papers``. With ``whole=True`` it is a pass over a sequence:
+inputs come as a dict of (T, B, D), and outputs go as one.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def _call(name: str, theirs: dict[str, Any], x: Any, state: Any, **options: Any)
 def _single(
     cell: str, name: str, theirs: Callable[..., dict[str, Any]], **options: Any
 ) -> Callable[..., Any]:
-    """A layer with one state, which is its output. Options that are callable are read of constants."""
+    """A layer with one state, which is its output. An option may be a function of constants."""
 
     def run(p: Any, x: Any, s: Any, g: Any) -> Any:
         (state,) = s
@@ -149,9 +149,11 @@ _single("ligru", "LiGRUCell", _of_ligru)
 
 @held("janet", "torchrecurrent", "D=3 H=5")
 def JANETCell(p, x, s, g):
-    # its two states are one and the same
-    theirs = _gates("f g")(p)
-    h, c = _call("JANETCell", theirs, x, (s["h"], s["h"]), recurrent_bias=False, beta=g["beta"])
+    # Its two states are one and the same. It learns β, which the paper fixes.
+    import torch
+
+    theirs = {**_gates("f g")(p), "beta": torch.tensor(g["beta"], dtype=x.dtype)}
+    h, c = _call("JANETCell", theirs, x, (s["h"], s["h"]), recurrent_bias=False)
     assert h is c
     return h, {"h": c}
 
@@ -205,23 +207,6 @@ def NASCell(p, x, s, g):
     }
     h, c = _call("NASCell", theirs, x, (s["h"], s["c"]), recurrent_bias=False)
     return h, {"h": h, "c": c}
-
-
-@held("rhn", "torchrecurrent", "D=3 H=5")
-def RHNCell(p, x, s, g):
-    # It computes a carry gate, too, and does not use it: the gates are coupled, as in the paper.
-    import torch
-
-    theirs = {}
-    for n in range(3):
-        W, b = (stacked(p, symbol, f"h{n + 1} t{n + 1}") for symbol in "Rb")
-        if n == 0:
-            W = torch.cat([stacked(p, "W", "h t"), W], 1)
-        unused = torch.zeros_like(W[: len(W) // 2]), torch.zeros_like(b[: len(b) // 2])
-        theirs[f"units.{n}.weight"] = torch.cat([W, unused[0]])
-        theirs[f"units.{n}.bias"] = torch.cat([b, unused[1]])
-    h = _call("RHNCell", theirs, x, s["s"], depth=3)
-    return h, {"s": h}
 
 
 _double(
