@@ -39,6 +39,7 @@ def test_it_is_the_cell_of_a_library(layer: libraries.Layer) -> None:
     forward = layer.run if layer.whole else folded(cell, layer.run)
     by = by_jax if layer.library in OF_JAX else by_torch
     y, final, gradients = by(cell, forward, case)
+    assert all(gradient.any() for gradient in gradients.values())  # it reads all parameters
     assert_equal_in_both_targets(
         layer.cell, case, (y, final, gradients), layer.tolerance, layer.only
     )

@@ -1,5 +1,5 @@
-"""What authors of cells have published as a package: xlstm and ncps. And mambapy, which is not of
-the authors of Mamba, whose own package wants a GPU.
+"""What authors of cells have published as a package, xlstm, ncps and flash-linear-attention; and
+mambapy, which is not of the authors of Mamba, whose own package wants a GPU.
 """
 
 from __future__ import annotations
@@ -167,3 +167,84 @@ def ssm_step(p, x, s, g):
     }
     y, h = functional_call(_mamba(D, N, len(p["W_dt"])), theirs, (x, s["h"]))
     return y, {"h": h}
+
+
+# ------------------------------------------------- flash-linear-attention: Yang et al., and others
+
+
+@cache
+def _naive(operation: str) -> Any:
+    """A module of reference code, without its package, which wants a compiler for GPUs."""
+    from importlib import util
+    from pathlib import Path
+
+    (package,) = util.find_spec("fla").submodule_search_locations
+    path = Path(package) / "ops" / operation / "naive.py"
+    spec = util.spec_from_file_location(f"naive_{operation}", path)
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _heads(x: Any, W: Any) -> Any:
+    """(T, B, D) by (N, K, D): (B, T, N, K)."""
+    import torch
+
+    return torch.einsum("tbd,nkd->btnk", x, W)
+
+
+# This code computes in float32, whatever it is given. It has the recurrence alone: what makes its
+# keys, queries and gates, and what comes after, are around it.
+@held("gla", "fla", "D=3 K=4 N=2 P=5 R=6", whole=True, tolerance=1e-5)
+def naive_recurrent_gla(p, x, s, g):
+    from torch.nn.functional import linear, logsigmoid, rms_norm, silu
+
+    x = x["x"]
+    q, k, v, r = (_heads(x, p[n]) for n in ("W_q", "W_k", "V_v", "V_r"))
+    decay = logsigmoid(_heads(linear(x, p["A"]), p["U_alpha"]) + p["b_alpha"]) / 16
+    run = _naive("gla").naive_recurrent_gla
+    o, S = run(q, k, v, decay, initial_state=s["S"].mT, output_final_state=True)
+    o = rms_norm(o, o.shape[-1:], p["gain"], eps=1e-5) * silu(r + p["b_r"])
+    return {"h": o.swapaxes(0, 1)}, {"S": S.mT}
+
+
+@held("delta_net", "fla", "D=3 K=4 N=2 P=5", whole=True, tolerance=1e-5)
+def delta_rule_recurrence(p, x, s, g):
+    # It divides queries by the root of K, which the paper does not.
+    import torch
+    from torch.nn.functional import silu
+
+    x = x["x"]
+    q, k = (silu(_heads(x, p[n])) for n in ("W_q", "W_k"))
+    q, k = (a * torch.rsqrt((a * a).sum(-1, keepdim=True) + 1e-6) for a in (q, k))
+    q, k, v = (a.swapaxes(1, 2) for a in (q * q.shape[-1] ** 0.5, k, _heads(x, p["V_v"])))
+    beta = torch.sigmoid(torch.einsum("tbd,nd->bnt", x, p["w_b"]))
+    o, S = _naive("delta_rule").delta_rule_recurrence(q, k, v, beta, s["S"].mT)
+    return {"h": o.permute(2, 0, 1, 3)}, {"S": S.mT}
+
+
+@held("rwkv7", "fla", "D=3 K=4 N=2 P=5 R=6", whole=True, tolerance=1e-5)
+def dplr_recurrence(p, x, s, g):
+    # Its transition is any diagonal matrix and one of rank 1; queries are divided by the root of K.
+    import torch
+    from torch.nn.functional import group_norm, linear
+
+    x = x["x"]
+    before = torch.cat([s["x_before"][None], x[:-1]])
+    xs = {n: torch.lerp(x, before, p[f"mu_{n}"]) for n in "rwkvag"}
+    r, k, v = (_heads(xs[n], p[W]) for n, W in (("r", "W_r"), ("k", "W_k"), ("v", "V_v")))
+    low = {n: linear(xs[n], p[f"A_{n}"]) for n in "wag"}
+    decay = torch.sigmoid(p["w_0"] + _heads(torch.tanh(low["w"]), p["B_w"]))
+    a = torch.sigmoid(p["a_0"] + _heads(low["a"], p["B_a"]))
+    u = p["xi"] * k
+    u = u * torch.rsqrt((u * u).sum(-1, keepdim=True) + 1e-6)
+    k = k * (1 + p["alpha"] * (a - 1))
+    root = k.shape[-1] ** 0.5
+    given = (r * root, k, v, -u, a * u, -decay * np.exp(-0.5))
+    given = (a.swapaxes(1, 2).float() for a in given)
+    o, S = _naive("generalized_delta_rule/dplr").dplr_recurrence(*given, s["S"].mT)
+    y = o.swapaxes(1, 2).flatten(0, 1).flatten(1).to(x.dtype)
+    y = group_norm(y, v.shape[2], p["gain"].flatten(), p["bias"].flatten(), eps=64e-5).view_as(v)
+    y = y + (r * k * p["rho"]).sum(-1, keepdim=True) * v
+    y = y * _heads(torch.sigmoid(low["g"]), p["B_g"])
+    return {"h": y.swapaxes(0, 1)}, {"S": S.mT, "x_before": x[-1]}
