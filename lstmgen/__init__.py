@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from .analysis.flow import Flow, flow
     from .derivation.forward import Tangents
     from .derivation.modes import derive
+    from .derivation.online import online
     from .derivation.reverse import Derivation
+    from .derivation.tangent import tangent
     from .errors import CellError, GenerateError, LstmgenError, ToolchainError
     from .language.cell import Cell
     from .language.composed import elu, gelu, layer_norm, leaky_relu, log_sigmoid, silu, softmax
@@ -80,8 +82,10 @@ _HOME = {
     "NetworkPlan": "network.plans",
     "Schedule": "network.schedules",
     "Training": "training.state",
+    "online": "derivation.online",
     "plan": "network.plans",
     "read_cell": "notation.reading",
+    "tangent": "derivation.tangent",
     "write_cell": "notation.writing",
 }
 for _module, _names in {
@@ -150,6 +154,7 @@ __all__ = [
     "max_",
     "mean",
     "named",
+    "online",
     "outer",
     "plan",
     "read_cell",
@@ -166,6 +171,7 @@ __all__ = [
     "step",
     "stop_gradient",
     "sum_",
+    "tangent",
     "tanh",
     "vector",
     "vectors",

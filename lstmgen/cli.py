@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _EPILOG = """CELL is a name that `lstmgen cells` lists, a text file such as my_cell.cell, or a
-Python file that defines `cell`, or `network`.
+Python file that defines `cell`, or `network`. CELL:tangent is the cell that carries a
+tangent, for Jacobian- and Hessian-vector products; CELL:online learns while it runs.
 
 \b
   lstmgen show lstm                              its equations
@@ -288,7 +289,7 @@ def codegen(
     from .targets import generate
 
     found = _find(cell)
-    source = Path(cell).name if cell.endswith((".py", ".cell")) else ""
+    source = Path(cell).name if "." in cell or ":" in cell else ""
     options: dict[str, Any] = {"source": source, **dict(sizes)}
     if target == "c":
         options["dtype"] = dtype

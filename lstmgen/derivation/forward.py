@@ -96,7 +96,7 @@ def along(
 
 def read(e: Expr) -> set[Expr]:
     """The quantities in ``e``, matrices as they are, not transposed."""
-    return e.atoms(Vector) | {m.base for m in e.atoms(Matrix)}
+    return {*e.atoms(Vector), *(m.base for m in e.atoms(Matrix))}
 
 
 def is_tangent(v: Expr) -> bool:

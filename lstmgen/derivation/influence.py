@@ -149,9 +149,13 @@ class Influence:
             size = sum((s[-1] for s in link.shapes), sympy.S.Zero)
             return replace(made, value=Concat(*parts), shape=(*self.shape[:-1], size))
         assert isinstance(link, Multiplied), link
-        *heads, rows, columns = axes_of(link.matrix)
+        *heads, rows, _ = axes_of(link.matrix)
         if link.matrix.merged or (heads and made.lead):
-            raise CellError("products of heads with matrices of their own are not learned online")
+            raise CellError(
+                f"the influence through {link.matrix} cannot be written: each of its heads would "
+                "be multiplied by a matrix of its own for every entry of a parameter",
+                hint="learn with backpropagation through time",
+            )
         value: Expr = Product(link.matrix, made.wide)
         if len(self.shape) == 1 and rows == 1 and made.lead:
             return replace(made, value=sum_(value, Integer(len(made.lead))), shape=SCALAR)

@@ -11,7 +11,7 @@ costs no more than backpropagation (Zucchet et al., "Online learning of long-ran
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import sympy
 from sympy import Eq, Expr, Tuple
@@ -19,13 +19,13 @@ from sympy import Eq, Expr, Tuple
 from ..errors import CellError, require_cell
 from ..language.cell import Cell
 from ..language.functions import equal, stop_gradient
-from ..language.matrices import Matrix, as_matrix
+from ..language.matrices import Matrix
 from ..language.shapes import SCALAR, Shape
 from ..language.symbols import (
     ADJOINT,
+    OF_PARAMETERS,
     Contract,
     Expand,
-    Gradient,
     Outer,
     Total,
     Transpose,
@@ -39,7 +39,7 @@ from .linear import Linearised, Weighing
 from .names import namer_for
 from .normalform import MIXING
 from .plain import plain
-from .reverse import Derivation, adjoint, carry, cotangent, gathered, reverse
+from .reverse import adjoint, carry, cotangent, gathered, reverse
 
 Quantity = Vector | Matrix
 
@@ -79,9 +79,9 @@ class _Online:
         lines = (*d.fixed, *d.forward, *d.adjoints, *d.fixed_adjoints)
         self.namer = namer_for(cell, lines)
         self.shapes = cell.shapes
-        self.out: list[Eq] = []
         self.identities: dict[Expr, Vector] = {}
         self.ones: list[Eq] = []
+        self.influence_names: dict[tuple[str, str], str] = {}
         self.names = {
             e.rhs: e.lhs
             for e in d.forward
@@ -166,21 +166,17 @@ class _Online:
 
     # ------------------------------------------------------------------ influences
 
-    def _influences(
-        self, source: Quantity
-    ) -> tuple[dict[Vector, Influence], list[Eq], list[Eq]]:
+    def _influences(self, source: Quantity) -> tuple[dict[Vector, Influence], list[Eq], list[Eq]]:
         """The influences of one parameter on the states that come in, their equations, and the
         numbers of ties that these read.
         """
         before: dict[Vector, Influence | None] = dict.fromkeys(self.cell.states)
         while True:
-            mark = dict(self.names), len(self.ones)
             found, lines, ties = self._sweep(source, before)
             after = {s: _joined(before[s], found.get(s.at(0))) for s in self.cell.states}
             if all(_alike(before[s], after[s]) for s in self.cell.states):
                 break
             before = after
-        _ = mark
         return {s: i for s, i in before.items() if i is not None}, lines, ties
 
     def _sweep(
@@ -201,7 +197,9 @@ class _Online:
             made = together(found, self._identity)
             after = before.get(e.lhs.at(-1)) if e.lhs.category == "state" else None
             if after is not None:
-                apart = [place for pair in made.shared if pair not in after.shared for place in pair[1:]]
+                apart = [
+                    place for pair in made.shared if pair not in after.shared for place in pair[1:]
+                ]
                 made = made.apart(apart, self._identity)
             symbol = self._symbol(e.lhs, source, made)
             value = stop_gradient(made.value) if symbol.category == "state" else made.value
@@ -235,7 +233,7 @@ class _Online:
         own = len(of) - 2
         row, column = (own + 1, own) if matrix.transposed else (own, own + 1)
         heads = len(self.shapes.axes(operand)) - 1
-        if matrix.merged and matrix.transposed or heads > 1:
+        if (matrix.merged and matrix.transposed) or heads > 1:
             raise CellError(
                 f"the influence of {source} is not learned online: it has heads", where=str(lhs)
             )
@@ -250,19 +248,18 @@ class _Online:
     def _symbol(self, v: Vector, source: Quantity, made: Influence) -> Vector:
         axes = tuple(map(str, made.axes))
         key = (v.name, source.name)
-        name = self._given.setdefault(key, "") or self.namer(f"{v.name}_by_{source.name}")
-        self._given[key] = name
-        return Vector(name, "state" if v.category == "state" else "vector", axes)
-
-    @property
-    def _given(self) -> dict[tuple[str, str], str]:
-        return self.__dict__.setdefault("_names_given", {})
+        if key not in self.influence_names:
+            self.influence_names[key] = self.namer(f"{v.name}_by_{source.name}")
+        category = "state" if v.category == "state" else "vector"
+        return Vector(self.influence_names[key], category, axes)
 
     def _identity(self, size: Expr) -> Expr:
         """The identity matrix of a size, made of a count of its units."""
         if size not in self.identities:
             count = Vector(self.namer(f"count_{len(self.identities)}"), "vector", str(size))
-            unit = Vector(self.namer(f"identity_{len(self.identities)}"), "vector", (str(size), str(size)))
+            unit = Vector(
+                self.namer(f"identity_{len(self.identities)}"), "vector", (str(size), str(size))
+            )
             full = Tuple(size, size)
             down, right = (Expand(count, full, Tuple(sympy.Integer(k))) for k in (0, 1))
             self.ones.append(
@@ -277,14 +274,22 @@ class _Online:
     def _gradients(self, sums: dict[str, Expr]) -> list[Eq]:
         """The states that sum up gradients, of what is made of parameters by its adjoints."""
         d, lines = self.derivation, []
-        through: dict[str, Expr] = {}
         names: dict[Expr, Expr] = {}
         for e in d.fixed:
             if e.lhs.name in sums:
                 made = Vector(self.namer(f"{e.lhs.name}_sum"), "vector", e.lhs.axes)
                 lines.append(Eq(made, sums.pop(e.lhs.name), evaluate=False))
                 names[gathered(e.lhs)] = made
+        of_matrices = self._of_matrices()
         for e in d.fixed_adjoints:
+            read = {v for v in e.rhs.atoms(Vector) if v.category in OF_PARAMETERS}
+            wrong = sorted(v.name for v in read if v.name in of_matrices)
+            if wrong:
+                raise CellError(
+                    f"{self.cell.name} cannot learn online: the gradient of {e.lhs.name} has the "
+                    f"entries of {wrong[0]} as factors, and a matrix is only multiplied in a step",
+                    hint="learn with backpropagation through time",
+                )
             made = Vector(self.namer(f"{e.lhs.name}_adj"), "vector", self.shapes.declared(e.lhs))
             lines.append(Eq(made, e.rhs.xreplace(names), evaluate=False))
             names[e.lhs] = made
@@ -297,6 +302,14 @@ class _Online:
             lines.append(Eq(total.at(0), stop_gradient(total + gain), evaluate=False))
         return lines
 
+    def _of_matrices(self) -> set[str]:
+        """What is a matrix, or made of one."""
+        found = {p.name for p in self.cell.parameters if isinstance(p, Matrix)}
+        for e in self.derivation.fixed:
+            if any(v.name in found for v in e.rhs.atoms(Vector)):
+                found.add(e.lhs.name)
+        return found
+
 
 def _alike(a: Influence | None, b: Influence | None) -> bool:
     return (a is None) == (b is None) and (a is None or b is None or a.shared == b.shared)
@@ -306,7 +319,9 @@ def _joined(before: Influence | None, found: Influence | None) -> Influence | No
     """What a state's influence has to be, for it to hold both."""
     if found is None:
         return before
-    shared = found.shared if before is None else tuple(p for p in before.shared if p in found.shared)
+    shared = (
+        found.shared if before is None else tuple(p for p in before.shared if p in found.shared)
+    )
     value = found.value.at(-1) if isinstance(found.value, Vector) else found.value
     if before is not None and before.shared == shared:
         return before
@@ -319,29 +334,18 @@ def _brought(influence: Influence, back: Vector, shape: Shape) -> Expr:
     """What the influence on a state adds to a gradient, where the loss says ``back`` of it."""
     if shape == SCALAR:
         return influence.value * back
-    if len(influence.shared) == len(shape):  # nothing is summed
-        full, front = influence.axes, len(influence.free)
-        wide = expand(back, full, tuple(range(front, len(full)))) if front else back
-        product = influence.value * wide
-        order = (*influence.free, *(k for k, _ in sorted(influence.shared, key=lambda p: p[1])))
-        if order == tuple(range(len(order))):
-            return product
-        if order[:-2] == tuple(range(len(order) - 2)):
-            return Transpose(product)
-    if len(shape) - len(influence.shared) > 1 or not influence.of:
-        front = len(influence.free)
-        product = influence.value * (
-            expand(back, influence.axes, tuple(range(front, front + len(shape)))) if front else back
-        )
-        left = list(range(len(influence.axes)))
-        for at in reversed([front + k for k in range(len(shape)) if influence.at(k) is None]):
-            product = sum_(product, sympy.Integer(at)) if len(left) > 1 else sum_(product)
-            left.pop()
-        order = (*influence.free, *(k for k, _ in sorted(influence.shared, key=lambda p: p[1])))
-        return Transpose(product) if order != tuple(range(len(order))) else product
-    letters = "abcdefgh"[: len(shape)]
-    lead = {k: "ijkl"[n] for n, k in enumerate(influence.free)}
-    place = {**lead, **{k: letters[at] for k, at in influence.shared}}
-    mine = "".join(lead[k] for k in influence.free) + letters
-    out = "".join(place[k] for k in range(len(influence.of)))
-    return Contract(influence.value, back, f"{mine},{letters}->{out}")
+    front, axes = len(influence.free), influence.axes
+    order = (*influence.free, *(k for k, _ in sorted(influence.shared, key=lambda pair: pair[1])))
+    in_order = tuple(range(len(order)))
+    summed = [k for k in range(len(shape)) if influence.at(k) is None]
+    if order[:-2] != in_order[:-2] or (len(summed) == 1 and order):
+        letters = "abcdefgh"[: len(shape)]
+        lead = dict(zip(influence.free, "ijkl", strict=False))
+        place = {**lead, **{k: letters[at] for k, at in influence.shared}}
+        mine = "".join(lead.values()) + letters
+        out = "".join(place[k] for k in in_order)
+        return Contract(influence.value, back, f"{mine},{letters}->{out}")
+    e = influence.value * (expand(back, axes, tuple(range(front, len(axes)))) if front else back)
+    for left, k in zip(range(len(axes), 0, -1), reversed(summed), strict=False):
+        e = sum_(e, sympy.Integer(front + k)) if left > 1 else sum_(e)
+    return Transpose(e) if order != in_order else e

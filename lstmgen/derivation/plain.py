@@ -94,7 +94,7 @@ def _product(e: Contract) -> Expr:
 
 
 def _needed(lines: Sequence[Eq], kept: Collection[Vector]) -> list[Eq]:
-    """The lines that what is kept is made of. Who reads a state reads what it was made of before."""
+    """The lines that what is kept is made of; a state that is read was made in the step before."""
     made: dict[Expr, Eq] = {e.lhs: e for e in lines}
     wanted: set[Expr] = set()
     todo: list[Expr] = list(kept)

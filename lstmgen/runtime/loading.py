@@ -9,11 +9,13 @@ import linecache
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 
 from .. import cells
+from ..derivation.online import online
+from ..derivation.tangent import tangent
 from ..errors import LstmgenError, did_you_mean
 from ..language.cell import Cell
 from ..language.misuse import advice
@@ -75,13 +77,36 @@ def _cell(module: ModuleType, path: str | Path) -> Cell:
 
 
 def find_cell(name: str) -> Cell:
-    """The reference cell called ``name``, or the one in the file of that name."""
-    return load_cell(name) if _is_file(name) else _reference(name)
+    """The reference cell called ``name``, or the one in the file of that name; after a colon, what
+    is derived of it: ``lstm:tangent``, ``my_cell.py:online``.
+    """
+    name, derived = _derived(name)
+    found = load_cell(name) if _is_file(name) else _reference(name)
+    return derived(found) if derived else found
 
 
 def find_model(name: str) -> Cell | Structure:
-    """The reference cell called ``name``, or the cell or network in the file of that name."""
-    return load_model(name) if _is_file(name) else _reference(name)
+    """The cell as ``find_cell`` has it, or the network in the file of that name."""
+    plain, derived = _derived(name)
+    if derived or not _is_file(plain):
+        return find_cell(name)
+    return load_model(plain)
+
+
+DERIVED = {"tangent": tangent, "online": online}
+
+
+def _derived(name: str) -> tuple[str, Callable[[Cell], Cell] | None]:
+    """A name without what stands after its colon, and what that asks for."""
+    before, colon, after = name.rpartition(":")
+    if not colon or "/" in after or "\\" in after:  # as in C:\cell.py
+        return name, None
+    if after not in DERIVED:
+        known = " and ".join(f"{before}:{word}" for word in DERIVED)
+        near = did_you_mean(after, DERIVED)
+        raise LstmgenError(f"{name}: nothing called {after!r} is derived of a cell\n"
+                           f"  hint: {near or f'there are {known}'}")  # fmt: skip
+    return before, DERIVED[after]
 
 
 def is_text(path: str | Path) -> bool:

@@ -140,6 +140,11 @@ class Nest:
     def _contract(self, e: Eq) -> None:
         words = e.rhs.spec
         letters = nesting(words)
+        summed = [k for k, x in enumerate(letters) if x not in words[2]]
+        if len(summed) > 1:
+            raise GenerateError(
+                f"the C target cannot contract {e.rhs} over {len(summed)} axes at once"
+            )
         for word in words:
             if [letters.index(x) for x in word] != sorted(letters.index(x) for x in word):
                 raise GenerateError(
@@ -152,7 +157,6 @@ class Nest:
             for v, word in zip(e.rhs.args, words[:2], strict=False)
         ]
         value: Expression = product(*factors)
-        summed = [k for k, x in enumerate(letters) if x not in words[2]]
         if not summed:
             self._assign(e.lhs, value)
         else:
