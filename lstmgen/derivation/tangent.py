@@ -65,8 +65,10 @@ def tangent(cell: Cell, *, inputs: bool = True) -> Cell:
     equations = [x for e in tangents.forward for x in (e, *beside.get(e.lhs, ()))]
     matrices = [p for p in cell.parameters if isinstance(p, Matrix)]
     matrices += [m for m in swap.values() if isinstance(m, Matrix)]
+    after = [s.at(0) for s in cell.states if _is_made(s.at(0), tangents, lines)]
+    moving = [swap[tangents.symbols[s]] for s in after]
     kept = [*cell.outputs, *outputs]
-    made = plain(equations, [*kept, *cell.states], matrices, cell.shapes)
+    made = plain(equations, [*kept, *cell.states, *moving], matrices, cell.shapes)
     return Cell(
         f"{cell.name}_tangent", made, kept,
         title=f"{cell.title or cell.name}, with a tangent", source=cell.source, notes=_NOTES,
@@ -82,28 +84,31 @@ _NOTES = (
 
 
 def _lines(cell: Cell, tangents: Tangents, inputs: bool) -> list[Eq]:
-    """The equations of what moves. A state moves if it does after a step in which all others do."""
+    """The equations of what moves. A state moves if it does after a step in which all others do,
+    and a matrix that is made of parameters if its quantity does.
+    """
     steps = [e for e in tangents.equations if isinstance(e.lhs, Vector)]
-    fixed = {s for s in tangents.symbols if isinstance(s, Vector) and s.category == "input"}
-    fixed = set() if inputs else fixed
-    given = {t for s, t in tangents.symbols.items() if _is_given(s, cell) and s not in fixed}
+    symbols = tangents.symbols
+    quantities = {s.name: s for s in symbols if isinstance(s, Vector) and s.category == "derived"}
+    if_made: dict[Expr, Expr] = {symbols[s]: symbols[s.at(0)] for s in cell.states if s in symbols}
+    for m in symbols:
+        if isinstance(m, Matrix) and m.name in quantities:
+            if_made[symbols[m]] = symbols[quantities[m.name]]
+    given = {*if_made, *(t for s, t in symbols.items() if _is_given(s, inputs))}
     while True:
         lines = along(steps, given)
         made = {e.lhs for e in lines}
-        still = {
-            tangents.symbols[s]
-            for s in cell.states
-            if s in tangents.symbols and tangents.symbols[s.at(0)] not in made
-        }
-        if not still & given:
+        still = {t for t in given if t in if_made and if_made[t] not in made}
+        if not still:
             return lines
         given -= still
 
 
-def _is_given(symbol: Expr, cell: Cell) -> bool:
+def _is_given(symbol: Expr, inputs: bool) -> bool:
+    """Whether a user says how ``symbol`` changes."""
     if isinstance(symbol, Matrix):
-        return symbol not in cell.derived
-    return symbol.category in ("parameter", "input") or symbol in cell.states
+        return True
+    return symbol.category == "parameter" or (inputs and symbol.category == "input")
 
 
 def _is_made(v: Vector, tangents: Tangents, lines: list[Eq]) -> bool:
