@@ -94,7 +94,7 @@ def test_witnesses_equal_autograd(name: str, autograd) -> None:
 
 
 @given(strategies.cells())
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_witnesses_equal_autograd_for_made_up_cells(autograd, cell: Cell) -> None:
     assert_witnesses_equal_autograd(cell, autograd)
 
@@ -118,7 +118,7 @@ def test_derivations_pass(name: str, dtype: str) -> None:
 
 
 @given(strategies.cells())
-@settings(max_examples=40)
+@settings(max_examples=20)  # as modules they run in test_gradients.py, test_kinds.py and fuzz.py
 def test_derivations_of_made_up_cells_pass(cell: Cell) -> None:
     report = check(cell, module=interpret(cell), T=4, B=2)
     assert report.passed, f"\n{report}"
