@@ -150,6 +150,7 @@ class Matrix(Operator, Symbol):
     value: Start | None  # how it starts; None is Glorot's distribution
     learned: bool  # whether it has a gradient
     merged: bool  # the normal form's: heads and rows as one axis, for a vector without heads
+    _content: tuple[Any, ...]
 
     def __new__(
         cls,

@@ -83,6 +83,7 @@ class Vector(Quantity, Symbol):
     time: int
     value: Start | None
     learned: bool
+    _content: tuple[Any, ...]
 
     def __new__(
         cls,
