@@ -27,6 +27,18 @@ settings.register_profile("local", **_COMMON)
 settings.register_profile("ci", derandomize=True, database=None, **_COMMON)
 settings.load_profile("ci" if CI else "local")
 
+# Cells and networks that tests compile by the hundred are not optimised, which takes a fifth of the
+# time: what they compute is the subject, and vectors are written out in the C, so that it is the
+# same code. What optimisers make of it has tests of its own, in test_c.py and test_portability.py,
+# and with the flags that users get those that take ``as_shipped``.
+os.environ.setdefault("CFLAGS", "-O0")
+
+
+@pytest.fixture
+def as_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile with the flags that users get, who set none."""
+    monkeypatch.delenv("CFLAGS")
+
 
 # What a compiler has to bring beside itself: headers, libraries to link with, a runtime to start.
 _PROGRAM = """\

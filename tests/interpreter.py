@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 from sympy import Eq
@@ -27,6 +28,9 @@ class Interpreter:
 
     def __init__(self, derivation: Derivation, dtype: str = "float64") -> None:
         self.derivation, self.cell, self.dtype = derivation, derivation.cell, np.dtype(dtype)
+        # What every step asks for: symbolic shapes, and the sums over all rows in an equation.
+        self._shapes = cache(self.cell.shape)
+        self._sums = cache(lambda rhs: sorted(rhs.atoms(Total), key=str))
 
     # ------------------------------------------------------------------ the interface of a module
 
@@ -148,13 +152,13 @@ class Interpreter:
         walk.memo[e.lhs] = widened(value, self._shape(e.lhs, sizes)).astype(self.dtype)
 
     def _shape(self, v, sizes):
-        return tuple(number(n, sizes) for n in self.cell.shape(v))
+        return tuple(number(n, sizes) for n in self._shapes(v))
 
     def _total(self, walk: Walk, e: Eq, sizes: Mapping[str, int]) -> np.ndarray:
         """One step's share of a parameter's gradient."""
         parameter = e.lhs.args[0]
         shape = self._shape(parameter, sizes)
-        for total in e.rhs.atoms(Total):
+        for total in self._sums(e.rhs):
             inner = total.args[0]
             if isinstance(inner, Outer):
                 left, right = (walk(arg) for arg in inner.args)

@@ -78,7 +78,7 @@ def test_a_narrow_tape_is_the_wide_one_rounded(name):
     """
     cell = ALL[name]
     wide, narrow = lstmgen.compile(cell, "numpy"), lstmgen.compile(cell, "numpy", tape="float16")
-    case = Examination(cell, T=40, B=3, seed=1).witnesses[0].case
+    case = Examination(cell, T=40, B=3, seed=1, seeds=1, kinks=False).witnesses[0].case
     given, cotangents = arguments(cell, case)
     (y, final, tape), (same, last, kept) = (module.forward(**given) for module in (wide, narrow))
     assert_same((y, final), (same, last))

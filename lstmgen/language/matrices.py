@@ -150,6 +150,7 @@ class Matrix(Operator, Symbol):
     value: Start | None  # how it starts; None is Glorot's distribution
     learned: bool  # whether it has a gradient
     merged: bool  # the normal form's: heads and rows as one axis, for a vector without heads
+    _content: tuple[Any, ...]
 
     def __new__(
         cls,
@@ -165,12 +166,13 @@ class Matrix(Operator, Symbol):
         obj: Matrix = Symbol.__xnew__(cls, name, real=True)
         obj.axes, obj.transposed, obj.merged = (*heads, rows, columns), transposed, merged
         obj.value, obj.learned = value, learned
+        # Made once: SymPy asks for it whenever two symbols are compared, which is all the time.
+        how = int(transposed), int(merged), repr(value), int(learned)
+        obj._content = (*Symbol._hashable_content(obj), obj.axes, *how)
         return obj
 
     def _hashable_content(self) -> tuple[Any, ...]:
-        content: tuple[Any, ...] = super()._hashable_content()
-        how = int(self.transposed), int(self.merged), repr(self.value), int(self.learned)
-        return (*content, self.axes, *how)
+        return self._content
 
     def __getnewargs_ex__(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         about = (self.transposed, self.axes[:-2], self.merged, self.value, self.learned)

@@ -83,6 +83,7 @@ class Vector(Quantity, Symbol):
     time: int
     value: Start | None
     learned: bool
+    _content: tuple[Any, ...]
 
     def __new__(
         cls,
@@ -96,12 +97,13 @@ class Vector(Quantity, Symbol):
         obj: Vector = Symbol.__xnew__(cls, name, real=True)
         obj.axes = (shape,) if isinstance(shape, str) else tuple(shape)
         obj.category, obj.time, obj.value, obj.learned = category, time, value, learned
+        # Made once: SymPy asks for it whenever two symbols are compared, which is all the time.
+        about = category, obj.axes, time, repr(value), int(learned)
+        obj._content = (*Symbol._hashable_content(obj), *about)
         return obj
 
     def _hashable_content(self) -> tuple[Any, ...]:
-        content: tuple[Any, ...] = super()._hashable_content()
-        about = self.category, self.axes, self.time, repr(self.value), int(self.learned)
-        return (*content, *about)
+        return self._content
 
     def __getnewargs_ex__(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         about = self.category, self.axes, self.time, self.value, self.learned
