@@ -312,6 +312,23 @@ def turned_heads() -> Cell:
     )
 
 
+def repeated_twice() -> Cell:
+    """A parameter repeated along an axis in two equations, and as it is in a third."""
+    S = states("S", shape=("N", "P"))
+    v, u = vectors("v u", shape=("N", "P"))
+    g, z, G = vector("g", "P"), vectors("z", "P"), weights("G", shape=("N", "P", "D"))
+    return Cell(
+        "repeated_twice",
+        [
+            Eq(v, G.a @ x + expand(g, "N", "P") * S),
+            Eq(u, sigmoid(v) * expand(g, "N", "P")),
+            Eq(z, tanh(U.z @ x) * g),
+            Eq(S.next, tanh(u * v + S) + expand(z, "N", "P")),
+        ],
+        S,
+    )
+
+
 def made_of_parameters() -> dict[str, Cell]:
     """Cells with matrices that hold for a whole sequence."""
     A, V, S, N, M = (matrix(n, "H", "H") for n in ("A", "V", "S", "N_", "M"))

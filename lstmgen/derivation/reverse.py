@@ -42,6 +42,7 @@ from ..language.symbols import (
     cumsum,
     rcumsum,
     shift,
+    sum_,
 )
 from .linear import Broadcast, Chain, Linearised, Scale, summed
 from .names import namer_for
@@ -220,11 +221,30 @@ class _Sweep:
             if self._close(state, carry(state, -1)) is None:
                 self.out.append(Eq(carry(state, -1), ZERO, evaluate=False))
         totals = tuple(
-            Eq(Gradient(p), sum(self.totals.get(p, []), ZERO), evaluate=False)
+            Eq(Gradient(p), sum(self._together(p), ZERO), evaluate=False)
             for p in (*cell.learned, *self._made_of_parameters())
         )
         adjoints, totals = _inline(tuple(self.out), totals, self.cell)
         return Derivation(cell, self.forward, _live(adjoints, totals, cell), totals)
+
+    def _together(self, parameter: Expr) -> list[Expr]:
+        """What a parameter sums over steps, with one sum at most that is along an axis, too: of a
+        parameter that is repeated along an axis in several equations there are several.
+        """
+        found = self.totals.get(parameter, [])
+        along = [t for t in found if isinstance(t.args[0], sum_) and t.args[0].axis is not None]
+        if not along or len(found) == 1:
+            return found
+        by_axis: dict[tuple[Expr, ...], Expr] = {}
+        for t in along:
+            operand, axis = t.args[0].args
+            key = (axis, *self.shapes.axes(operand))
+            by_axis[key] = by_axis.get(key, ZERO) + operand
+        sums = [sum_(e, axis) for (axis, *_), e in by_axis.items()]
+        others = [t for t in found if t not in along]
+        if others or len(sums) > 1:
+            sums = [self._name(e, self.shapes.quantity(parameter)) for e in sums]
+        return [*others, *map(Total, sums)]
 
     def _made_of_parameters(self) -> list[Expr]:
         """What products and steps use of what is made of parameters, as a matrix or as it is."""
