@@ -130,6 +130,34 @@ def networks(rounds: int) -> None:
 
 
 @main.command()
+@click.argument("names", nargs=-1, metavar="[CELL]...")
+@click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True,
+              help="How often each is visited.")  # fmt: skip
+def zoo(names: tuple[str, ...], rounds: int) -> None:
+    """The reference cells' rates of arithmetic and of memory traffic beside the LSTM's, in C."""
+    from lstmgen.benchmark.threads import limit
+
+    limit(1)  # before NumPy is loaded
+    from .zoo import run as measure
+
+    click.echo(measure(names, rounds))
+
+
+@main.command()
+@click.argument("names", nargs=-1, metavar="[CELL]...")
+@click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True,
+              help="How often each is visited.")  # fmt: skip
+def derivatives(names: tuple[str, ...], rounds: int) -> None:
+    """Hessian-vector products, and learning online, beside a gradient."""
+    from lstmgen.benchmark.threads import limit
+
+    limit(1)  # before NumPy is loaded
+    from .zoo import derivatives as measure
+
+    click.echo(measure(names, rounds))
+
+
+@main.command()
 @click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def table(results: Path) -> None:
     """Print the tables of a JSON file."""

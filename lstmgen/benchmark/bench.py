@@ -122,7 +122,7 @@ def bench(
         If a library is missing, or a contender's results are wrong.
     """
     pools.limit(threads)
-    shape = {"T": 100, "B": 16, **_usual(cell), **(sizes or {})}
+    shape = {"T": 100, "B": 16, **usual_sizes(cell), **(sizes or {})}
     problems = {
         work: Problem(cell, shape, work, dtype, threads, seed) for work in (INFERENCE, TRAINING)
     }
@@ -165,7 +165,7 @@ def bench(
     return Timings(cell.name, dtype, shape, threads, rounds, rows, peak, tuple(missing))
 
 
-def _usual(cell: Cell) -> dict[str, int]:
+def usual_sizes(cell: Cell) -> dict[str, int]:
     """Sizes of a layer. Heads, for each of which there is a matrix, are few."""
     matrices = (p for p in cell.parameters if isinstance(p, Matrix))
     heads = {n for m in matrices for axis in cell.shape(m)[:-2] for n in axis.free_symbols}

@@ -139,8 +139,8 @@ class Plan:
 
     def flops_of(self, part: Pass) -> Expr:
         """The arithmetic of one pass over T steps of B rows."""
-        total = sum((self._flops(op) for op in part.operations), ZERO)
-        once = sum((self._flops(op) for op in self._once(part)), ZERO)
+        total = sum((self.flops_of_row(op) for op in part.operations), ZERO)
+        once = sum((self.flops_of_row(op) for op in self._once(part)), ZERO)
         return sympy.expand(T * B * total + once)
 
     def bytes_of(self, part: Pass) -> Expr:
@@ -158,8 +158,8 @@ class Plan:
         """What a pass does for a whole sequence, whatever the numbers of steps and rows."""
         return self.fixed if part is self.forward else self.fixed_adjoints
 
-    def _flops(self, op: Operation) -> Expr:
-        """Per row."""
+    def flops_of_row(self, op: Operation) -> Expr:
+        """The arithmetic of an operation for one row of one step."""
         if isinstance(op, (Multiply, Outers)):
             return sum((2 * area(self.cell, m) * n for m, n in self._products(op)), ZERO)
         if isinstance(op, Fused):
