@@ -45,8 +45,9 @@ def run(names: Sequence[str] = (), rounds: int = 7) -> str:
         scale = flops / first[0].flops
         seconds = quartiles(list(times[name].values())).median
         speed = 2 * COPIED / quartiles(list(times["copy"].values())).median
+        share = f"{_share(made, problem.sizes):.0%}"
         rows.append((
-            name, f"{_share(made, problem.sizes):.0%}", f"{flops / 1e6:.0f}", f"{1e3 * seconds:.2f}",
+            name, share, f"{flops / 1e6:.0f}", f"{1e3 * seconds:.2f}",
             f"{scale * pace.median:.2f}", f"{moved / seconds / speed:.2f}",
         ))  # fmt: skip
     rows.sort(key=lambda row: -float(row[1].rstrip("%")))
@@ -169,9 +170,7 @@ def _share(made: Plan, sizes: Mapping[str, int]) -> float:
 
 
 def _planned(derived: Cell, cell: Cell, sizes: Mapping[str, int]) -> str:
-    counts = [
-        _number(plan(c).flops, {**sizes, "T": STEPS, "B": ROWS}) for c in (derived, cell)
-    ]
+    counts = [_number(plan(c).flops, {**sizes, "T": STEPS, "B": ROWS}) for c in (derived, cell)]
     return f"{counts[0] / counts[1]:.2f}"
 
 

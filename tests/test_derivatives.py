@@ -210,6 +210,14 @@ def test_tangents_are_checked_in_c(name: str) -> None:
     assert report.passed, str(report)
 
 
+def test_parameters_start_as_those_of_the_cell() -> None:
+    for derived in (tangent(cells.get("lstm")), online(cells.get("lstm"))):
+        starts = {p.name: derived.initial(p) for p in derived.parameters}
+        assert starts["b_f"] == 1
+        assert derived.roles["f"] == "forget gate"
+        assert starts.get("b_f_dot", 0) == 0
+
+
 def test_a_tangent_without_inputs_needs_none() -> None:
     derived = tangent(cells.get("lstm"), inputs=False)
     assert not derived.masks

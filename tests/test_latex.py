@@ -564,3 +564,12 @@ def test_derivation_reads_as_a_textbook_where_a_state_only_passes_on():
     lines = {str(e.lhs): str(e.rhs) for e in derive(leaky).equations}
     assert lines["δc"] == "δa_h[t+1] + δc[t+1]*(1 - mu)"
     assert not any("later" in rhs for rhs in lines.values())
+
+
+def test_a_dot_stands_above() -> None:
+    names = Names(["h", "h_dot", "W_i_dot", "h_tilde", "dot"])
+    assert names("h_dot", bold=True, time="t") == r"\dot{\mathbf{h}}_t"
+    assert names("W_i_dot", bold=False) == r"\dot{W}_i"
+    assert names("h_tilde", bold=True) == r"\tilde{\mathbf{h}}"
+    assert names("dot", bold=False) == r"\mathrm{dot}"
+    assert width(names("h_dot", bold=True)) == width(names("h", bold=True))

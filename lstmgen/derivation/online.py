@@ -38,7 +38,7 @@ from .influence import Influence, expand, together
 from .linear import Linearised, Weighing
 from .names import namer_for
 from .normalform import MIXING
-from .plain import plain
+from .plain import of_cell, plain
 from .reverse import adjoint, carry, cotangent, gathered, reverse
 
 Quantity = Vector | Matrix
@@ -109,9 +109,11 @@ class _Online:
         totals = [e.lhs for e in gradients if e.lhs.category == "state"]
         matrices = [p for p in cell.parameters if isinstance(p, Matrix)]
         kept = [*cell.outputs, *cell.states, *totals]
+        made = plain(lines, kept, matrices, self.shapes)
         return Cell(
-            f"{cell.name}_online", plain(lines, kept, matrices, self.shapes), cell.outputs,
-            title=f"{cell.title or cell.name}, learning online", source=cell.source, notes=_NOTES,
+            f"{cell.name}_online", made, cell.outputs,
+            title=f"{cell.title or cell.name}, learning online", notes=_NOTES,
+            **of_cell(cell, made),
         )  # fmt: skip
 
     # ------------------------------------------------------------------ within a step

@@ -7,9 +7,11 @@ operands of such a quantity stands for its entries, as users write both.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from sympy import Eq, Expr
 
+from ..language.cell import Cell
 from ..language.matrices import Matrix, as_matrix, entries
 from ..language.shapes import Shapes
 from ..language.symbols import Contract, Product, Transpose, Vector
@@ -61,6 +63,19 @@ def plain(
         else:
             found.append(Eq(lhs, rhs, evaluate=False))
     return _needed(found, kept)
+
+
+def of_cell(cell: Cell, lines: Sequence[Eq]) -> dict[str, Any]:
+    """What the cell that is made of these lines takes over: its source, and of the symbols that are
+    left how they start and what they are called.
+    """
+    left = {s.name: s for e in lines for s in (e.lhs, *read(e.rhs))}
+    starts = {p.name: cell.initial(p) for p in cell.parameters}
+    return {
+        "source": cell.source,
+        "init": {left[n]: v for n, v in starts.items() if n in left and v is not None},
+        "roles": {left[n]: role for n, role in cell.roles.items() if n in left},
+    }
 
 
 def _is_derived(v: Expr) -> bool:

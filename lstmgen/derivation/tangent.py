@@ -18,9 +18,9 @@ from ..errors import CellError, require_cell
 from ..language.cell import Cell
 from ..language.matrices import Matrix, as_matrix
 from ..language.symbols import Vector
-from .forward import Tangents, along, forward, is_tangent, read
+from .forward import Tangents, along, forward, is_tangent
 from .names import namer_for
-from .plain import plain
+from .plain import of_cell, plain
 
 Quantity = Vector | Matrix
 
@@ -71,8 +71,7 @@ def tangent(cell: Cell, *, inputs: bool = True) -> Cell:
     made = plain(equations, [*kept, *cell.states, *moving], matrices, cell.shapes)
     return Cell(
         f"{cell.name}_tangent", made, kept,
-        title=f"{cell.title or cell.name}, with a tangent", source=cell.source, notes=_NOTES,
-        init=_starts(cell, made),
+        title=f"{cell.title or cell.name}, with a tangent", notes=_NOTES, **of_cell(cell, made),
     )  # fmt: skip
 
 
@@ -147,10 +146,3 @@ def _renamed(e: Expr, swap: Mapping[Expr, Quantity]) -> Expr:
     vectors = {v: swap[v] for v in e.atoms(Vector) if is_tangent(v)}
     made: Expr = e.xreplace({**matrices, **vectors})
     return made
-
-
-def _starts(cell: Cell, equations: list[Eq]) -> dict[Quantity, object]:
-    """How the parameters of ``cell`` start, those that are left."""
-    known = {p.name: cell.initial(p) for p in cell.parameters}
-    left = {s for e in equations for s in read(e.rhs) if known.get(s.name) is not None}
-    return {s: known[s.name] for s in sorted(left, key=str)}

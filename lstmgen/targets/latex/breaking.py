@@ -15,6 +15,7 @@ _WIDTHS = {
     "+": 12.5, "-": 12.5, "=": 13.5, "<": 13.5, ">": 13.5, ",": 4.5, "&": 0.0, "(": 4.0, ")": 4.0,
     ".": 2.8, "|": 2.8, r"\top": 8.5, r"\partial": 6.0, r"\_": 5.0, r"\\": 0.0,
     r"\star": 5.0, r"\lfloor": 2.5, r"\rfloor": 2.5, r"\lceil": 2.5, r"\rceil": 2.5,
+    r"\dot": 0.0, r"\bar": 0.0, r"\hat": 0.0, r"\tilde": 0.0,
 }  # fmt: skip
 LINE = 340.0  # what remains of \textwidth in a plain article, beside the equation's number
 THIN = r"\, "  # between factors of which one is a number

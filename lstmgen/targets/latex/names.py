@@ -13,12 +13,14 @@ GREEK = frozenset(
     upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega""".split()
 )
 STAR = "⋆"
+MARKS = frozenset({"dot", "bar", "hat", "tilde"})  # as last index they stand above the letter
 
 
 class Names:
     """Names of symbols in LaTeX: a letter, bold for a vector, and its indices.
 
-    ``W_i`` is W with index i; ``my_gate`` is my with index gate; ``h1`` is h with index 1. Where
+    ``W_i`` is W with index i; ``my_gate`` is my with index gate; ``h1`` is h with index 1; in
+    ``W_i_dot`` the W has a dot above it. Where
     two names would look alike, the second is spelled out.
     """
 
@@ -45,6 +47,8 @@ class Names:
             base = rf"\mathbf{{{letter}}}"
         else:
             base = letter if len(letter) == 1 else rf"\mathrm{{{letter}}}"
+        if indices and indices[-1] in MARKS:
+            base, indices = rf"\{indices[-1]}{{{base}}}", tuple(indices[:-1])
         index = ",".join([*(_index(i) for i in indices), *([time] if time else [])])
         if not index:
             return base
