@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reference
 import several_axes
 from click.testing import CliRunner
 from conftest import need
@@ -26,11 +25,16 @@ from lstmgen import (
     cells,
     check,
     compile,
+    expand,
     inputs,
+    matrix,
+    mean,
     online,
     plan,
     states,
+    sum_,
     tangent,
+    tanh,
     vectors,
     weights,
 )
@@ -50,7 +54,13 @@ TRANSCRIBED = (
 )  # fmt: skip
 BY_DIFFERENCES = ("delta_net", "gru", "lstm_layernorm", "slstm")
 IN_C = ("lru", "mgu", "sru")
-ALIKE = {n for n in cells.names("lstms") if n.startswith("lstm_n") or n == "lstm_variational"}
+# Of those that learn online, one of each kind: others are like them, and take as long together as
+# all tests of a target.
+ONLINE = (
+    "antisymmetric", "brc", "cfc", "cornn", "delta_net", "fast_grnn", "gru", "gru_d", "indrnn",
+    "lem", "lmu", "lru", "lstm", "mamba_like", "min_gru", "mlstm", "qrnn", "scrn", "sru",
+    "tree_lstm",
+)  # fmt: skip
 HEADS = {"gla", "rwkv7", "slstm", "ttt_linear"}  # they multiply by a matrix for each head
 
 
@@ -196,7 +206,9 @@ def test_hessian_products_are_differences_of_gradients(name: str) -> None:
         assert np.abs(value - expected).max(initial=0) < 1e-7 * scale, e
 
 
-@pytest.mark.parametrize("name", [*reference.NAMES, "lmu", "lru", "rwkv7"])
+@pytest.mark.parametrize(
+    "name", ["delta_net", "gru_reset_before", "lmu", "lru", "lstm", "mlstm", "rnn"]
+)
 def test_tangents_are_checked_like_any_cell(name: str) -> None:
     report = check(tangent(cells.get(name)), seeds=1)
     assert report.passed, str(report)
@@ -284,7 +296,7 @@ def shapes(cell: Cell, case: Any) -> dict[str, tuple[int, ...]]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [n for n in cells.names() if n not in HEADS | ALIKE])
+@pytest.mark.parametrize("name", ONLINE)
 def test_learning_online_is_backpropagation_through_time(name: str) -> None:
     expected, found = gradients_both_ways(cells.get(name), "numpy", drawn(cells.get(name)))
     for n, value in expected.items():
@@ -301,7 +313,7 @@ def test_learning_online_in_c(name: str) -> None:
         assert np.abs(found[n] - value).max() < 1e-10 * np.abs(value).max(), n
 
 
-@pytest.mark.parametrize("name", ["mlstm", "rnn", "sru"])
+@pytest.mark.parametrize("name", ["mamba_like", "rnn", "sru"])
 def test_cells_that_learn_online_are_checked_like_any_cell(name: str) -> None:
     report = check(online(cells.get(name)), seeds=1)
     assert report.passed, str(report)
@@ -367,6 +379,37 @@ def test_contractions_in_any_order_of_axes_in_numpy(
 ) -> None:
     """What no matrix product does in place came out with its axes exchanged."""
     report = check(turned(spec, shape, size), seeds=1)
+    assert report.passed, str(report)
+
+
+def test_a_number_is_the_place_of_an_axis_whatever_sizes_there_are() -> None:
+    C, y = states("C", shape=(2, "H", "K")), vectors("y", shape=(2, "H"))
+    x, W = inputs("x"), weights("W", shape=(2, "H", "K", "D"))
+    cell = Cell("places", [Eq(C.next, tanh(W.a @ x) + C), Eq(y, sum_(C.next, "K"))], y)
+    assert tuple(map(str, cell.shape(y))) == ("2", "H")
+    report = check(cell, seeds=1)
+    assert report.passed, str(report)
+
+
+def test_the_change_of_a_mean_of_what_is_repeated() -> None:
+    """One number for all units, which is repeated without being written so."""
+    x, h, s, W = inputs("x"), states("h"), states("s", 1), weights("W")
+    repeated = mean(expand(s**2, "H"))
+    cell = Cell("repeated", [Eq(h.next, tanh(W.h @ x) + repeated), Eq(s.next, mean(h.next))], h)
+    report = check(cell, seeds=1)
+    assert report.passed, str(report)
+
+
+def test_a_stack_and_a_made_matrix_have_names_of_their_own() -> None:
+    """A stack of S and S_dot was called S, as S alone is."""
+    x, h, u = inputs("x"), states("h"), vectors("u")
+    U, W, S, S_dot = weights("U", "H", "H"), weights("W"), matrix("S", "H", "H"), matrix("S_dot")
+    equations = [
+        Eq(S, U.h - U.h.T),
+        Eq(u, S @ h + S_dot @ h),
+        Eq(h.next, tanh(W.h @ x + S @ tanh(u))),
+    ]
+    report = check(Cell("names", equations, h), seeds=1)
     assert report.passed, str(report)
 
 

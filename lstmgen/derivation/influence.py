@@ -16,7 +16,17 @@ from sympy import Expr, Integer, Tuple
 
 from ..errors import CellError
 from ..language.shapes import SCALAR, Shape
-from ..language.symbols import Concat, Contract, Expand, Part, Product, Reshape, Transpose, sum_
+from ..language.symbols import (
+    Concat,
+    Contract,
+    Expand,
+    Part,
+    Product,
+    Reshape,
+    Transpose,
+    is_scalar,
+    sum_,
+)
 from .linear import (
     Broadcast,
     Chain,
@@ -118,8 +128,25 @@ class Influence:
             return self._scaled(link.factor, axes_of)
         if isinstance(link, Broadcast):
             return self._broadcast(link)
+        if isinstance(link, (Sum, RunningSum)) and self.shape == SCALAR:
+            return self  # of one number
         if isinstance(link, Sum):
             return self._summed(link.axis, identity)
+        made = self._opened()._rearranged(link, identity, axes_of)
+        if made.shape == SCALAR and made.lead:  # its axis of one unit goes
+            return replace(made, value=sum_(made.value, Integer(len(made.lead))))
+        return made
+
+    def _opened(self) -> Influence:
+        """With an axis of one unit, where a single number has none beside those of θ."""
+        if self.shape != SCALAR or not self.lead:
+            return self
+        places = tuple(range(len(self.lead)))
+        return replace(self, value=expand(self.wide, (*self.lead, *SCALAR), places))
+
+    def _rearranged(
+        self, link: LinearMap, identity: Callable[[Expr], Expr], axes_of: AxesOf
+    ) -> Influence:
         if isinstance(link, Contraction):
             return self._contracted(link, axes_of(link.other))
         last = len(self.shape) - 1
@@ -157,8 +184,6 @@ class Influence:
                 hint="learn with backpropagation through time",
             )
         value: Expr = Product(link.matrix, made.wide)
-        if len(self.shape) == 1 and rows == 1 and made.lead:
-            return replace(made, value=sum_(value, Integer(len(made.lead))), shape=SCALAR)
         return replace(made, value=value, shape=(*self.shape[:-1], rows))
 
     def _scaled(self, factor: Expr, axes_of: AxesOf) -> Influence:
@@ -189,6 +214,8 @@ class Influence:
             return self.apart([axis], identity)._summed(axis, identity)
         shared = tuple((j, place - (place > axis)) for j, place in self.shared)
         value = self.wide
+        if is_scalar(value) and not self.lead:
+            return replace(self, value=value * self.shape[axis], shape=shape, shared=shared)
         value = sum_(value) if len(self.axes) == 1 else sum_(value, Integer(len(self.lead) + axis))
         return replace(self, value=value, shape=shape, shared=shared)
 

@@ -35,6 +35,7 @@ from ..language.symbols import (
     Vector,
     View,
     cumsum,
+    is_scalar,
     max_,
     mean,
     rcumsum,
@@ -96,6 +97,8 @@ class Sum:
         return tuple(k for k in range(len(self.shape)) if k != self.axis)
 
     def apply(self, change: Expr) -> Expr:
+        if is_scalar(change) and self.shape != SCALAR:
+            return change * self.shape[self.axis]  # it was repeated, which is not written
         return summed(change, self.shape, self.kept)
 
     def transpose(self, delta: Expr) -> Expr:

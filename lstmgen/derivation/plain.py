@@ -36,6 +36,7 @@ def plain(
     """
     given = {m.name: entries(m) for m in matrices}
     used = {p.matrix.name for e in lines for p in e.rhs.atoms(Product)}
+    used |= {v.name for e in lines if _is_derived(e.lhs) for v in _matrices(e.rhs, given)}
     moving = {v for e in lines if not _is_derived(e.lhs) for v in e.rhs.atoms(Vector)}
     swap: dict[Expr, Expr] = {
         v: given[v.name]
@@ -63,6 +64,16 @@ def plain(
         else:
             found.append(Eq(lhs, rhs, evaluate=False))
     return _needed(found, kept)
+
+
+def _matrices(e: Expr, given: Mapping[str, Expr]) -> set[Vector]:
+    """What is made of parameters, and multiplied by a vector that is, too."""
+    found: set[Vector] = set()
+    for contraction in e.atoms(Contract):
+        a, b, _ = contraction.args
+        matrices = [v for v in (a, b) if len(v.axes) > 1 and (_is_derived(v) or v.name in given)]
+        found |= {v for v in matrices[:1] if v.name not in given}  # what it multiplies is none
+    return found
 
 
 def of_cell(cell: Cell, lines: Sequence[Eq]) -> dict[str, Any]:

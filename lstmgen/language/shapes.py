@@ -335,10 +335,9 @@ class Shapes:
                 where=where,
                 hint=f'name one: {type(e).__name__}({short(e.args[0])}, "{shape[-1]}")',
             )
-        if isinstance(axis, Integer) and axis not in shape:
-            if -len(shape) <= axis < len(shape):
-                return int(axis) % len(shape)
-        elif shape.count(axis) == 1:
+        if isinstance(axis, Integer) and -len(shape) <= axis < len(shape):
+            return int(axis) % len(shape)  # a place, whatever sizes there are
+        if shape.count(axis) == 1:
             return shape.index(axis)
         twice = f"{axis} twice: give its place, 0 to {len(shape) - 1}, instead"
         raise CellError(

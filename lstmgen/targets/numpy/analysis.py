@@ -176,11 +176,11 @@ def _printed(node: Node) -> Iterable[Node]:
 
 def stack_names(usages: Iterable[Usage], taken: Iterable[str]) -> dict[Stack, str]:
     """The name of every stack of parameters; of one, its own."""
-    give = Names(taken)
+    stacks = [stack for usage in usages for stack in usage.stacks]
+    give = Names({*taken, *(p.name for stack in stacks for p in stack.parameters)})
     return {
         stack: stack.parameters[0].name if len(stack.parameters) == 1 else give(stack, stack.wish)
-        for usage in usages
-        for stack in usage.stacks
+        for stack in stacks
     }
 
 
