@@ -402,12 +402,14 @@ def test_the_change_of_a_mean_of_what_is_repeated() -> None:
 
 def test_a_stack_and_a_made_matrix_have_names_of_their_own() -> None:
     """A stack of S and S_dot was called S, as S alone is."""
-    x, h, u = inputs("x"), states("h"), vectors("u")
-    U, W, S, S_dot = weights("U", "H", "H"), weights("W"), matrix("S", "H", "H"), matrix("S_dot")
+    x, h, (u, v) = inputs("x"), states("h"), vectors("u v")
+    U, W, (S, S_dot) = weights("U", "H", "H"), weights("W"), matrix("S S_dot", "H", "H")
     equations = [
         Eq(S, U.h - U.h.T),
-        Eq(u, S @ h + S_dot @ h),
-        Eq(h.next, tanh(W.h @ x + S @ tanh(u))),
+        Eq(S_dot, U.u - U.u.T),
+        Eq(u, tanh(S @ h)),
+        Eq(v, tanh(S_dot @ h)),
+        Eq(h.next, tanh(W.h @ x + S @ (u * v))),
     ]
     report = check(Cell("names", equations, h), seeds=1)
     assert report.passed, str(report)
