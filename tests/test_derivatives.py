@@ -21,6 +21,7 @@ from test_zoo import by_kind, folded
 from lstmgen import (
     Cell,
     CellError,
+    GenerateError,
     LstmgenError,
     cells,
     check,
@@ -31,12 +32,14 @@ from lstmgen import (
     mean,
     online,
     plan,
+    read_cell,
     states,
     sum_,
     tangent,
     tanh,
     vectors,
     weights,
+    write_cell,
 )
 from lstmgen.cli import main
 from lstmgen.language.dtypes import dtype
@@ -348,6 +351,14 @@ def test_influences_are_no_larger_than_parameters_where_the_jacobian_is_diagonal
 def test_matrices_of_heads_are_refused(name: str) -> None:
     with pytest.raises(CellError, match="each of its heads"):
         online(cells.get(name))
+
+
+def test_derived_cells_are_text_where_the_notation_has_their_products() -> None:
+    need("lark")
+    for derived in (tangent(cells.get("mlstm")), online(cells.get("sru"))):
+        assert read_cell(write_cell(derived)).equations == derived.equations
+    with pytest.raises(GenerateError, match="cannot write h_by_W_h @ h_back as text"):
+        write_cell(online(cells.get("rnn")))
 
 
 def test_matrices_made_entry_by_entry_are_refused() -> None:

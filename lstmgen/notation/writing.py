@@ -18,6 +18,7 @@ from ..language.composed import layer_norm, softmax
 from ..language.functions import rsqrt
 from ..language.initial import Initial, Start
 from ..language.matrices import Matrix
+from ..language.misuse import short
 from ..language.sizes import Size
 from ..language.symbols import (
     Concat,
@@ -413,6 +414,12 @@ class _Writer:
         a, b = (self.tree(arg) for arg in e.args[:2])
         if len(one) == len(two) == 1 and rest == one + two:
             return _call("outer", a, b)
+        kept = [c for c in one if c not in two] + [c for c in two if c not in one]
+        if len(one) != 2 or len(two) not in (1, 2) or len(kept) != len(two) or rest != kept:
+            raise GenerateError(
+                f"cannot write {short(e)} as text: the notation has products of matrices, and of "
+                "a matrix and a vector, but no others"
+            )
         (summed,) = set(one) & set(two)
         if one[0] == summed:
             a = Node("attribute", ("T",), (a,))
