@@ -37,6 +37,7 @@ from lstmgen import (
     sum_,
     tangent,
     tanh,
+    vector,
     vectors,
     weights,
     write_cell,
@@ -320,6 +321,22 @@ def test_learning_online_in_c(name: str) -> None:
 def test_cells_that_learn_online_are_checked_like_any_cell(name: str) -> None:
     report = check(online(cells.get(name)), seeds=1)
     assert report.passed, str(report)
+
+
+def test_a_parameter_of_which_a_step_says_only_a_part() -> None:
+    """One sum over an axis has what the output reads now, and what it reads a step later."""
+    x, h, s = inputs("x"), states("h"), states("s", shape=("N", "H"))
+    v, g, W = vectors("v", shape=("N", "H")), vector("g", "H"), weights("W")
+    G = weights("G", shape=("N", "H", "D"))
+    equations = [
+        Eq(v, tanh(G.v @ x) * expand(g, "N", "H")),
+        Eq(s.next, tanh(s + expand(g, "N", "H")) + G.s @ x),
+        Eq(h.next, tanh(W.h @ x) + mean(v * s, "N")),
+    ]
+    cell = Cell("later", equations, h)
+    expected, found = gradients_both_ways(cell, "numpy", drawn(cell))
+    for n, value in expected.items():
+        assert np.abs(found[n] - value).max() < 1e-10 * np.abs(value).max(), n
 
 
 def test_learning_step_by_step() -> None:

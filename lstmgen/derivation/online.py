@@ -27,6 +27,7 @@ from ..language.symbols import (
     Contract,
     Expand,
     Outer,
+    Reduction,
     Total,
     Transpose,
     Vector,
@@ -143,23 +144,23 @@ class _Online:
 
     def _of_a_step(self, e: Eq) -> Expr:
         """What one step of one row adds to a gradient."""
-        source = e.lhs.args[0]
-        terms = []
-        for term in sympy.Add.make_args(e.rhs):
-            read = {v for v in term.atoms(Vector) if v.category in ADJOINT}
-            if read <= self.moves:
-                terms.append(self._term(term, source).xreplace(self.swap))
-        return sympy.Add(*terms)
+        terms = (self._term(t, e.lhs.args[0]) for t in sympy.Add.make_args(e.rhs) if t != 0)
+        return sympy.Add(*terms).xreplace(self.swap)
 
     def _term(self, term: Expr, source: Quantity) -> Expr:
-        totals = term.atoms(Total)
-        if not totals:
-            return term
-        (total,) = totals
-        inner = total.args[0]
-        factor = term / total
+        (total,) = term.atoms(Total)
+        inner, factor = total.args[0], term / total
+        # what the loss of this step says nothing of
+        still = {v for v in inner.atoms(Vector) if v.category in ADJOINT and v not in self.moves}
+        zeros = dict.fromkeys(still, sympy.S.Zero)
         if not isinstance(inner, Outer):
-            return factor * inner
+            summed = isinstance(inner, Reduction)
+            left = (inner.args[0] if summed else inner).xreplace(zeros)
+            if left == 0:
+                return left
+            return factor * (inner.func(left, *inner.args[1:]) if summed else left)
+        if still:
+            return sympy.S.Zero
         left, right = inner.args
         heads = "nmlk"[: max(len(self.shapes.axes(v)) for v in (left, right)) - 1]
         of = [heads[: len(self.shapes.axes(v)) - 1] for v in (left, right)]
