@@ -297,10 +297,7 @@ def test_only_numpy_and_c_can_be_compiled():
 def lstm(tmp_path_factory):
     need("cc")
     need("cffi")
-    os.environ["CFLAGS"] = "-O0"
-    module = lstmgen.compile(cells.get("lstm"), "c")
-    del os.environ["CFLAGS"]
-    return module
+    return lstmgen.compile(cells.get("lstm"), "c")
 
 
 @pytest.fixture(scope="module")
