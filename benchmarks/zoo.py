@@ -122,14 +122,18 @@ def _sizes(cell: Cell) -> dict[str, int]:
 
 
 def _smaller(cell: Cell, sizes: dict[str, int]) -> dict[str, int]:
-    """Sizes with which no state has more than 128 · 128 numbers, as a memory of heads would."""
-    largest = max(
-        (int(cell.size(s).subs({n: sizes[str(n)] for n in cell.sizes})) for s in cell.states),
-        default=0,
+    """Sizes with which no state is much larger than a layer, or than a matrix of it: as one of N*P
+    units, or a memory of each head, would be.
+    """
+
+    def numbers(s: Any) -> int:
+        return int(cell.size(s).subs({n: sizes[str(n)] for n in cell.sizes}))
+
+    few = all(
+        numbers(s) <= (8 * UNITS if len(cell.shape(s)) == 1 else UNITS * UNITS)
+        for s in cell.states
     )
-    if largest <= UNITS * UNITS:
-        return sizes
-    return {n: k if k == 4 else UNITS // 4 for n, k in sizes.items()}
+    return sizes if few else {n: k if k == 4 else UNITS // 4 for n, k in sizes.items()}
 
 
 def _online(cell: Cell, sizes: Mapping[str, int], target: str) -> Callable[[], Any]:
