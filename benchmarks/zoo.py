@@ -130,8 +130,7 @@ def _smaller(cell: Cell, sizes: dict[str, int]) -> dict[str, int]:
         return int(cell.size(s).subs({n: sizes[str(n)] for n in cell.sizes}))
 
     few = all(
-        numbers(s) <= (8 * UNITS if len(cell.shape(s)) == 1 else UNITS * UNITS)
-        for s in cell.states
+        numbers(s) <= (8 * UNITS if len(cell.shape(s)) == 1 else UNITS * UNITS) for s in cell.states
     )
     return sizes if few else {n: k if k == 4 else UNITS // 4 for n, k in sizes.items()}
 
