@@ -18,7 +18,7 @@ from ..language.shapes import Shapes
 from ..language.symbols import Gradient, Outer, Reduction, Total, Vector
 from .linear import Chain, Linearised, Symbol
 from .names import Namer
-from .normalform import MIXING, normalise
+from .normalform import names_its_side, normalise
 
 ZERO = sympy.S.Zero
 
@@ -138,14 +138,10 @@ class _Sweep:
         return self.symbols[symbol]
 
     def _line(self, e: Eq) -> tuple[Eq, ...]:
-        def tie() -> Vector:
-            return Vector(self.namer(f"ties_{e.lhs.name}"), "vector", e.lhs.axes)
-
-        plain = not (e.rhs.is_Atom or e.rhs.has(*MIXING) or e.rhs.is_Add)
-        if plain and self.shapes.axes(e.rhs) == self.shapes.axes(e.lhs):
+        if names_its_side(e, self.shapes):
             self.names[e.rhs] = e.lhs
         derivative = Linearised(self.shapes, lambda x: x.xreplace(self.names))
-        found = [(self._of(symbol), chain) for symbol, chain in derivative(e, tie)]
+        found = [(self._of(symbol), chain) for symbol, chain in derivative(e, self.namer)]
         pairs = [(change, chain) for change, chain in found if change is not None]
         if isinstance(e.rhs, Reduction):  # the changes of its operand first, then their sum
             last = pairs[0][1].links[-1:] if pairs else ()
@@ -176,6 +172,6 @@ class _Sweep:
 
     def _elementwise(self, e: Expr) -> Expr:
         line = Eq(Vector("?", "vector", self.shapes.declared(e)), e, evaluate=False)
-        found = Linearised(self.shapes, lambda x: x.xreplace(self.names))(line, lambda: None)  # type: ignore[arg-type, return-value]
+        found = Linearised(self.shapes, lambda x: x.xreplace(self.names))(line, self.namer)
         pairs = [(self._of(symbol), chain) for symbol, chain in found]
         return sum((chain.apply(d) for d, chain in pairs if d is not None), ZERO)

@@ -24,8 +24,6 @@ from ..language.symbols import (
     Product,
     Reshape,
     Transpose,
-    is_scalar,
-    sum_,
 )
 from .linear import (
     Broadcast,
@@ -39,6 +37,7 @@ from .linear import (
     Scale,
     Sum,
     Taken,
+    summed,
 )
 
 
@@ -134,7 +133,8 @@ class Influence:
             return self._summed(link.axis, identity)
         made = self._opened()._rearranged(link, identity, axes_of)
         if made.shape == SCALAR and made.lead:  # its axis of one unit goes
-            return replace(made, value=sum_(made.value, Integer(len(made.lead))))
+            axes = (*made.lead, *SCALAR)
+            return replace(made, value=summed(made.value, axes, range(len(made.lead))))
         return made
 
     def _opened(self) -> Influence:
@@ -213,11 +213,8 @@ class Influence:
                 return replace(made, value=self.wide)  # of each unit's own entries one is left
             return self.apart([axis], identity)._summed(axis, identity)
         shared = tuple((j, place - (place > axis)) for j, place in self.shared)
-        value = self.wide
-        if is_scalar(value) and not self.lead:
-            return replace(self, value=value * self.shape[axis], shape=shape, shared=shared)
-        value = sum_(value) if len(self.axes) == 1 else sum_(value, Integer(len(self.lead) + axis))
-        return replace(self, value=value, shape=shape, shared=shared)
+        whole = Sum(self.axes, len(self.lead) + axis)
+        return replace(self, value=whole.apply(self.wide), shape=shape, shared=shared)
 
     def _contracted(self, link: Contraction, others: Shape) -> Influence:
         used = {*link.mine, *link.others, *link.out}

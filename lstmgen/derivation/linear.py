@@ -237,11 +237,11 @@ class Linearised:
         self.shapes, self.fold = shapes, fold
         self.extra: list[Eq] = []  # what a derivative needs besides: how many units tie
 
-    def __call__(self, equation: Eq, tie: Callable[[], Vector]) -> Iterator[tuple[Symbol, Chain]]:
+    def __call__(self, equation: Eq, namer: Callable[[str], str]) -> Iterator[tuple[Symbol, Chain]]:
         """Each operand with the chain from it to the left-hand side, products first.
 
-        An operand that occurs more than once comes as often. ``tie`` makes the name of the number
-        of units that share a maximum.
+        An operand that occurs more than once comes as often. ``namer`` names the number of units
+        that share a maximum.
 
         Raises
         ------
@@ -250,7 +250,7 @@ class Linearised:
         """
         rhs = equation.rhs
         if isinstance(rhs, Reduction):
-            yield from self._reduction(equation, tie)
+            yield from self._reduction(equation, namer)
         elif isinstance(rhs, Contract):
             yield from self._contraction(rhs)
         elif isinstance(rhs, Concat):
@@ -296,7 +296,9 @@ class Linearised:
             )
         return found.xreplace({v: x for x, v in stand_ins.items()})
 
-    def _reduction(self, equation: Eq, tie: Callable[[], Vector]) -> Iterator[tuple[Symbol, Chain]]:
+    def _reduction(
+        self, equation: Eq, namer: Callable[[str], str]
+    ) -> Iterator[tuple[Symbol, Chain]]:
         rhs, operand = equation.rhs, equation.rhs.args[0]
         shape, axis = self.shapes.axes(operand), self.shapes.axis(rhs)
         if isinstance(rhs, Scan):
@@ -306,7 +308,9 @@ class Linearised:
         if isinstance(rhs, mean):
             factor = 1 / shape[axis]
         elif isinstance(rhs, max_):
-            hit, ties = equal(operand, total.transpose(equation.lhs)), tie()
+            lhs = equation.lhs
+            hit = equal(operand, total.transpose(lhs))
+            ties = Vector(namer(f"ties_{lhs.name}"), "vector", lhs.axes)
             self.extra.append(Eq(ties, sum_(hit, *rhs.args[1:]), evaluate=False))
             factor = hit / total.transpose(ties)
         yield from self._elementwise(operand, shape, equation, factor, total)

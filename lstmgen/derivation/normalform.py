@@ -442,6 +442,15 @@ def _is_summed_up(term: Expr) -> bool:
     return learned or isinstance(inner, Product)
 
 
+def names_its_side(e: Eq, shapes: Shapes) -> bool:
+    """Whether an equation gives a name to elementwise work, in which derivatives are written then.
+
+    One number that is broadcast has as many names as units: it is none of them.
+    """
+    is_work = not (e.rhs.is_Atom or e.rhs.has(*MIXING) or e.rhs.is_Add)
+    return is_work and shapes.axes(e.rhs) == shapes.axes(e.lhs)
+
+
 def products(e: Expr) -> list[Product]:
     """The products of an affine right-hand side, in the order of its terms."""
     return [t for t in sympy.Add.make_args(e) if isinstance(t, Product)]

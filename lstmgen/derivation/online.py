@@ -12,6 +12,7 @@ costs no more than backpropagation (Zucchet et al., "Online learning of long-ran
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import sympy
 from sympy import Eq, Expr, Tuple
@@ -32,17 +33,14 @@ from ..language.symbols import (
     Transpose,
     Vector,
     cumsum,
-    sum_,
 )
 from .forward import along
 from .influence import Influence, expand, together
-from .linear import Linearised, Weighing
+from .linear import Linearised, Symbol, Weighing, summed
 from .names import namer_for
-from .normalform import MIXING
+from .normalform import names_its_side
 from .plain import of_cell, plain
 from .reverse import adjoint, carry, cotangent, gathered, reverse
-
-Quantity = Vector | Matrix
 
 
 def online(cell: Cell) -> Cell:
@@ -83,12 +81,7 @@ class _Online:
         self.identities: dict[Expr, Vector] = {}
         self.ones: list[Eq] = []
         self.influence_names: dict[tuple[str, str], str] = {}
-        self.names = {
-            e.rhs: e.lhs
-            for e in d.forward
-            if not (e.rhs.is_Atom or e.rhs.has(*MIXING) or e.rhs.is_Add)
-            and self.shapes.axes(e.rhs) == self.shapes.axes(e.lhs)
-        }
+        self.names = {e.rhs: e.lhs for e in d.forward if names_its_side(e, self.shapes)}
 
     def run(self) -> Cell:
         cell, d = self.cell, self.derivation
@@ -147,7 +140,7 @@ class _Online:
         terms = (self._term(t, e.lhs.args[0]) for t in sympy.Add.make_args(e.rhs) if t != 0)
         return sympy.Add(*terms).xreplace(self.swap)
 
-    def _term(self, term: Expr, source: Quantity) -> Expr:
+    def _term(self, term: Expr, source: Symbol) -> Expr:
         (total,) = term.atoms(Total)
         inner, factor = total.args[0], term / total
         # what the loss of this step says nothing of
@@ -169,7 +162,7 @@ class _Online:
 
     # ------------------------------------------------------------------ influences
 
-    def _influences(self, source: Quantity) -> tuple[dict[Vector, Influence], list[Eq], list[Eq]]:
+    def _influences(self, source: Symbol) -> tuple[dict[Vector, Influence], list[Eq], list[Eq]]:
         """The influences of one parameter on the states that come in, their equations, and the
         numbers of ties that these read.
         """
@@ -183,7 +176,7 @@ class _Online:
         return {s: i for s, i in before.items() if i is not None}, lines, ties
 
     def _sweep(
-        self, source: Quantity, before: dict[Vector, Influence | None]
+        self, source: Symbol, before: dict[Vector, Influence | None]
     ) -> tuple[dict[Expr, Influence], list[Eq], list[Eq]]:
         """Forward mode over one step, from the parameter and from the states that come in."""
         known: dict[Expr, Influence] = {s: i for s, i in before.items() if i is not None}
@@ -211,15 +204,12 @@ class _Online:
         return known, lines, ties
 
     def _terms(
-        self, e: Eq, source: Quantity, known: dict[Expr, Influence], ties: list[Eq]
+        self, e: Eq, source: Symbol, known: dict[Expr, Influence], ties: list[Eq]
     ) -> Iterator[Influence]:
         """What each operand of an equation brings of the influence on its left-hand side."""
         derivative = Linearised(self.shapes, lambda x: x.xreplace(self.names))
 
-        def tie() -> Vector:
-            return Vector(self.namer(f"ties_{e.lhs.name}"), "vector", e.lhs.axes)
-
-        for symbol, chain in derivative(e, tie):
+        for symbol, chain in derivative(e, self.namer):
             if symbol == source and isinstance(source, Matrix):
                 (link,) = chain.links
                 assert isinstance(link, Weighing)
@@ -248,7 +238,7 @@ class _Online:
         value = expand(u, (of[column], *shape), tuple(range(heads + 1)))
         return Influence(value, of, shape, tuple(sorted(shared)))
 
-    def _symbol(self, v: Vector, source: Quantity, made: Influence) -> Vector:
+    def _symbol(self, v: Vector, source: Symbol, made: Influence) -> Vector:
         axes = tuple(map(str, made.axes))
         key = (v.name, source.name)
         if key not in self.influence_names:
@@ -325,12 +315,11 @@ def _joined(before: Influence | None, found: Influence | None) -> Influence | No
     shared = (
         found.shared if before is None else tuple(p for p in before.shared if p in found.shared)
     )
-    value = found.value.at(-1) if isinstance(found.value, Vector) else found.value
     if before is not None and before.shared == shared:
         return before
-    of = Influence(value, found.of, found.shape, shared)
-    symbol = Vector(value.name, "state", tuple(map(str, of.axes)), -1)
-    return Influence(symbol, found.of, found.shape, shared)
+    made = replace(found, shared=shared)
+    symbol = Vector(found.value.name, "state", tuple(map(str, made.axes)), -1)
+    return replace(made, value=symbol)
 
 
 def _brought(influence: Influence, back: Vector, shape: Shape) -> Expr:
@@ -340,8 +329,8 @@ def _brought(influence: Influence, back: Vector, shape: Shape) -> Expr:
     front, axes = len(influence.free), influence.axes
     order = (*influence.free, *(k for k, _ in sorted(influence.shared, key=lambda pair: pair[1])))
     in_order = tuple(range(len(order)))
-    summed = [k for k in range(len(shape)) if influence.at(k) is None]
-    if order[:-2] != in_order[:-2] or (len(summed) == 1 and order):
+    over = [k for k in range(len(shape)) if influence.at(k) is None]
+    if order[:-2] != in_order[:-2] or (len(over) == 1 and order):
         letters = "abcdefgh"[: len(shape)]
         lead = dict(zip(influence.free, "ijkl", strict=False))
         place = {**lead, **{k: letters[at] for k, at in influence.shared}}
@@ -349,6 +338,5 @@ def _brought(influence: Influence, back: Vector, shape: Shape) -> Expr:
         out = "".join(place[k] for k in in_order)
         return Contract(influence.value, back, f"{mine},{letters}->{out}")
     e = influence.value * (expand(back, axes, tuple(range(front, len(axes)))) if front else back)
-    for left, k in zip(range(len(axes), 0, -1), reversed(summed), strict=False):
-        e = sum_(e, sympy.Integer(front + k)) if left > 1 else sum_(e)
+    e = summed(e, axes, [k for k in range(len(axes)) if k - front not in over])
     return Transpose(e) if order != in_order else e

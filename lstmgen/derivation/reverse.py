@@ -46,7 +46,7 @@ from ..language.symbols import (
 )
 from .linear import Broadcast, Chain, Linearised, Scale, summed
 from .names import namer_for
-from .normalform import MIXING, normalise
+from .normalform import MIXING, names_its_side, normalise
 
 ZERO = sympy.S.Zero
 
@@ -193,12 +193,7 @@ class _Sweep:
                 self.learned.add(e.lhs.name)
         self.matrices = {m.base for e in forward for p in e.rhs.atoms(Product) for m in [p.matrix]}
         self.is_fixed = any(e.lhs in self.fixed for e in forward)
-        self.names = {
-            e.rhs: e.lhs
-            for e in forward
-            if not (e.rhs.is_Atom or e.rhs.has(*MIXING) or e.rhs.is_Add)
-            and self.shapes.axes(e.rhs) == self.shapes.axes(e.lhs)  # else H numbers would be one
-        }
+        self.names = {e.rhs: e.lhs for e in forward if names_its_side(e, self.shapes)}
         self.namer = namer_for(cell, known)
         self.linear: dict[Expr, dict[Expr, Expr]] = {}  # of what -> {δ: coefficient}
         self.plain: dict[Expr, list[Expr]] = {}  # of what -> products, carries, cotangents
@@ -356,13 +351,8 @@ class _Sweep:
 
     def _spread(self, equation: Eq, delta: Vector) -> None:
         """What ``delta``, the adjoint of the left-hand side, brings to all that it was made of."""
-        lhs = equation.lhs
-
-        def tie() -> Vector:
-            return Vector(self.namer(f"ties_{lhs.name}"), "vector", lhs.axes)
-
         derivative = Linearised(self.shapes, lambda e: e.xreplace(self.names))
-        operands = list(derivative(equation, tie))
+        operands = list(derivative(equation, self.namer))
         self.out += derivative.extra
         for symbol, chain in operands:
             if isinstance(symbol, Matrix):

@@ -19,10 +19,9 @@ from ..language.cell import Cell
 from ..language.matrices import Matrix, as_matrix
 from ..language.symbols import Vector
 from .forward import Tangents, along, forward, is_tangent
+from .linear import Symbol
 from .names import namer_for
 from .plain import of_cell, plain
-
-Quantity = Vector | Matrix
 
 
 def tangent(cell: Cell, *, inputs: bool = True) -> Cell:
@@ -51,27 +50,29 @@ def tangent(cell: Cell, *, inputs: bool = True) -> Cell:
     tangents = forward(cell.equations, cell.shapes, kept=cell.outputs)
     lines = _lines(cell, tangents, inputs)
     swap = _directions(cell, tangents)
-    outputs = [swap[tangents.symbols[v]] for v in cell.outputs if _is_made(v, tangents, lines)]
+    made = {e.lhs for e in lines}
+    outputs, moving = (
+        [swap[t] for v in found if (t := tangents.symbols.get(v)) in made]
+        for found in (cell.outputs, [s.at(0) for s in cell.states])
+    )
     if not outputs:
         raise CellError(
             f"no output of {cell.name} depends on a learned parameter, a state or an input",
             where=f"the tangent of {cell.name}",
         )
     beside: dict[Expr, list[Eq]] = {}  # with each equation, those of its tangent
-    place = {made.lhs: e.lhs for e, of in tangents.lines for made in of}
+    place = {t.lhs: e.lhs for e, of in tangents.lines for t in of}
     for e in lines:
-        made = Eq(_renamed(e.lhs, swap), _renamed(e.rhs, swap), evaluate=False)
-        beside.setdefault(place[e.lhs], []).append(made)
+        line = Eq(_renamed(e.lhs, swap), _renamed(e.rhs, swap), evaluate=False)
+        beside.setdefault(place[e.lhs], []).append(line)
     equations = [x for e in tangents.forward for x in (e, *beside.get(e.lhs, ()))]
     matrices = [p for p in cell.parameters if isinstance(p, Matrix)]
     matrices += [m for m in swap.values() if isinstance(m, Matrix)]
-    after = [s.at(0) for s in cell.states if _is_made(s.at(0), tangents, lines)]
-    moving = [swap[tangents.symbols[s]] for s in after]
     kept = [*cell.outputs, *outputs]
-    made = plain(equations, [*kept, *cell.states, *moving], matrices, cell.shapes)
+    written = plain(equations, [*kept, *cell.states, *moving], matrices, cell.shapes)
     return Cell(
-        f"{cell.name}_tangent", made, kept,
-        title=f"{cell.title or cell.name}, with a tangent", notes=_NOTES, **of_cell(cell, made),
+        f"{cell.name}_tangent", written, kept,
+        title=f"{cell.title or cell.name}, with a tangent", notes=_NOTES, **of_cell(cell, written),
     )  # fmt: skip
 
 
@@ -110,15 +111,11 @@ def _is_given(symbol: Expr, inputs: bool) -> bool:
     return symbol.category == "parameter" or (inputs and symbol.category == "input")
 
 
-def _is_made(v: Vector, tangents: Tangents, lines: list[Eq]) -> bool:
-    return v in tangents.symbols and any(e.lhs == tangents.symbols[v] for e in lines)
-
-
-def _directions(cell: Cell, tangents: Tangents) -> dict[Expr, Quantity]:
+def _directions(cell: Cell, tangents: Tangents) -> dict[Expr, Symbol]:
     """From each tangent to what it is in the cell that carries it."""
     namer = namer_for(cell, tangents.forward)
     names: dict[str, str] = {}
-    swap: dict[Expr, Quantity] = {}
+    swap: dict[Expr, Symbol] = {}
     made = {e.lhs.name for e in tangents.forward if e.lhs.category == "derived"}
     for symbol, change in tangents.symbols.items():
         if symbol.name not in names:
@@ -127,7 +124,7 @@ def _directions(cell: Cell, tangents: Tangents) -> dict[Expr, Quantity]:
     return swap
 
 
-def _direction(symbol: Quantity, name: str, cell: Cell, is_made: bool) -> Quantity:
+def _direction(symbol: Symbol, name: str, cell: Cell, is_made: bool) -> Symbol:
     axes = cell.shapes.declared(symbol)
     if isinstance(symbol, Matrix):
         if is_made:
@@ -141,7 +138,7 @@ def _direction(symbol: Quantity, name: str, cell: Cell, is_made: bool) -> Quanti
     return Vector(name, category, axes, symbol.time)
 
 
-def _renamed(e: Expr, swap: Mapping[Expr, Quantity]) -> Expr:
+def _renamed(e: Expr, swap: Mapping[Expr, Symbol]) -> Expr:
     matrices = {m: swap[m.base].like(m) for m in e.atoms(Matrix) if m.base in swap}
     vectors = {v: swap[v] for v in e.atoms(Vector) if is_tangent(v)}
     made: Expr = e.xreplace({**matrices, **vectors})
