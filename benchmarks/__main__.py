@@ -4,9 +4,11 @@ commands, after the number of threads is set.
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
@@ -116,17 +118,20 @@ def run(
     sys.exit(1 if measuring.failures else 0)
 
 
+def _with_one_thread(name: str) -> ModuleType:
+    """A module that measures, loaded after the number of threads is set: NumPy reads it once."""
+    from lstmgen.benchmark.threads import limit
+
+    limit(1)
+    return importlib.import_module(f".{name}", __package__)
+
+
 @main.command()
 @click.option("--rounds", type=click.IntRange(min=1), default=15, show_default=True,
               help="How often each is visited.")  # fmt: skip
 def networks(rounds: int) -> None:
     """Layers, lengths and resets beside PyTorch's, with one thread."""
-    from lstmgen.benchmark.threads import limit
-
-    limit(1)  # before NumPy is loaded
-    from .networks import run as measure
-
-    click.echo(measure(rounds))
+    click.echo(_with_one_thread("networks").run(rounds))
 
 
 @main.command()
@@ -135,12 +140,7 @@ def networks(rounds: int) -> None:
               help="How often each is visited.")  # fmt: skip
 def zoo(names: tuple[str, ...], rounds: int) -> None:
     """The reference cells' rates of arithmetic and of memory traffic beside the LSTM's, in C."""
-    from lstmgen.benchmark.threads import limit
-
-    limit(1)  # before NumPy is loaded
-    from .zoo import run as measure
-
-    click.echo(measure(names, rounds))
+    click.echo(_with_one_thread("zoo").run(names, rounds))
 
 
 @main.command()
@@ -149,12 +149,7 @@ def zoo(names: tuple[str, ...], rounds: int) -> None:
               help="How often each is visited.")  # fmt: skip
 def derivatives(names: tuple[str, ...], rounds: int) -> None:
     """Hessian-vector products, and learning online, beside a gradient."""
-    from lstmgen.benchmark.threads import limit
-
-    limit(1)  # before NumPy is loaded
-    from .zoo import derivatives as measure
-
-    click.echo(measure(names, rounds))
+    click.echo(_with_one_thread("zoo").derivatives(names, rounds))
 
 
 @main.command()

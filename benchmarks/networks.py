@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from lstmgen import Layer, Network, Readout, cells
-from lstmgen.benchmark import machine
-from lstmgen.benchmark.timing import Track, quartiles, ratios, take_turns
+from lstmgen.benchmark.timing import quartiles
 from lstmgen.runtime.toolchain import compile
+
+from .turns import about, ratio, spread, times
 
 CLASSES = 10
 TOLERANCE = 2e-4  # of the largest number of an array, in float32
@@ -182,25 +183,15 @@ def run(rounds: int = 15) -> str:
     """Time all cases in turns, and say how they compare: a table in Markdown."""
     lines = []
     for case in cases():
-        tracks = {name: Track(call) for name, call in case.calls.items()}
-        take_turns(tracks, rounds + 1)
-        times = {
-            name: {k: v.median for k, v in track.visits.items() if k > 0}
-            for name, track in tracks.items()
-        }
+        found = times(case.calls, rounds)
         lines += [
             f"**{case.title}**",
             "",
             "| | ms | of the network's time |",
             "| --- | --- | --- |",
         ]
-        first = times["network"]
-        for name, seconds in times.items():
-            ratio = ratios(seconds, first)
-            assert ratio is not None
+        for name, seconds in found.items():
             middle = 1e3 * quartiles(list(seconds.values())).median
-            spread = f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
-            lines.append(f"| {name} | {middle:.1f} | {spread} |")
+            lines.append(f"| {name} | {middle:.1f} | {spread(ratio(seconds, found['network']))} |")
         lines.append("")
-    what = " · ".join(machine.summary(machine.describe()).splitlines())
-    return "\n".join([*lines, f"{what}; float32, 1 thread, medians of {rounds} rounds."])
+    return "\n".join([*lines, about(f"float32, 1 thread, medians of {rounds} rounds.")])

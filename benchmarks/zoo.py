@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from lstmgen import Cell, cells, compile, online, plan, tangent
-from lstmgen.benchmark import machine
 from lstmgen.benchmark.bench import usual_sizes
 from lstmgen.benchmark.contenders import Generated
 from lstmgen.benchmark.problem import TRAINING, Problem
-from lstmgen.benchmark.timing import Track, quartiles, ratios, take_turns
+from lstmgen.benchmark.timing import quartiles
 from lstmgen.planning.operations import Multiply, Outers
 from lstmgen.planning.plans import Plan
+
+from .turns import about, ratio, spread, times
 
 STEPS, ROWS, UNITS = 100, 16, 128
 COPIED = 16 << 20  # bytes, more than caches hold
@@ -31,20 +32,18 @@ COPIED = 16 << 20  # bytes, more than caches hold
 def run(names: Sequence[str] = (), rounds: int = 7) -> str:
     """A table in Markdown: each cell's rate of arithmetic over the LSTM's, and its traffic."""
     first = _prepared(cells.get("lstm"))
+    source = np.ones(COPIED // 8)
+    copy = partial(np.copyto, np.empty_like(source), source)
     rows = []
     for name in names or cells.names():
         problem, call = _prepared(cells.get(name))
-        source = np.ones(COPIED // 8)
-        copy = partial(np.copyto, np.empty_like(source), source)
-        calls = {"lstm": first[1], name: call, "copy": copy}
-        times = _times(calls, rounds)
+        found = times({"lstm": first[1], "cell": call, "copy": copy}, rounds)
         made = plan(problem.cell, dtype="float32")
         flops, moved = (_number(cost, problem.sizes) for cost in (made.flops, made.bytes))
-        pace = ratios(times["lstm"], times[name])  # of one lstm's time, how many of these
-        assert pace is not None
+        pace = ratio(found["lstm"], found["cell"])
         scale = flops / first[0].flops
-        seconds = quartiles(list(times[name].values())).median
-        speed = 2 * COPIED / quartiles(list(times["copy"].values())).median
+        seconds = quartiles(list(found["cell"].values())).median
+        speed = 2 * COPIED / quartiles(list(found["copy"].values())).median
         share = f"{_share(made, problem.sizes):.0%}"
         rows.append((
             name, share, f"{flops / 1e6:.0f}", f"{1e3 * seconds:.2f}",
@@ -62,41 +61,37 @@ def derivatives(names: Sequence[str] = (), rounds: int = 7) -> str:
     """
     rows = []
     for name in names or ("lstm", "gru", "mgu", "sru", "lru", "mlstm"):
+        cell = cells.get(name)
+        sizes = _smaller(cell, _sizes(cell))
+        counted = {**sizes, "T": STEPS, "B": ROWS}
+        gradient = _number(plan(cell).flops, counted)
+        products = {"H v": tangent(cell, inputs=False), "H v, inputs too": tangent(cell)}
         for target in ("c", "numpy"):
-            cell = cells.get(name)
-            sizes = _smaller(cell, _sizes(cell))
-            for what, derived in (
-                ("H v", tangent(cell, inputs=False)), ("H v, inputs too", tangent(cell)),
-            ):  # fmt: skip
-                pair = {
-                    "gradient": _prepared(cell, sizes, target)[1],
-                    "product": _prepared(derived, sizes, target)[1],
-                }
-                times = _times(pair, rounds)
-                found = ratios(times["product"], times["gradient"])
-                assert found is not None
-                rows.append((name, target, what, _spread(found), _planned(derived, cell, sizes)))
+            calls = {
+                what: _prepared(c, sizes, target)[1]
+                for what, c in {"gradient": cell, **products}.items()
+            }
+            found = times(calls, rounds)
+            for what, derived in products.items():
+                expected = _number(plan(derived).flops, counted) / gradient
+                pace = spread(ratio(found[what], found["gradient"]))
+                rows.append((name, target, what, pace, f"{expected:.2f}"))
     online_too = (("lru", 64), ("sru", 64), ("rnn", 16), ("lstm", 8))
     for name, units in (pair for pair in online_too if not names or pair[0] in names):
+        cell, sizes = cells.get(name), dict.fromkeys(usual_sizes(cells.get(name)), units)
+        learner, counted = online(cell), {**sizes, "T": STEPS, "B": 1}
+        made = plan(learner)
+        expected = _number(made.flops_of(made.forward), counted) / _number(
+            plan(cell).flops, counted
+        )
         for target in ("c", "numpy"):
-            cell = cells.get(name)
-            sizes = dict.fromkeys(usual_sizes(cell), units)
-            times = _times(
-                {
-                    "gradient": _prepared(cell, sizes, target, B=1)[1],
-                    "online": _online(cell, sizes, target),
-                },
-                rounds,
-            )
-            found = ratios(times["online"], times["gradient"])
-            assert found is not None
-            what = f"online, {units} units"
-            sizes = {**sizes, "T": STEPS, "B": 1}
-            counted = plan(online(cell)), plan(cell)
-            expected = _number(counted[0].flops_of(counted[0].forward), sizes) / _number(
-                counted[1].flops, sizes
-            )
-            rows.append((name, target, what, _spread(found), f"{expected:.2f}"))
+            calls = {
+                "gradient": _prepared(cell, sizes, target, B=1)[1],
+                "online": _online(learner, sizes, target),
+            }
+            found = times(calls, rounds)
+            pace = spread(ratio(found["online"], found["gradient"]))
+            rows.append((name, target, f"online, {units} units", pace, f"{expected:.2f}"))
     return _table(
         ("cell", "target", "what", "of a gradient's time", "of its arithmetic"), rows
     ) + _foot(rounds)
@@ -135,23 +130,13 @@ def _smaller(cell: Cell, sizes: dict[str, int]) -> dict[str, int]:
     return sizes if few else {n: k if k == 4 else UNITS // 4 for n, k in sizes.items()}
 
 
-def _online(cell: Cell, sizes: Mapping[str, int], target: str) -> Callable[[], Any]:
+def _online(learner: Cell, sizes: Mapping[str, int], target: str) -> Callable[[], Any]:
     """A sequence of one row through the cell that learns online, without a tape."""
-    derived = online(cell)
-    problem = Problem(derived, {"T": STEPS, "B": 1, **sizes}, TRAINING)
-    module = compile(derived, target, dtype="float32")
+    problem = Problem(learner, {"T": STEPS, "B": 1, **sizes}, TRAINING)
+    module = compile(learner, target, dtype="float32")
     params, x = module.pack(problem.params), next(iter(problem.inputs.values()))
     masks = {"masks": problem.masks} if problem.masks else {}
     return lambda: module.forward(params, x, None, **masks, tape=False)
-
-
-def _times(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, dict[int, float]]:
-    tracks = {name: Track(call) for name, call in calls.items()}
-    take_turns(tracks, rounds + 1)
-    return {
-        name: {k: v.median for k, v in track.visits.items() if k > 0}
-        for name, track in tracks.items()
-    }
 
 
 # --------------------------------------------------------------------------- what is counted
@@ -172,16 +157,7 @@ def _share(made: Plan, sizes: Mapping[str, int]) -> float:
     return in_products / total if total else 0.0
 
 
-def _planned(derived: Cell, cell: Cell, sizes: Mapping[str, int]) -> str:
-    counts = [_number(plan(c).flops, {**sizes, "T": STEPS, "B": ROWS}) for c in (derived, cell)]
-    return f"{counts[0] / counts[1]:.2f}"
-
-
 # --------------------------------------------------------------------------- text
-
-
-def _spread(found: Any) -> str:
-    return f"{found.median:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -190,5 +166,4 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _foot(rounds: int) -> str:
-    what = " · ".join(machine.summary(machine.describe()).splitlines())
-    return f"\n{what}; float32, 1 thread, T={STEPS}, medians of {rounds} rounds."
+    return "\n" + about(f"float32, 1 thread, T={STEPS}, medians of {rounds} rounds.")
