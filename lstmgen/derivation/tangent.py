@@ -76,6 +76,15 @@ def tangent(cell: Cell, *, inputs: bool = True) -> Cell:
     )  # fmt: skip
 
 
+def directions(cell: Cell) -> dict[str, str]:
+    """What ``tangent(cell)`` calls the directions of parameters, inputs, states and outputs, by the
+    names of these. Not all of them need be there: see ``tangent``.
+    """
+    tangents = forward(cell.equations, cell.shapes, kept=cell.outputs)
+    swap = _directions(cell, tangents)
+    return {symbol.name: swap[change].name for symbol, change in tangents.symbols.items()}
+
+
 _NOTES = (
     "What ends in _dot is the change of what it is named after. Forward: *_dot of the outputs is "
     "a Jacobian-vector product. Backward, from the derivative of a loss by y given as that by "

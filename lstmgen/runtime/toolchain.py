@@ -96,6 +96,24 @@ def _compile_c(
     from .native import NativeModule
     from .network import NativeNetwork
 
+    header, library = build_c(cell, dtype, source, threads, **sizes)
+    with loading_library():
+        if isinstance(cell, Structure):
+            return NativeNetwork(cell, header, library, dtype, threads)
+        return NativeModule(cell, header, library, dtype, sizes, threads)
+
+
+def build_c(
+    cell: Cell | Structure, dtype: str = "float64", source: str = "", threads: int = 1, **sizes: int
+) -> tuple[str, Path]:
+    """The C code of a cell or a network, compiled or found in the cache: its header as text, and
+    the shared library.
+
+    Raises
+    ------
+    ToolchainError
+        As ``build``.
+    """
     whole = isinstance(threads, int) and not isinstance(threads, bool)
     if not whole or not 0 < threads <= MOST_THREADS:
         raise GenerateError(f"threads is a whole number from 1 to {MOST_THREADS}, not {threads!r}")
@@ -104,11 +122,14 @@ def _compile_c(
     with _building_kernels(dtype, extra) as kernels:
         files = generate(cell, "c", dtype=dtype, source=source, **sizes)
         library = build(files, extra, kernels)
-    header = next(text for name, text in files.items() if name.endswith(".h"))
+    return next(text for name, text in files.items() if name.endswith(".h")), library
+
+
+@contextmanager
+def loading_library() -> Iterator[None]:
+    """Say what to look for where a compiled library cannot be loaded."""
     try:
-        if isinstance(cell, Structure):
-            return NativeNetwork(cell, header, library, dtype, threads)
-        return NativeModule(cell, header, library, dtype, sizes, threads)
+        yield
     except OSError as error:
         raise ToolchainError(
             f"the compiled library cannot be loaded: {error}\n"

@@ -1,0 +1,20 @@
+"""Cells in PyTorch: modules over generated C, conversion from and to PyTorch's own layers.
+
+Needs the extra ``lstmgen[torch]``.
+"""
+
+from __future__ import annotations
+
+from ..errors import ToolchainError
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as error:
+    raise ToolchainError(
+        "lstmgen.torch needs PyTorch, which is not installed\n  hint: pip install 'lstmgen[torch]'"
+    ) from error
+
+from .kernels import register
+from .recurrent import Recurrent
+
+__all__ = ["Recurrent", "register"]
