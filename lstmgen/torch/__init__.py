@@ -16,5 +16,6 @@ except ImportError as error:
 
 from .kernels import register
 from .recurrent import Recurrent
+from .single import RecurrentCell
 
-__all__ = ["Recurrent", "register"]
+__all__ = ["Recurrent", "RecurrentCell", "register"]

@@ -137,7 +137,8 @@ class Face:
         sizes: dict[str, Any] = dict(self.interface.NUMBERS)
         tables = (
             ("", self.parameters, params, ()), ("", self.inputs, inputs, ("T", "B")),
-            ("the state ", self.states, states, ("B",)), ("the mask ", self.masks, masks, ("T", "B")),
+            ("the state ", self.states, states, ("B",)),
+            ("the mask ", self.masks, masks, ("T", "B")),
         )  # fmt: skip
         for what, table, tensors, lead in tables:
             for (name, axes), tensor in zip(table.items(), tensors, strict=bool(tensors)):
@@ -235,8 +236,8 @@ class Kernel:
         if not room.tape:
             for gradient in (*grads, *dxs):
                 gradient.zero_()
-            for first, final in zip(firsts, dfinals or [None] * len(firsts), strict=True):
-                first.zero_() if final is None else first.copy_(final)
+            for k, first in enumerate(firsts):
+                first.copy_(dfinals[k] if dfinals else torch.zeros_like(first))
             return (grads if wants_params else []), dxs, firsts
         held = [
             *self._held(params), *self._held(inputs), *self._held(masks), *self._held(dys),

@@ -34,7 +34,7 @@ class Call(NamedTuple):
     masks: int
     keep: bool
 
-    def cut(self, tensors: Tensors) -> list[list[Tensor]]:
+    def cut(self, tensors: Sequence[Any]) -> list[list[Any]]:
         """Parameters, inputs, states and masks, of tensors side by side; and the rest."""
         parts, at = [], 0
         for count in (self.params, self.inputs, self.states, self.masks):
@@ -91,14 +91,11 @@ def second(
     own = face(cell)
     key, directions = own.tangent
     of = kernel(key, inputs[0].dtype, torch.get_num_threads())
-    values = dict(zip((*own.parameters, *own.inputs, *own.states, *own.masks),
-                      (*params, *inputs, *(states or [None] * len(own.states)), *masks),
-                      strict=True))  # fmt: skip
-    moving = (*own.learned, *own.inputs, *own.states)
-    along = (*v_params, *v_inputs, *(v_states or [None] * len(own.states)))
-    for name, v in zip(moving, along, strict=True):
-        if name in directions:
-            values[directions[name]] = v
+    held = [*own.states] if states else []
+    values = dict(zip((*own.parameters, *own.inputs, *own.masks, *held),
+                      (*params, *inputs, *masks, *states), strict=True))  # fmt: skip
+    moving = zip((*own.learned, *own.inputs, *held), (*v_params, *v_inputs, *v_states), strict=True)
+    values |= {directions[name]: v for name, v in moving if name in directions}
     t_params, t_inputs, t_masks = (
         [values[n] for n in table] for table in (of.face.parameters, of.face.inputs, of.face.masks)
     )
@@ -118,10 +115,10 @@ def second(
                 found[directions[name]] = adjoint
         return list(found.values())
 
+    t_dfinals = seeds([*own.states], dfinals, final_of) if dfinals else []
     grads, dxs, firsts = of.backward(
-        seeds([*own.outputs], dys, y_of), seeds([*own.states], dfinals, final_of) if dfinals else [],
-        *given, tape, constants, True, True,
-    )  # fmt: skip
+        seeds([*own.outputs], dys, y_of), t_dfinals, *given, tape, constants, True, True
+    )
     moved = [
         like.get(directions.get(name, ""), torch.zeros_like(like[name]))
         for names, like, adjoints in ((own.outputs, y_of, dys), (own.states, final_of, dfinals))
@@ -203,7 +200,7 @@ def _pull(
     """The gradients of the tensors of a call, those that are needed."""
     params, inputs, states, masks, _ = call.cut(tensors)
     of = face(call.cell)
-    is_needed = call.cut(needs)  # type: ignore[arg-type]
+    is_needed = call.cut(needs)
     learned = [flag for name, flag in zip(of.parameters, is_needed[0], strict=True)
                if name in of.learned]  # fmt: skip
     wants_params, wants_inputs = any(learned), any(is_needed[1])
@@ -226,9 +223,12 @@ def _pull(
 
 def _pull_again(
     call: Call, dys: Tensors, dfinals: Tensors, tensors: Tensors, v: Sequence[Tensor | None],
-    wants_params: bool, wants_inputs: bool, apply: Callable[..., Any],
+    wants: tuple[bool, bool], apply: Callable[..., Any],
 ) -> list[Tensor | None]:  # fmt: skip
-    """The gradients of dys, dfinals and the tensors of a call, by what ``backward`` made of them."""
+    """The gradients of dys, dfinals and the tensors of a call, from those of what ``backward``
+    made of them: of the parameters and of the inputs, if it was to make these.
+    """
+    wants_params, wants_inputs = wants
     params, inputs, states, _masks, _ = call.cut(tensors)
     of = face(call.cell)
     by_name = dict(zip(of.parameters, params, strict=True))
@@ -294,7 +294,7 @@ def _differentiate_forward(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[An
     needs = [flag for part in ctx.needs_input_grad[:4] for flag in part]
     made = _pull(call, tensors, tape, grads[:at], grads[at:-1], needs, _run_backward)
     nothing = [None] * len(call.constants)
-    return (*call.cut(made)[:4], nothing, None, None)  # type: ignore[arg-type]
+    return (*call.cut(made)[:4], nothing, None, None)
 
 
 forward.register_autograd(_differentiate_forward, setup_context=_keep_forward)
@@ -344,7 +344,7 @@ class Backward(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.call, ctx.finals, *ctx.wants = inputs[:4]
+        ctx.call, ctx.finals, ctx.wants = inputs[0], inputs[1], inputs[2:4]
         ctx.save_for_backward(*inputs[4:-1])  # the tape tells nothing that these do not
         ctx.set_materialize_grads(False)
 
@@ -357,7 +357,7 @@ class Backward(torch.autograd.Function):
             counts = [len(part) for part in parts]
             return Second.apply(call, counts, *(t for part in parts for t in part))
 
-        made = _pull_again(ctx.call, dys, dfinals, tensors[at + ctx.finals :], v, *ctx.wants, apply)
+        made = _pull_again(ctx.call, dys, dfinals, tensors[at + ctx.finals :], v, ctx.wants, apply)
         return None, None, None, None, *made, None
 
     @staticmethod
@@ -385,7 +385,7 @@ class Second(torch.autograd.Function):
         ctx.cell = inputs[0].cell
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         raise NotImplementedError(
             f"{ctx.cell.partition(':')[0]}: there are first and second derivatives, and no third"

@@ -30,7 +30,7 @@ def over_packed(
         raise ValueError(f"{module.cell.name} has masks, which are not packed with the sequences")
     if x.data.shape[-1] != module.input_size:
         raise ValueError(f"x has {x.data.shape[-1]} units; input_size is {module.input_size}")
-    states = module._given_states(hx, True)
+    states = module._stacked_states(hx, True)
     if states and x.sorted_indices is not None:
         states = [s.index_select(1, x.sorted_indices) for s in states]
     runs = [(rows, len(list(same))) for rows, same in groupby(x.batch_sizes.tolist())]
@@ -89,7 +89,7 @@ def _back(
 ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
     """From the last step of each sequence: rows come in where theirs ends."""
     if not states:
-        states = module._starts(runs[0][0], data)
+        states = module._starts(suffix, runs[0][0], data)
     ys: list[Tensor] = []
     held: list[Tensor] = [s[:0] for s in states]
     for x, (rows, _) in zip(_stretches(data, runs)[::-1], runs[::-1], strict=True):

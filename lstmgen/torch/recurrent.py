@@ -1,11 +1,10 @@
-"""``Recurrent``: layers of any cell as an ``nn.Module``, with the constructor and call of nn.LSTM."""
+"""Layers of any cell as an ``nn.Module``, with the constructor and call of ``nn.LSTM``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
@@ -13,15 +12,11 @@ from torch.nn.utils.rnn import PackedSequence
 from ..errors import LstmgenError
 from ..language.cell import Cell
 from ..network.layers import positive, probability
-from ..runtime.loading import find_cell
-from .kernels import face, refuse_dtype, register
-from .operators import run
+from .base import Cells
 from .packed import over_packed
 
-BACKENDS = ("auto", "c", "torch")
 
-
-class Recurrent(nn.Module):
+class Recurrent(Cells):
     """Layers of a recurrent cell.
 
     On the CPU, in float32 and float64, each direction of a layer is one operator over generated C,
@@ -77,70 +72,44 @@ class Recurrent(nn.Module):
     """
 
     def __init__(
-        self, cell: Cell | str, input_size: int, hidden_size: int, num_layers: int = 1, bidirectional: bool = False, dropout: float = 0.0,
-        batch_first: bool = False, proj_size: int = 0, *, backend: str = "auto",
-        device: Any = None, dtype: torch.dtype | None = None, **sizes: Any,
+        self, cell: Cell | str, input_size: int, hidden_size: int, num_layers: int = 1,
+        bidirectional: bool = False, dropout: float = 0.0, batch_first: bool = False,
+        proj_size: int = 0, *, backend: str = "auto", device: Any = None,
+        dtype: torch.dtype | None = None, **sizes: Any,
     ) -> None:  # fmt: skip
-        super().__init__()
-        self.cell = find_cell(cell) if isinstance(cell, str) else cell
-        self._key = register(self.cell)
-        of = face(self._key)
-        self.input_size, self.hidden_size, self.proj_size = input_size, hidden_size, proj_size
+        super().__init__(cell, input_size, hidden_size, proj_size, backend, sizes)
         self.num_layers = positive("num_layers", num_layers)
         self.bidirectional, self.batch_first = bool(bidirectional), bool(batch_first)
         self.dropout = probability("dropout", dropout)
-        if backend not in BACKENDS:
-            raise LstmgenError(f"backend is one of {', '.join(BACKENDS)}, not {backend!r}")
-        self.backend = backend
-        self._given = {**({"P": proj_size} if proj_size else {}), **sizes}
-        self._inputs, self._states, self._masks = list(of.inputs), list(of.states), list(of.masks)
-        self._outputs, self._learned = list(of.outputs), list(of.learned)
-        self._names = list(of.parameters)
-        self._make(device, dtype)
-
-    # ------------------------------------------------------------------ parameters
-
-    def _make(self, device: Any, dtype: torch.dtype | None) -> None:
-        """The parameters of all layers, as they start."""
-        of, width = face(self._key), self.input_size
+        self._refuse_stacking()
+        width = self.input_size
         for layer in range(self.num_layers):
             for suffix in self._suffixes(layer):
-                started = self._started(width)
-                for name in self._names:
-                    made = torch.tensor(
-                        started[name], device=device, dtype=dtype or torch.get_default_dtype()
-                    )
-                    if name in of.learned:
-                        self.register_parameter(name + suffix, nn.Parameter(made))
-                    else:
-                        self.register_buffer(name + suffix, made)
-            self._constants = tuple(float(started[name]) for name in of.constants)
-            self.output_size = width = self._width(started)
+                units = self._add(suffix, width, device, dtype)
+            width = units * self._directions
+        self.output_size = width
 
-    def _started(self, width: int) -> dict[str, Any]:
-        """Parameters and constants of a layer whose input has so many units."""
-        seed = int(torch.randint(2**31, ()).item())
-        f = face(self._key).interface
-        made: dict[str, Any] = f.init(
-            width, self.hidden_size, seed=seed, dtype=np.float64, **self._given
-        )
-        return made
+    _defaults: ClassVar[dict[str, Any]] = {
+        "num_layers": 1, "bidirectional": False, "dropout": 0.0, "batch_first": False,
+        "proj_size": 0, "backend": "auto",
+    }  # fmt: skip
 
-    def _width(self, started: Mapping[str, Any]) -> int:
-        """The units of a layer's output."""
-        of = face(self._key)
-        sizes = {"D": self.input_size, "H": self.hidden_size, **self._given}
-        sizes |= of.known([torch.from_numpy(started[name]) for name in self._names], (), (), ())
-        stacked = self.num_layers > 1 or self.bidirectional
-        axes = next(iter(of.outputs.values()))
-        if stacked and (len(of.outputs) > 1 or len(axes) != 1):
-            found = f"an output with the axes {', '.join(axes)}"
-            if len(of.outputs) > 1:
-                found = f"the outputs {', '.join(of.outputs)}"
+    def _refuse_stacking(self) -> None:
+        """Refuse layers or directions of a cell whose output is no vector."""
+        if self.num_layers == 1 and not self.bidirectional:
+            return
+        if len(self._outputs) > 1:
             raise LstmgenError(
-                f"{self.cell.name} has {found}: it can be one layer in one direction"
+                f"{self.cell.name} has the outputs {', '.join(self._outputs)}: it can be one layer "
+                "in one direction"
             )
-        return int(np.prod([sizes[axis] for axis in axes])) * self._directions
+        axes = self.cell.shape(self.cell.output)
+        if len(axes) > 1:
+            listed = ", ".join(map(str, axes))
+            raise LstmgenError(
+                f"the output of {self.cell.name} has the axes ({listed}): it can be one layer in "
+                "one direction\n  hint: flatten() it in the cell"
+            )
 
     @property
     def _directions(self) -> int:
@@ -149,15 +118,12 @@ class Recurrent(nn.Module):
     def _suffixes(self, layer: int) -> list[str]:
         return [f"_l{layer}", f"_l{layer}_reverse"][: self._directions]
 
-    @torch.no_grad()
     def reset_parameters(self) -> None:
         """Start all parameters anew, as the cell says."""
         width = self.input_size
         for layer in range(self.num_layers):
             for suffix in self._suffixes(layer):
-                started = self._started(width)
-                for name in self._names:
-                    getattr(self, name + suffix).copy_(torch.from_numpy(started[name]))
+                self._start(suffix, width)
             width = self.output_size
 
     def flatten_parameters(self) -> None:
@@ -223,13 +189,24 @@ class Recurrent(nn.Module):
             xs = [v.transpose(0, 1) for v in xs]
         if xs[0].shape[-1] != self.input_size:
             raise ValueError(f"x has {xs[0].shape[-1]} units; input_size is {self.input_size}")
-        states = self._given_states(hx, batched)
+        states = self._stacked_states(hx, batched)
         ys, finals = self._layers(xs, states, self._given_masks(masks, xs[0]))
         if not batched:
             ys, finals = [y.squeeze(1) for y in ys], [f.squeeze(1) for f in finals]
         elif self.batch_first:
             ys = [y.transpose(0, 1) for y in ys]
         return self._result(ys), self._form(finals, hx)
+
+    def _stacked_states(self, hx: Any, batched: bool) -> list[Tensor]:
+        """The initial states in order, each (layers * directions, B, *axes)."""
+        found, layers = self._given_states(hx), self.num_layers * self._directions
+        for name, state in zip(self._states, found, strict=bool(found)):
+            if state.shape[0] != layers:
+                raise ValueError(
+                    f"the state {name} is of {state.shape[0]} layers and directions; expected "
+                    f"{layers}, as its first axis"
+                )
+        return found if batched else [s.unsqueeze(1) for s in found]
 
     def _layers(
         self, xs: Sequence[Tensor], states: Sequence[Tensor], masks: Sequence[Tensor]
@@ -253,130 +230,3 @@ class Recurrent(nn.Module):
             ys = [torch.cat(parts, -1) for parts in zip(*made, strict=True)] if k else made[0]
             xs = [ys[0], *xs[1:]]
         return ys, [torch.stack(found) for found in finals]
-
-    def _run(
-        self, suffix: str, xs: Sequence[Tensor], states: Sequence[Tensor], masks: Sequence[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """One direction of one layer."""
-        params = [getattr(self, name + suffix) for name in self._names]
-        if params:
-            self._same_kind(xs, params[0])
-        if self.backend == "torch" or (self.backend == "auto" and xs[0].device.type != "cpu"):
-            from .operations import run_operations
-
-            return run_operations(self._key, params, xs, states, masks, self._constants)
-        return run(self._key, params, xs, states, masks, self._constants, len(self._outputs))
-
-    @staticmethod
-    def _same_kind(xs: Sequence[Tensor], parameter: Tensor) -> None:
-        x = xs[0]
-        if x.dtype != parameter.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise TypeError(
-                f"x is {x.dtype}, and the parameters are {parameter.dtype}\n"
-                "  hint: x.to(module.dtype), or module.to(x.dtype)"
-            )
-
-    def _starts(self, rows: int, like: Tensor) -> list[Tensor]:
-        """The states that one direction of a layer starts with."""
-        of = face(self._key)
-        sizes = {"D": self.input_size, "H": self.hidden_size, **self._given}
-        sizes |= of.known([getattr(self, f"{name}_l0") for name in self._names], (), (), ())
-        return [
-            like.new_full(shape, float(start))
-            for shape, start in zip(of.shapes(of.states, sizes, rows), of.starts.values(),
-                                    strict=True)
-        ]  # fmt: skip
-
-    # ------------------------------------------------------------------ what callers give and get
-
-    def _given_inputs(self, x: Any) -> list[Tensor]:
-        """The inputs in order."""
-        names = self._inputs
-        if isinstance(x, Tensor):
-            found = [x]
-        elif isinstance(x, Mapping):
-            if set(x) != set(names):
-                raise ValueError(f"x is a dict of the inputs {names}, not of {sorted(x)}")
-            found = [x[name] for name in names]
-        else:
-            found = list(x)
-        if len(found) != len(names):
-            raise ValueError(
-                f"{self.cell.name} has {len(names)} inputs, {', '.join(names)}: x is a tuple of "
-                f"them or a dict, not {len(found)} of them"
-            )
-        return found
-
-    def _given_states(self, hx: Any, batched: bool) -> list[Tensor]:
-        """The initial states in order; none for those that the cell starts with."""
-        if hx is None or not self._states:
-            return []
-        names = self._states
-        if isinstance(hx, Tensor):
-            found = [hx]
-        elif isinstance(hx, Mapping):
-            if set(hx) != set(names):
-                raise ValueError(f"hx is a dict of the states {names}, not of {sorted(hx)}")
-            found = [hx[name] for name in names]
-        else:
-            found = list(hx)
-        if len(found) != len(names):
-            raise ValueError(
-                f"{self.cell.name} has the states ({', '.join(names)}), and hx is "
-                f"{'one tensor' if isinstance(hx, Tensor) else f'{len(found)} tensors'}"
-            )
-        found = found if batched else [s.unsqueeze(1) for s in found]
-        layers = self.num_layers * self._directions
-        for name, state in zip(names, found, strict=True):
-            if state.shape[0] != layers:
-                raise ValueError(
-                    f"the state {name} is of {state.shape[0]} layers and directions; expected "
-                    f"{layers}, as its first axis"
-                )
-        return found
-
-    def _given_masks(self, masks: Mapping[str, Tensor] | None, x: Tensor) -> list[Tensor]:
-        """The masks in order, in full."""
-        given = masks or {}
-        if set(given) != set(self._masks):
-            needs = f"the masks {', '.join(self._masks)}" if self._masks else "no masks"
-            raise ValueError(f"{self.cell.name} has {needs}: masks={{{', '.join(sorted(given))}}}")
-        return [given[name].to(x.dtype).expand(self._extent(name, given[name], x))
-                for name in self._masks]  # fmt: skip
-
-    def _extent(self, name: str, mask: Tensor, x: Tensor) -> list[int]:
-        axes = len(face(self._key).masks[name])
-        shape = [1] * (2 + axes - mask.dim()) + list(mask.shape)
-        return [*x.shape[:2], *shape[2:]]
-
-    def _result(self, ys: Sequence[Tensor]) -> Any:
-        return ys[0] if len(ys) == 1 else dict(zip(self._outputs, ys, strict=True))
-
-    def _form(self, finals: Sequence[Tensor], like: Any) -> Any:
-        """Final states in the form of the initial ones."""
-        if isinstance(like, Mapping):
-            return dict(zip(self._states, finals, strict=True))
-        return finals[0] if len(finals) == 1 else tuple(finals)
-
-    # ------------------------------------------------------------------ as a module
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._key = register(self.cell)  # another process has to know it, too
-
-    def extra_repr(self) -> str:
-        """The arguments that are not what they are by default."""
-        said = [self.cell.name, str(self.input_size), str(self.hidden_size)]
-        for name, default in (
-            ("num_layers", 1),
-            ("bidirectional", False),
-            ("dropout", 0.0),
-            ("batch_first", False),
-            ("proj_size", 0),
-            ("backend", "auto"),
-        ):
-            value = getattr(self, name)
-            if value != default:
-                said.append(f"{name}={value!r}")
-        return ", ".join([*said, *(f"{k}={v}" for k, v in self._given.items() if k != "P"
-                                   or not self.proj_size)])  # fmt: skip
