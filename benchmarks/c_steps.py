@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from lstmgen.benchmark.contenders import Contender, Prepared, library, reference_of
+from lstmgen.benchmark.contenders import Contender, Prepared, library
 from lstmgen.benchmark.problem import STEP, Problem, Values
+from lstmgen.conventions import reference_of
 from lstmgen.runtime import toolchain
 
 _LOOPS = 256  # steps a call, where C calls

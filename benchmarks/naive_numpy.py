@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from lstmgen.benchmark.contenders import Contender, Prepared, reference_of
+from lstmgen.benchmark.contenders import Contender, Prepared
 from lstmgen.benchmark.problem import INFERENCE, STEP, TRAINING, Problem, Values
+from lstmgen.conventions import reference_of
 
 _GATES = "ifgo"
 

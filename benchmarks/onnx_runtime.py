@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from lstmgen.benchmark.contenders import Contender, Prepared, library, reference_of
+from lstmgen.benchmark.contenders import Contender, Prepared, library
 from lstmgen.benchmark.problem import TRAINING, Problem, Values
+from lstmgen.conventions import reference_of
 
 _OPSET = 22
 # By cell: the operator, its attributes, and its gates in ONNX's order: of W, of R, and of B's two

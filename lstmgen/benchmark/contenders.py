@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import cells
+from ..conventions.pytorch import convention_of
 from ..errors import ToolchainError
 from ..language import dtypes
 from ..language.cell import Cell
@@ -285,32 +285,6 @@ def _sorted(problem: Problem, y: Any, final: Mapping[str, Any], parts: Mapping[s
     return problem.results(y, final, *named)
 
 
-# PyTorch's kernels: for a cell with exactly these equations, its class and its parameters in ours.
-# None is a bias that PyTorch has twice.
-_LSTM = {
-    "weight_ih": "W_i W_f W_g W_o", "weight_hh": "U_i U_f U_g U_o", "bias_ih": "b_i b_f b_g b_o",
-    "bias_hh": None,
-}  # fmt: skip
-_KERNELS: dict[str, tuple[str, dict[str, str | None]]] = {
-    "lstm": ("LSTM", _LSTM),
-    "lstmp": ("LSTM", {**_LSTM, "weight_hr": "W_h"}),
-    "gru": (
-        "GRU",
-        {"weight_ih": "W_r W_z W_n", "weight_hh": "U_r U_z U_n", "bias_ih": "b_r b_z b_n",
-         "bias_hh": "0 0 b_m"},
-    ),
-}  # fmt: skip
-
-
-def reference_of(cell: Cell, names: Sequence[str]) -> str | None:
-    """Which of the reference cells has the very equations of ``cell``."""
-    for name in names:
-        known = cells.get(name)
-        if cell.equations == known.equations and cell.outputs == known.outputs:
-            return name
-    return None
-
-
 class TorchKernel(Contender):
     """``nn.LSTM`` or ``nn.GRU``, where the cell is one; ``single`` is ``nn.LSTMCell`` and so on.
 
@@ -326,31 +300,30 @@ class TorchKernel(Contender):
         self.name = "PyTorch nn.…Cell" if single else "PyTorch nn.LSTM/GRU"
 
     def name_for(self, cell: Cell) -> str:
-        known = reference_of(cell, list(_KERNELS))
-        return f"PyTorch nn.{_KERNELS[known][0]}{'Cell' * self.single}" if known else self.name
+        known = convention_of(cell)
+        return f"PyTorch nn.{known.kind}{'Cell' * self.single}" if known else self.name
 
     def fits(self, problem: Problem) -> bool:
-        known = reference_of(problem.cell, list(_KERNELS))
-        return known is not None and not (
-            self.single and (problem.work != STEP or known == "lstmp")
-        )
+        known = convention_of(problem.cell)
+        return known is not None and not (self.single and (problem.work != STEP or known.projected))
 
     def prepare(self, problem: Problem) -> Prepared:
         torch = library("torch")
         torch.set_num_threads(problem.threads)
-        known = reference_of(problem.cell, list(_KERNELS))
+        known = convention_of(problem.cell)
         assert known is not None, "fits() comes first"
-        kind, table = _KERNELS[known]
         sizes = problem.sizes
-        options: dict[str, Any] = {"dtype": getattr(torch, problem.dtype)}
+        options: dict[str, Any] = {"dtype": getattr(torch, problem.dtype), **known.options}
         if "P" in sizes:
             options["proj_size"] = sizes["P"]
-        layer = getattr(torch.nn, kind + "Cell" * self.single)(sizes["D"], sizes["H"], **options)
+        layer = getattr(torch.nn, known.kind + "Cell" * self.single)(
+            sizes["D"], sizes["H"], **options
+        )
         layer.requires_grad_(problem.work == TRAINING)
-        parts: dict[str, list[str]] = {}
-        for name, ours in table.items():
+        parts: dict[str, Sequence[str]] = {}
+        for name, ours in known.tensors.items():
             key = name if self.single else f"{name}_l0"
-            parts[key] = (ours or "").split()
+            parts[key] = ours
             with torch.no_grad():
                 self._fill(torch, getattr(layer, key), parts[key], problem.params)
         return self._timed(torch, layer, parts, problem)
@@ -358,9 +331,9 @@ class TorchKernel(Contender):
     @staticmethod
     def _fill(torch: Any, target: Any, ours: Sequence[str], params: Mapping[str, Any]) -> None:
         target.zero_()
-        rows = target.shape[0] // max(1, len(ours))
+        rows = target.shape[0] // len(ours)
         for k, name in enumerate(ours):
-            if name != "0":
+            if name:
                 target[k * rows : (k + 1) * rows] = torch.from_numpy(params[name])
 
     def _timed(
@@ -390,10 +363,8 @@ class TorchKernel(Contender):
             by_name: dict[str, Any] = {}
             if training:
                 for ours, g in zip(parts.values(), gradients, strict=False):
-                    if ours:
-                        pieces = np.split(g.numpy(), len(ours))
-                        named = zip(ours, pieces, strict=True)
-                        by_name |= {n: a for n, a in named if n != "0"}
+                    named = zip(ours, np.split(g.numpy(), len(ours)), strict=True)
+                    by_name |= {n: a for n, a in named if n}
                 dx, *initial = gradients[len(parts) :]
                 by_name[x_name] = dx.numpy()
                 by_name |= {n: a.numpy()[0] for n, a in zip(states, initial, strict=True)}

@@ -14,8 +14,9 @@ except ImportError as error:
         "lstmgen.torch needs PyTorch, which is not installed\n  hint: pip install 'lstmgen[torch]'"
     ) from error
 
+from .conversion import convert, from_torch, to_torch
 from .kernels import register
 from .recurrent import Recurrent
 from .single import RecurrentCell
 
-__all__ = ["Recurrent", "RecurrentCell", "register"]
+__all__ = ["Recurrent", "RecurrentCell", "convert", "from_torch", "register", "to_torch"]

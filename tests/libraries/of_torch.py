@@ -71,6 +71,13 @@ def RNN(p, x, s, g):
     return {"h": y}, {"h": h}
 
 
+@held("irnn", "torch", "D=3 H=5", whole=True)
+def RNN_of_rectified_units(p, x, s, g):
+    p = {"W_h": p["W"], "U_h": p["U"], "b_h": p["b"]}
+    y, h = _torch("RNN", _two_biases(p, "h"), x["x"], s["h"], nonlinearity="relu")
+    return {"h": y}, {"h": h}
+
+
 @held("indrnn", "torch", "D=3 H=5", whole=True)
 def RNN_with_a_diagonal_matrix(p, x, s, g):
     import torch

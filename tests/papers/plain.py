@@ -12,6 +12,13 @@ def indrnn(p, x, s, g):
 
 
 @transcribed(D=3, H=5)
+def irnn(p, x, s, g):
+    both = torch.cat([p["W"], p["U"]], dim=1)
+    h = torch.clamp(torch.cat([x, s["h"]], dim=1) @ both.mT + p["b"], min=0)
+    return h, {"h": h}
+
+
+@transcribed(D=3, H=5)
 def antisymmetric(p, x, s, g):
     W, h = p["U_h"], s["h"]
     turning = W - W.mT - g["gamma"] * torch.eye(len(W), dtype=W.dtype)
