@@ -223,7 +223,7 @@ def test_what_is_a_factor_of_nothing_is_no_gain():
     tau = vector("tau")
     made = Cell("leaky", [Eq(f, sympy.exp(-sympy.exp(-tau))),
                           Eq(h.next, f * h + b.g * tanh(W.h @ x) * (1 - f))], h)  # fmt: skip
-    text = latex.files(made)["leaky.tex"]
+    text = latex.files(made)["leaky_equations.tex"]
     assert r"$\boldsymbol{\tau}$ & $H$ & learned vector \\" in text
     assert r"$\mathbf{b}_g$ & $H$ & gain \\" in text
 

@@ -287,6 +287,13 @@ def test_new_writes_a_cell_that_passes(tmp_path, form):
     assert "edited" not in path.read_text("utf-8")
 
 
+def test_new_takes_the_name_of_the_file(tmp_path):
+    for file in ("mine.cell", "mine.py"):
+        made = CliRunner().invoke(main, ["new", file, "--out", str(tmp_path)])
+        assert made.exit_code == 0, made.output
+        assert lstmgen.load_cell(tmp_path / file).name == "mine"
+
+
 def test_both_beginnings_are_one_cell(tmp_path):
     (tmp_path / "a.py").write_text(begin("a", as_text=False)["a.py"], "utf-8")
     python, text = lstmgen.load_cell(tmp_path / "a.py"), read_cell(begin("a")["a.cell"])
