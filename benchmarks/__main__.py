@@ -152,6 +152,19 @@ def derivatives(names: tuple[str, ...], rounds: int) -> None:
     click.echo(_with_one_thread("zoo").derivatives(names, rounds))
 
 
+@main.command("compile")
+@click.argument("names", nargs=-1, metavar="[CELL]...")
+@click.option("--slowest", type=click.IntRange(min=1), default=5, show_default=True,
+              help="How many cells are shown; the last rows are of all.")  # fmt: skip
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True,
+              help="How often these are compiled from an empty cache.")  # fmt: skip
+def compile_(names: tuple[str, ...], slowest: int, rounds: int) -> None:
+    """How long it takes from a cell's equations, or a file of them, to its C library, loaded."""
+    from . import compiling
+
+    click.echo(compiling.run(names, slowest, rounds))
+
+
 @main.command()
 @click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def table(results: Path) -> None:

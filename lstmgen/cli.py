@@ -197,6 +197,9 @@ def new(name: str, as_text: bool, out: Path, force: bool) -> None:
     from .notation.beginning import begin
     from .runtime.writing import write_files
 
+    stem, dot, suffix = name.rpartition(".")
+    if dot and suffix in ("cell", "py"):  # the name of the file
+        name, as_text = stem, suffix == "cell"
     for path in write_files(begin(name, as_text=as_text), out, force=force):
         click.echo(f"{path}\n  next: lstmgen check {path}")
 

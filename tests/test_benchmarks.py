@@ -117,6 +117,23 @@ def test_usage():
     assert "give --suite, or" in run("run", "--suite", "lstm", "--cell", "gru", code=2)
 
 
+def test_stages_of_compiling_add_up():
+    for what in ("cc", "cffi"):
+        need(what)
+    os.environ["CFLAGS"] = "-O0"
+    head, _, *rows, _, foot = (
+        run("compile", "rnn", "gru", "--slowest", 1, "--rounds", 1).strip().splitlines()
+    )
+    assert "2 cells" in foot
+    columns = [c.strip() for c in head.strip("|").split("|")]
+    assert [r.split("|")[1].strip() for r in rows[1:]] == ["median", "largest", "sum"]
+    seconds = [float(c) for c in rows[0].strip("|").split("|")[1:]]
+    *stages, whole, clock = seconds
+    assert columns[-2:] == ["in all", "by the clock, empty cache"]
+    assert sum(stages) == pytest.approx(whole, abs=0.04), "each is rounded to hundredths"
+    assert min(whole, clock, *stages[2:4]) > 0
+
+
 def entry(key, seconds, base=None, flops=1e6, **more):
     return {"key": key, "name": key, "base": base, "cell": "lstm", "work": "inference",
             "sizes": {"T": 1, "B": 1, "D": 1, "H": 1}, "flops": flops, "cores": 1.0,

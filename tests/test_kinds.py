@@ -37,10 +37,12 @@ from lstmgen import (
     max_,
     mean,
     named,
+    online,
     plan,
     relu,
     sigmoid,
     states,
+    stop_gradient,
     sum_,
     tanh,
     vector,
@@ -58,6 +60,7 @@ one = vectors("one", size=1)
 W, U, B = weights("W"), weights("U"), biases("b")
 n, dt = constants("n", 2.0), constants("dt", 0.4)
 leak = vector("leak", size=1, init=0.3)
+leaky, S = vector("leaky"), matrix("S", "H", "H")
 row = matrix("M", rows=1)
 drive = tanh(W.a @ x + U.a @ h)
 
@@ -387,6 +390,31 @@ def test_what_one_pass_makes_in_the_loop_and_the_other_before_it(target: str) ->
     module = compile(made, target)
     for seed in range(4):
         assert fuzz.judge_module(module, fuzz.points(made, seed)) == "right"
+
+
+# Of what is made of parameters alone, what the steps read in stop_gradient(…) only.
+CUT: dict[str, Callable[[], list[Eq]]] = {
+    "beside one that is not": lambda: [
+        Eq(a, exp(-exp(-leaky))), Eq(b, a * exp(-leaky)), Eq(e, W.e @ x),
+        Eq(h.next, a * h + e + stop_gradient(b * e))],
+    "and a matrix": lambda: [
+        Eq(a, exp(-exp(-leaky))), Eq(S, U.s - U.s.T), Eq(e, W.e @ x),
+        Eq(h.next, a * h + e + stop_gradient(S @ h))],
+    "alone": lambda: [
+        Eq(a, exp(-leaky)), Eq(S, U.s - U.s.T), Eq(e, W.e @ x),
+        Eq(h.next, h / 2 + e + stop_gradient(a * e + S @ h))],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CUT)
+def test_what_is_made_of_parameters_and_has_no_gradient(kind: str) -> None:
+    assert_right(cell(*CUT[kind]()), range(2))
+
+
+def test_a_learned_rate_of_a_leak_learns_online() -> None:
+    """Its gradient has a factor that is made of parameters, too, and is read by no other line."""
+    made = online(cell(Eq(a, exp(-exp(-leaky))), Eq(h.next, a * h + (1 - a) * (W.e @ x))))
+    assert_right(made, range(2))
 
 
 @pytest.mark.parametrize("H", [3, 7, 11])

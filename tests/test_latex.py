@@ -218,6 +218,16 @@ def test_peephole_is_that_of_the_literature():
     )
 
 
+def test_what_is_a_factor_of_nothing_is_no_gain():
+    """A leak from a learned time constant, beside a gain."""
+    tau = vector("tau")
+    made = Cell("leaky", [Eq(f, sympy.exp(-sympy.exp(-tau))),
+                          Eq(h.next, f * h + b.g * tanh(W.h @ x) * (1 - f))], h)  # fmt: skip
+    text = latex.files(made)["leaky_equations.tex"]
+    assert r"$\boldsymbol{\tau}$ & $H$ & learned vector \\" in text
+    assert r"$\mathbf{b}_g$ & $H$ & gain \\" in text
+
+
 def test_layer_norm_is_put_back_and_its_parts_are_named_once():
     text = reference("lstm_layernorm")
     assert r"\mathbf{k}_i \odot \operatorname{LN}\left(W_i \mathbf{x}_t\right)" in text

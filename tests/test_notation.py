@@ -287,6 +287,13 @@ def test_new_writes_a_cell_that_passes(tmp_path, form):
     assert "edited" not in path.read_text("utf-8")
 
 
+def test_new_takes_the_name_of_the_file(tmp_path):
+    for file in ("mine.cell", "mine.py"):
+        made = CliRunner().invoke(main, ["new", file, "--out", str(tmp_path)])
+        assert made.exit_code == 0, made.output
+        assert lstmgen.load_cell(tmp_path / file).name == "mine"
+
+
 def test_both_beginnings_are_one_cell(tmp_path):
     (tmp_path / "a.py").write_text(begin("a", as_text=False)["a.py"], "utf-8")
     python, text = lstmgen.load_cell(tmp_path / "a.py"), read_cell(begin("a")["a.cell"])
@@ -323,6 +330,25 @@ ERRORS = {
     H + "W h": (2, 26, "a product is written W * h"),
     H + "2h": (2, 24, "a product is written 2*h"),
     H + "0x10": (2, 24, "decimal"),
+    H + "[h, x]": (2, 24, "concat(x, h)"),
+    H + "np.tanh(h)": (2, 24, "write tanh(…)"),
+    H + "h[t-1]": (2, 25, "h[t-1] is h"),
+    H + "h\nh.next += x": (3, 8, "a name has one equation"),
+    "name: a\nh.next == W @ x": (2, 8, "write h.next = …"),
+    "name: a\nh' = W @ x": (2, 2, "write h.next"),
+    "name: a\nh[t] = W @ x": (2, 2, "h[t] is written h.next"),
+    "name: a\nimport os\nh.next = W @ x": (2, 1, "a statement of Python"),
+    "name: a\ndef f(u): u\nh.next = W @ x": (2, 1, "a statement of Python"),
+    "name: a\noutput: h\n    h.next = W @ x": (3, 5, "begins at the margin"),
+    "name: a\ntitle: one\n\tg = W @ x\nh.next = g": (3, 2, "begins at the margin"),
+    "name: a\nroles: g = gate\n  g = W @ x\nh.next = g": (3, 3, "begins at the margin"),
+    "name: a\ng = W @ x\n    h.next = g": (3, 5, "begins at the margin"),
+    "name: a\nh = W @ x + h": (2, 13, "write h.next = …"),
+    "name: a\ng = U @ h\nh = W @ x + g": (2, 9, "write h.next = …"),
+    "name: a\ng = n + U @ h\nn = W @ x\nh.next = g": (2, 5, "move the equation of n"),
+    "name: a\nh.next = W * x + U @ h": (2, 1, "the matrix product is W @ x"),
+    "name: a\ngate = W @ x\nh.next = (1 - gaet) * h + gate": (3, 15, 'did you mean "gate"?'),
+    "name: a\nforget = W @ x\nh.next = foget * h + forget": (3, 10, '"vectors: foget"'),
     H + "h^2": (2, 25, "a power is written **"),
     H + "h if h else x": (2, 26, "where(condition, a, b)"),
     H + "'h'": (2, 24, "without quotes"),
@@ -398,6 +424,23 @@ def test_errors_have_their_place(text):
         carets = next(k for k in message.splitlines() if k.strip(" ^") == "")
         shown = text.splitlines()[line - 1]
         assert len(shown) > 90 or carets.index("^") == 2 + column - 1
+
+
+def test_names_that_are_like_others_are_meant():
+    """All but a slip of the keyboard: and that, too, where the header has the name."""
+    for other in ("rate", "gates", "gate2", "gate_x", "Gate", "ga", "late"):
+        made = read_cell(f"name: a\ngate = W @ x\nh.next = {other} * h + gate")
+        assert [v.name for v in made.parameters] == ["W", other]
+    for line in ("vectors: gaet", "starts: gaet = 1", "sizes: gaet (H)", "roles: gaet = leak"):
+        made = read_cell(f"name: a\n{line}\ngate = W @ x\nh.next = gaet * h + gate")
+        assert_survives(made)
+
+
+def test_a_text_that_reads_like_an_equation_is_quoted():
+    notes = "where it is long enough to be broken at the width of a page, as this text is: " * 2
+    made = read_cell("name: a\nh.next = W @ x")
+    for words in (notes + "h = W x", notes[:-10] + "h.next = W x and more of the same, to the end"):
+        assert_survives(Cell("a", made.equations, made.outputs, notes=words))
 
 
 def test_long_and_wide_lines_are_shown_in_part():

@@ -148,7 +148,8 @@ def reverse(cell: Cell, *, once: bool = False) -> Derivation:
     made = _Sweep(cell, step, (*fixed, *step)).run()
     if not fixed:
         return made
-    used = {e.lhs.args[0].name for e in made.totals}
+    # What the steps read in stop_gradient(…) alone brings nothing, and no sum of it is kept.
+    used = {e.lhs.args[0].name for e in made.totals if e.rhs != 0}
     sweep = _Sweep(cell, fixed, (*fixed, *step, *made.adjoints))
     return replace(made, fixed=fixed, fixed_adjoints=sweep.of_fixed(used))
 

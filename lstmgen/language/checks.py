@@ -58,7 +58,7 @@ _LOGIC = (
 def check_equations(equations: tuple[Eq, ...]) -> None:
     """Each defines one thing, out of what is defined above it."""
     defined: dict[Vector, int] = {}
-    defined_anywhere = {e.lhs for e in equations}
+    reads = {e.lhs: e.rhs.atoms(Vector) for e in equations}
     for number, equation in enumerate(equations, 1):
         where = located(number, equation)
         _check_left(equation.lhs, where)
@@ -71,7 +71,7 @@ def check_equations(equations: tuple[Eq, ...]) -> None:
         _check_right(equation.rhs, where, isinstance(equation.lhs, Matrix))
         for v in sorted(equation.rhs.atoms(Vector), key=str):
             _check_time(v, where)
-            _check_defined(v, defined, defined_anywhere, where)
+            _check_defined(v, defined, reads, where)
         defined[equation.lhs] = number
     for number, equation in enumerate(equations, 1):
         for v in sorted(equation.rhs.atoms(Vector), key=str):
@@ -295,21 +295,37 @@ def _declared(v: Vector) -> str:
 
 
 def _check_defined(
-    v: Vector, defined: Mapping[Vector, int], anywhere: Iterable[Vector], where: str
+    v: Vector, defined: Mapping[Vector, int], reads: Mapping[Expr, Iterable[Expr]], where: str
 ) -> None:
     if v in defined or v.category in language.GIVEN or (v.category == "state" and v.time == -1):
         return
-    if v in anywhere:
-        raise CellError(
-            f"{v} is used before it is defined", where=where,
-            hint=f"move the equation of {v} above this one"
-            + (f", or read {v.at(-1)}, the value before the step" if v.category == "state" else ""),
-        )  # fmt: skip
-    near = did_you_mean(v.name, [d.name for d in anywhere])
+    if v in reads:
+        before = f"read {v.at(-1)}, the value before the step" if v.category == "state" else ""
+        if _reads_itself(v, reads):  # no order of the equations would do
+            hint = before or (
+                f"{v} depends on itself: if the value of the step before is meant, {v} is a state; "
+                f'declare {v} with states("{v}") and write Eq({v}.next, …)'
+            )
+        else:
+            hint = f"move the equation of {v} above this one" + (before and f", or {before}")
+        raise CellError(f"{v} is used before it is defined", where=where, hint=hint)
+    near = did_you_mean(v.name, [d.name for d in reads])
     raise CellError(
         f"{v} is never defined", where=where,
         hint=f"{near} add Eq({v}, …), or declare {v.name} as an input or a parameter".strip(),
     )  # fmt: skip
+
+
+def _reads_itself(v: Expr, reads: Mapping[Expr, Iterable[Expr]]) -> bool:
+    """Whether the equation of ``v`` reads ``v``, if only through other equations."""
+    seen: set[Expr] = set()
+    waiting = [v]
+    while waiting:
+        for read in reads.get(waiting.pop(), ()):
+            if read not in seen:
+                seen.add(read)
+                waiting.append(read)
+    return v in seen
 
 
 def check_outputs(output: object, equations: tuple[Eq, ...]) -> tuple[Vector, ...]:

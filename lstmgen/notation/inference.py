@@ -70,6 +70,35 @@ def infer(equations: Sequence[Equation], header: Header) -> Kinds:
     return Kinds(kinds)
 
 
+def mistaken(equations: Sequence[Equation], header: Header, kinds: Kinds) -> dict[str, str]:
+    """Learned vectors that nothing but their use makes so, and that are most likely a slip of the
+    keyboard: each with the name that is meant, which an equation or the header defines.
+
+    These are letters that changed places, and a letter too many or too few within a word. Other
+    changes, as of ``gate`` to ``rate``, to ``gates`` or to ``gate2``, make names that are meant.
+    """
+    known = [n for n, kind in kinds.of.items() if kind not in ("size", "number", "function")]
+    given = {*header.sizes, *header.starts, *header.init, *header.fixed, *header.roles}
+    given |= {*header.vectors, *known}
+    found = {}
+    for name in {n for e in equations for n, of_axis in _used(e.value) if not of_axis} - given:
+        near = next((k for k in known if _is_slip(name, k)), None)
+        if near is not None:
+            found[name] = near
+    return found
+
+
+def _is_slip(a: str, b: str) -> bool:
+    if min(len(a), len(b)) < 4 or a[0] != b[0] or (a[-1] != b[-1] and len(a) != len(b)):
+        return False
+    if len(a) == len(b):
+        apart = [k for k, (m, n) in enumerate(zip(a, b, strict=True)) if m != n]
+        return len(apart) == 2 and apart[1] == apart[0] + 1 and sorted(a) == sorted(b)
+    short, long = sorted((a, b), key=len)
+    more = (k for k in range(1, len(long) - 1) if long[:k] + long[k + 1 :] == short)
+    return any(long[k].isalpha() for k in more)
+
+
 def sizes_of(header: Header, kinds: Mapping[str, str]) -> set[str]:
     """The names of sizes that the header has, or that are meant where it says nothing."""
     found: set[str] = set()

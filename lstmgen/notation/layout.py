@@ -24,6 +24,7 @@ LINES = (
     *TEXTS, "output", "inputs", "masks", "constants", "sizes", "starts", "fixed", "roles",
     "matrices", "vectors", "init",
 )  # fmt: skip
+_WITH_NUMBERS = ("constants", "starts", "roles", "init")  # the values have an = of their own
 # What else people call them.
 _OTHER_WORDS = {
     "outputs": "output", "input": "inputs", "mask": "masks", "constant": "constants",
@@ -149,6 +150,8 @@ def items(text: Text) -> list[Item]:
         if indented or depth:
             if not found:
                 raise text.error("the first line is indented", begin, hint="begin at the margin")
+            if not depth:
+                _check_goes_on(text, found[-1], begin, line)
             found[-1] = Item(found[-1].word, found[-1].start, at, found[-1].at)
         elif header:
             word = _known_word(text, header, begin)
@@ -162,6 +165,28 @@ def items(text: Text) -> list[Item]:
         raise _open(text, depth)
     _check_counts(text, found)
     return found
+
+
+def is_equation(line: str) -> bool:
+    """Whether a line reads as the beginning of an equation."""
+    return _STARTS_EQUATION.match(line.strip()) is not None
+
+
+def _check_goes_on(text: Text, item: Item, begin: int, line: str) -> None:
+    """No equation is taken for a part of the line above it, as it would be of a title."""
+    shown = line.strip()
+    if not is_equation(shown):
+        return
+    if item.word in _WITH_NUMBERS and not re.search(r"@|^\w+\.next\b", shown):
+        return
+    at = begin + line.index(shown)
+    above = f'the line "{item.word}:"' if item.word else "the equation above it"
+    hint = "an equation begins at the margin"
+    if item.word in TEXTS:
+        hint += "; a text that reads like one stands in quotes, on one line"
+    raise text.error(
+        f"this equation is indented, so that it would go on with {above}", at, at + len(shown), hint
+    )
 
 
 def _known_word(text: Text, header: re.Match[str], begin: int) -> str:

@@ -358,6 +358,10 @@ def _unexpected(text: Text, item: Item, error: Any) -> CellError:
     found = _WORD.match(text.content, at, item.end)
     word = found[0] if found else c
     before = text.content[item.start : at].rstrip()
+    if not item.word:
+        told = _told(text, item, at, before)
+        if told is not None:
+            return told
     if (c in "*/" and before.endswith(c)) or c == "*":
         hint = "a quotient is written /, and rounded by floor(…)" if c == "/" else ""
     elif word in _PYTHON:
@@ -378,6 +382,53 @@ def _unexpected(text: Text, item: Item, error: Any) -> CellError:
     if not item.word and "=" not in text.content[item.start : item.end]:
         hint = "an equation is written f = …, or h.next = …; a header line is name: …"
     return text.error(f"unexpected {_cut(word)!r}", at, at + len(word), hint)
+
+
+_STATEMENTS = re.compile(
+    r"(?:for|while|if|elif|else|import|from|def|class|with|return|print|try|assert)\b"
+    r"(?![\w.]*[ ]*=)"
+)
+_AT_TIME = re.compile(r"\[[ ]*(t|k|n)[ ]*([+-][ ]*1)?[ ]*\]")
+
+
+def _told(text: Text, item: Item, at: int, before: str) -> CellError | None:
+    """The error for what other notations have in an equation, if it is such a thing."""
+    content = text.content
+    if before.endswith("["):  # it is this bracket that does not belong
+        before = before[:-1].rstrip()
+        at = item.start + len(before) + content[item.start + len(before) : at].index("[")
+    left = (re.findall(r"[A-Za-z_][\w.]*$", before) or [""])[0]
+    if statement := _STATEMENTS.match(content, item.start, item.end):
+        return text.error(
+            f"{statement[0]!r} begins a statement of Python", item.start, statement.end(),
+            "a cell has header lines and equations only: f = …, or h.next = …",
+        )  # fmt: skip
+    c = content[at]
+    if c == "=" and content[at - 1] == "=" and before.count("=") == 1:
+        return text.error(
+            "an equation is written with one =", at - 1, at + 1, f"write {before[:-1].strip()} = …"
+        )
+    if c in "+-*/@" and content[at + 1 : at + 2] == "=":
+        return text.error(
+            f"{c}= changes what is defined already", at, at + 2,
+            "a name has one equation, with all its terms",
+        )  # fmt: skip
+    if left and (time := _AT_TIME.match(content, at)):
+        hint = f"h[t] is written {left}.next, and h[t-1] is {left}".replace("h[", f"{left}[")
+        return text.error("steps have no number", at, time.end(), hint)
+    if c == "[" and not left:
+        return text.error(
+            "there are no lists", at, at + 1, "vectors are put side by side by concat(x, h)"
+        )
+    if c == "'" and left and content[at - 1] == left[-1]:
+        return text.error(f"{left}' is no name", at, at + 1, f"write {left}.next")
+    if c == "(" and "." in left:
+        function = left.rpartition(".")[2]
+        return text.error(
+            f"{left} is no function", at - len(left), at,
+            f"write {function}(…): functions have no module before them",
+        )  # fmt: skip
+    return None
 
 
 _FORMS = {

@@ -18,10 +18,10 @@ from ..language.sizes import declared
 from ..language.symbols import Vector
 from . import layout, parsing
 from .building import Builder
-from .inference import DEFAULTS, Kinds, infer
+from .inference import DEFAULTS, Kinds, infer, mistaken
 from .layout import Item
 from .places import Text
-from .tree import Axes, Equation, Header, Node
+from .tree import Axes, Equation, Header, Node, text_of
 from .wording import as_text
 
 SUFFIX = ".cell"
@@ -89,6 +89,7 @@ class _Reader:
             )  # fmt: skip
         kinds = infer(self.equations, self.header)
         self._check_declared(kinds)
+        self._check_spelled(kinds)
         symbols = {n: self._symbol(n, kinds) for n in self._names(kinds)}
         builder = Builder(self.text, kinds, symbols)
         equations = [
@@ -176,6 +177,18 @@ class _Reader:
         for k, (name, at) in enumerate(given):
             if name in [other for other, _ in given[:k]]:
                 raise self.text.error(f"{name} is already given by another line", *at)
+
+    def _check_spelled(self, kinds: Kinds) -> None:
+        """No slip of the keyboard makes a learned vector."""
+        meant = mistaken(self.equations, self.header, kinds)
+        for e in self.equations:
+            for node in e.value.walk():
+                if node.kind == "name" and node.word in meant:
+                    raise self.text.error(
+                        f"nothing defines {node.word}", node.start, node.end,
+                        f'did you mean "{meant[node.word]}"? If it is learned, say so by a line '
+                        f'"vectors: {node.word}"',
+                    )  # fmt: skip
 
     def _names(self, kinds: Kinds) -> set[str]:
         """The symbols of all equations."""
@@ -279,7 +292,25 @@ class _Reader:
                 begin, end = uses[0].start, uses[0].end
             else:
                 begin, end = self.equations[0].target.start, self.equations[0].target.end
-        return self.text.error(as_text(error.problem), begin, end, as_text(error.hint))
+        hint = as_text(error.hint)
+        if found and " gives s" in error.problem:
+            hint = self._matrix_product(self.equations[int(found[1]) - 1]) or hint
+        return self.text.error(as_text(error.problem), begin, end, hint)
+
+    def _matrix_product(self, e: Equation) -> str:
+        """What to write, where sizes do not fit and W * x stands for what may be W @ x."""
+        kinds = infer(self.equations, self.header)
+        for node in e.value.walk():
+            if node.kind == "product" and node.words == ("*",):
+                a, b = node.args
+                if (
+                    a.kind == b.kind == "name"
+                    and a.word[0].isupper()
+                    and kinds[a.word] == "parameter" != kinds[b.word]
+                ):
+                    product = f"{a.word} @ {b.word}"
+                    return f"{text_of(node)} is elementwise; the matrix product is {product}"
+        return ""
 
     def _mentioned(self, e: Equation, problem: str) -> list[Node]:
         """The place in an equation of the name or the call that a message begins with."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 _DECLARES = r"(?:inputs|states|vectors|masks|weights|biases|matrix|vector|constants)"
 _SAID: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"Eq\(([\w.]+), …\)", r"\1 = …"),
+    (r'declare (\w+) with states\("\1"\) and write', "write"),
     (rf'(\w+) = {_DECLARES}\("\1", size="?([^")]*)"?\)', r'"\1 (\2)" in the line "sizes:"'),
     (rf'(\w+) = {_DECLARES}\("\1", shape=\(([^)]*)\)\)',
      lambda m: f'"{m[1]} ({_bare(m[2])})" in the line "sizes:"'),

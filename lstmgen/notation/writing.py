@@ -35,7 +35,8 @@ from ..language.symbols import (
 )
 from ..printing.orders import Order, is_negative
 from .functions import MOST_ARGUMENTS, NAMES, NUMBERS, RELATIONS
-from .inference import DEFAULTS, infer
+from .inference import DEFAULTS, infer, mistaken
+from .layout import is_equation
 from .tree import Axes, Equation, Header, Node, text_of
 
 _WIDTH = 100
@@ -66,6 +67,8 @@ def write_cell(cell: Cell) -> str:
         for name, kind in true.items():
             if found[name] != kind:
                 _declare(header, name, kind)
+    for name in mistaken(equations, header, infer(equations, header)):
+        _declare(header, name, "parameter")
     return "\n".join([*_lines(header), "", *map(_equation, equations)]) + "\n"
 
 
@@ -174,7 +177,9 @@ def _wrapped(line: str) -> list[str]:
 
 def _text_line(word: str, text: str) -> str:
     if _is_plain(text) and not text.startswith('"'):
-        return "\n".join(_wrapped(f"{word}: {text}"))
+        lines = _wrapped(f"{word}: {text}")
+        if not any(is_equation(line) for line in lines[1:]):
+            return "\n".join(lines)
     return f"{word}: {_quoted(text)}"
 
 

@@ -137,6 +137,8 @@ class Notation:
         if beside and all(isinstance(f, Vector) and f.name == beside[0].name for f in beside):
             scaled = self.lines.names(beside[0].name, bold=not self.lines.order.scalar(beside[0]))
             return f"elementwise weights of ${scaled}$"
+        if not beside:  # a factor of nothing, such as the logarithm of a time constant
+            return "learned vectors" if many else "learned vector"
         return "gains" if many else "gain"
 
     @property
