@@ -15,13 +15,13 @@ import sympy
 from sympy import Eq, Expr, Rational, Symbol
 
 from lstmgen import Cell, LstmgenError, generate, inputs, matrix, states, vectors
-from lstmgen.benchmark.dialects import Jax, Torch
-from lstmgen.benchmark.transcript import transcribe
 from lstmgen.derivation.differentiation import slope
 from lstmgen.language.functions import FUNCTIONS, GATES, Elementwise, functions_with, stop_gradient
 from lstmgen.language.symbols import Function, Vector, cumsum, max_, mean, rcumsum, sum_
 from lstmgen.printing.text import _NAMES, text
 from lstmgen.targets.latex.typesetting import _COMMANDS
+from lstmgen.transcripts.dialects import Jax, Torch
+from lstmgen.transcripts.transcript import transcribe
 from lstmgen.verification.evaluation import Walk
 
 U, V, Z = Vector("u", "vector", "1"), Vector("v", "vector", "1"), Symbol("z", real=True)

@@ -39,9 +39,9 @@ from lstmgen import (
     weights,
 )
 from lstmgen.benchmark.contenders import JaxScan, TorchLoop
-from lstmgen.benchmark.dialects import Jax, Torch
 from lstmgen.benchmark.problem import STEP, TRAINING, Problem
-from lstmgen.benchmark.transcript import transcribe
+from lstmgen.transcripts.dialects import Jax, Torch
+from lstmgen.transcripts.transcript import transcribe
 
 # The same sums in another order; values are of the order of 1.
 ROUNDING = 1e-10

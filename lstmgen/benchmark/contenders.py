@@ -25,9 +25,9 @@ from ..language import dtypes
 from ..language.cell import Cell
 from ..runtime import toolchain
 from ..runtime.loading import load_python
-from .dialects import Dialect, Jax, Torch
+from ..transcripts.dialects import Dialect, Jax, Torch
+from ..transcripts.transcript import Transcript, transcribe
 from .problem import INFERENCE, STEP, TRAINING, Problem, Values
-from .transcript import Transcript, transcribe
 
 
 @dataclass(frozen=True)
