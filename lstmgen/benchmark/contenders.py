@@ -161,7 +161,7 @@ def _transcript(cell: Cell, sizes: tuple[tuple[str, int], ...], dialect: Dialect
 
 def _written(problem: Problem, dialect: Dialect) -> tuple[Transcript, Any]:
     """A problem's transcript, and a module made of it."""
-    sizes = {**problem.sizes, "T": problem.steps}
+    sizes = {str(n): problem.sizes[str(n)] for n in problem.cell.sizes}
     made = _transcript(problem.cell, tuple(sizes.items()), dialect)
     tag = " ".join(f"{k}={n}" for k, n in sizes.items())
     where = f"<{dialect.name} transcript of {problem.cell.name}, {tag}>"

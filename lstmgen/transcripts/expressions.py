@@ -29,7 +29,7 @@ from ..language.symbols import (
     Vector,
     View,
 )
-from .dialects import Dialect
+from .dialects import Dialect, Extents
 
 # What is not elementwise: its value has all units.
 _WHOLE = (Product, Reduction, View, Concat, Contract)
@@ -40,7 +40,7 @@ class Body(Protocol):
 
     def axes(self, e: Expr) -> tuple[Expr, ...]: ...
     def shape(self, e: Expr) -> tuple[int, ...]: ...
-    def lead(self, e: Expr) -> tuple[int, ...]: ...
+    def lead(self, e: Expr) -> tuple[int | str, ...]: ...
     def number(self, e: Expr) -> Expr: ...
     def some_array(self) -> str: ...
     def known(self, e: Expr) -> str | None: ...
@@ -71,7 +71,7 @@ def _operands(e: Any) -> Iterator[Expr]:
             yield from _operands(arg)
 
 
-def spelled(words: Sequence[str], sizes: Mapping[str, Expr], leads: Sequence[Sequence[int]]) -> str:
+def spelled(words: Sequence[str], sizes: Mapping[str, Expr], leads: Sequence[Extents]) -> str:
     """The letters of an einsum: the initials of sizes, after t and b for steps and rows.
 
     ``words`` and ``leads`` are of the operands and of the result, which comes last.
@@ -130,7 +130,7 @@ class Printer(SympyPrinter):
             return shape
         return np.broadcast_shapes(*map(self.extent, _operands(e)))
 
-    def whole(self, e: Expr, lead: Sequence[int] | None = None, tight: bool = False) -> str:
+    def whole(self, e: Expr, lead: Extents | None = None, tight: bool = False) -> str:
         """``e`` with all its units, and with the rows of what it lies beside if ``lead`` says so.
 
         ``tight``, something can follow: an index, or a method.
@@ -141,7 +141,7 @@ class Printer(SympyPrinter):
             return self._inner(e) if tight else self._print(e)
         return self.widened(self._print(e), e, [*lead, *shape])
 
-    def widened(self, text: str, e: Expr, shape: Sequence[int]) -> str:
+    def widened(self, text: str, e: Expr, shape: Extents) -> str:
         """``e``, whose text is given, as an array of a larger shape."""
         if e.atoms(Vector):
             return self.d.widened(text, shape)

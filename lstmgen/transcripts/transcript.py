@@ -74,7 +74,7 @@ class Transcript:
 
 
 def transcribe(cell: Cell, sizes: Mapping[str, int], dialect: Dialect) -> Transcript:
-    """Write ``cell`` for given sizes (T and B among them) in a library's language.
+    """Write ``cell`` for given sizes in a library's language; steps and rows are any number.
 
     Raises LstmgenError if the library lacks a word.
     """
@@ -90,12 +90,14 @@ def _written(scope: Scope) -> Transcript:
             rank.setdefault(made[m.partner], len(rank))
     inner = Body(loop, scope)
     inner.write()
+    inner.count()
     # a state or an output may not depend on the recurrence at all
     new = [_leaving(scope, s.at(0)) for s in scope.cell.states]
     outputs = [_output(scope, v) for v in scope.cell.outputs]
     outer = Body(Region(scope.equations.before, scope, rank), scope)
     outer.write()
     outer.gather()
+    outer.count()
     there = {part for a in scope.arguments.values() for part in a.parts}
     there.update(scope.rewritten.columns)
     for p in scope.cell.parameters:  # those that are in no stack
