@@ -266,6 +266,21 @@ def test_pieces_that_do_not_depend_on_the_recurrence():
     hold(TorchLoop("eager"), problem(cell))
 
 
+@pytest.mark.parametrize(
+    "contender", [TorchLoop("eager"), TorchLoop("script"), JaxScan()], ids=lambda c: c.key
+)
+def test_pieces_that_are_numbers_have_the_type_of_the_rest(contender):
+    """PyTorch makes float32 of a choice between two numbers, and 0.1 is not one of that type."""
+    need(contender.library)
+    g = vectors("g")
+    choice = Eq(g, Piecewise((v, v > 1), (0.1, v > 0), (0.3, True)))
+    late = Cell("late", [Eq(v, W.v @ x + U.v @ h), choice, Eq(h.next, tanh(g * v))], (h, g))
+    hold(contender, problem(late))
+    choice = Piecewise((0.1, v > 0), (0.2, v > -1), (0.3, True))
+    early = Cell("early", [Eq(v, W.v @ x), Eq(h.next, tanh(U.h @ h + choice))], h)
+    hold(contender, problem(early))
+
+
 # --------------------------------------------------------------------------- the text
 
 

@@ -140,7 +140,8 @@ class Torch(Dialect):
         **{f: f"torch.{f}({{}})" for f in ("atanh", "erf", "sigmoid", "relu", "rsqrt")},
         "Abs": "torch.abs({})",
         "ceiling": "torch.ceil({})",
-        "softplus": "torch.nn.functional.softplus({}, threshold=500.0)",
+        # above 40 it is its argument, to the last bit of a double; exp overflows in float32 at 89
+        "softplus": "torch.nn.functional.softplus({}, threshold=40.0)",
     }
 
     def product(

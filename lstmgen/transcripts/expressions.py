@@ -294,13 +294,15 @@ class Printer(SympyPrinter):
         return text
 
     def _print_Piecewise(self, e: Expr) -> str:
-        text = "float('nan')"
-        for value, condition in reversed(e.args):
-            if condition == sympy.true:
-                text = self._print(value)
-            else:
-                holds = self._condition(condition)
-                text = f"{self.d.prefix}.where({holds}, {self._print(value)}, {text})"
+        pieces, text = list(e.args), "float('nan')"
+        if pieces[-1][1] == sympy.true:
+            text = self._print(pieces.pop()[0])
+        if _is_number(pieces[-1][0]) and _is_number(e.args[-1][0]):
+            # of two numbers, libraries choose the type; 0.1 in float32 is not 0.1
+            text = self.d.filled(text, [1], self.body.some_array())
+        for value, condition in reversed(pieces):
+            holds = self._condition(condition)
+            text = f"{self.d.prefix}.where({holds}, {self._print(value)}, {text})"
         return text
 
     def _condition(self, c: Any) -> str:
