@@ -218,6 +218,11 @@ ALL = {
 }  # fmt: skip
 
 
+of_all_libraries = pytest.mark.parametrize(
+    "contender", [TorchLoop("eager"), TorchLoop("script"), JaxScan()], ids=lambda c: c.key
+)
+
+
 def problem(cell, work=TRAINING, **sizes):
     known = {"T", "B", *map(str, cell.sizes)}
     sizes = {name: number for name, number in (SIZES | sizes).items() if name in known}
@@ -266,9 +271,7 @@ def test_pieces_that_do_not_depend_on_the_recurrence():
     hold(TorchLoop("eager"), problem(cell))
 
 
-@pytest.mark.parametrize(
-    "contender", [TorchLoop("eager"), TorchLoop("script"), JaxScan()], ids=lambda c: c.key
-)
+@of_all_libraries
 def test_pieces_that_are_numbers_have_the_type_of_the_rest(contender):
     """PyTorch makes float32 of a choice between two numbers, and 0.1 is not one of that type."""
     need(contender.library)
@@ -279,6 +282,25 @@ def test_pieces_that_are_numbers_have_the_type_of_the_rest(contender):
     choice = Piecewise((0.1, v > 0), (0.2, v > -1), (0.3, True))
     early = Cell("early", [Eq(v, W.v @ x), Eq(h.next, tanh(U.h @ h + choice))], h)
     hold(contender, problem(early))
+
+
+@of_all_libraries
+def test_slopes_are_shared_where_values_tie(contender):
+    """All are 0, as with padding and no biases: what ties has equal shares, numbers too."""
+    need(contender.library)
+    u, g = vectors("u"), vectors("g", 1)
+    equations = [
+        Eq(v, W.v @ x + U.v @ h),
+        Eq(u, W.u @ x),
+        Eq(g, mean(h)),
+        Eq(n.next, expand(Max(mean(h), 0), n)),
+        Eq(h.next, Max(v, 0) + 2 * Min(u, 0) + 3 * Max(v, u) + Max(v, u, 0) - Min(v, h, g)),
+    ]
+    given = problem(Cell("ties", equations, (h, n)))
+    for array in (*given.inputs.values(), *given.state.values()):
+        array[...] = 0
+    hold(contender, given)
+    assert np.abs(given.reference["∂L/∂x"]).min() > 0
 
 
 # --------------------------------------------------------------------------- the text

@@ -112,8 +112,8 @@ class Dialect:
         """A value that no gradient flows through."""
         raise NotImplementedError
 
-    def bounded(self, function: str, value: str, limit: str) -> str:
-        """``maximum`` or ``minimum`` with a number."""
+    def extreme(self, function: str, values: Sequence[str]) -> str:
+        """``maximum`` or ``minimum`` of more than two arrays of one shape."""
         raise NotImplementedError
 
     def reduced(self, function: str, value: str, axis: int, keep: bool) -> str:
@@ -199,9 +199,8 @@ class Torch(Dialect):
     def cut(self, value: str) -> str:
         return f"({value}).detach()"
 
-    def bounded(self, function: str, value: str, limit: str) -> str:
-        side = {"maximum": "min", "minimum": "max"}[function]
-        return f"torch.clamp({value}, {side}={limit})"
+    def extreme(self, function: str, values: Sequence[str]) -> str:
+        return f"torch.a{function[:3]}(torch.stack([{', '.join(values)}]), 0)"
 
     def reduced(self, function: str, value: str, axis: int, keep: bool) -> str:
         if function == "cumsum":
@@ -294,8 +293,8 @@ class Jax(Dialect):
     def cut(self, value: str) -> str:
         return f"jax.lax.stop_gradient({value})"
 
-    def bounded(self, function: str, value: str, limit: str) -> str:
-        return f"jnp.{function}({value}, {limit})"
+    def extreme(self, function: str, values: Sequence[str]) -> str:
+        return f"jnp.{function[:3]}(jnp.stack([{', '.join(values)}]), axis=0)"
 
     def reduced(self, function: str, value: str, axis: int, keep: bool) -> str:
         kept = ", keepdims=True" if keep else ""

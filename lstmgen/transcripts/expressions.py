@@ -286,12 +286,18 @@ class Printer(SympyPrinter):
         return self._extreme("minimum", e)
 
     def _extreme(self, function: str, e: Expr) -> str:
-        text, *others = (self._print(a) for a in e.args if not a.is_number)
-        for other in others:
-            text = f"{self.d.prefix}.{function}({text}, {other})"
-        for n in (a for a in e.args if a.is_number):
-            text = self.d.bounded(function, text, self._print(n))
-        return text
+        args = sorted(e.args, key=_is_number)
+        if len(args) > 2:  # libraries share a slope among all that tie only in a reduction
+            full = [*self.body.lead(e), *self.body.shape(e)]
+            whole = [self.widened(self._print(a), a, full) for a in args]
+            return self.d.extreme(function, whole)
+        texts = [
+            self.d.filled(self._print(a), [1], self.body.some_array())
+            if _is_number(a)
+            else self._print(a)
+            for a in args
+        ]
+        return f"{self.d.prefix}.{function}({', '.join(texts)})"
 
     def _print_Piecewise(self, e: Expr) -> str:
         pieces, text = list(e.args), "float('nan')"
