@@ -53,9 +53,9 @@ class Transcript:
     def arrays(self, values: Mapping[str, Any]) -> list[Any]:
         """The arguments' arrays, from the values of what the cell's equations read."""
         found = dict(values)
-        for name, pieces in self.columns.items():
-            cuts = np.cumsum([self._columns_of(piece) for piece in pieces])[:-1]
-            found.update(zip(pieces, np.split(found[name], cuts, axis=1), strict=True))
+        for name, widths in self.cuts().items():
+            cuts = np.cumsum(list(widths.values()))[:-1]
+            found.update(zip(widths, np.split(found[name], cuts, axis=1), strict=True))
         return [argument.join(found) for argument in self.arguments]
 
     def parts(self, arrays: Mapping[Argument, Any]) -> dict[str, Any]:
@@ -68,9 +68,14 @@ class Transcript:
                 found[name] = np.concatenate([found.pop(piece) for piece in pieces], axis=1)
         return found
 
-    def _columns_of(self, piece: str) -> int:
-        argument = next(a for a in self.arguments if piece in a.parts)
-        return argument.shapes[argument.parts.index(piece)][1]
+    def cuts(self) -> dict[str, dict[str, int]]:
+        """Of each matrix in ``columns``, how many columns each of its pieces has."""
+        shapes = {part: shape for a in self.arguments
+                  for part, shape in zip(a.parts, a.shapes, strict=False)}  # fmt: skip
+        return {
+            name: {piece: shapes[piece][1] for piece in pieces}
+            for name, pieces in self.columns.items()
+        }
 
 
 def transcribe(cell: Cell, sizes: Mapping[str, int], dialect: Dialect) -> Transcript:
