@@ -40,6 +40,7 @@ from lstmgen import (
 )
 from lstmgen.benchmark.contenders import JaxScan, TorchLoop
 from lstmgen.benchmark.problem import STEP, TRAINING, Problem
+from lstmgen.language.symbols import rcumsum
 from lstmgen.transcripts.dialects import Jax, Torch
 from lstmgen.transcripts.transcript import transcribe
 
@@ -282,6 +283,14 @@ def test_pieces_that_are_numbers_have_the_type_of_the_rest(contender):
     choice = Piecewise((0.1, v > 0), (0.2, v > -1), (0.3, True))
     early = Cell("early", [Eq(v, W.v @ x), Eq(h.next, tanh(U.h @ h + choice))], h)
     hold(contender, problem(early))
+
+
+@of_all_libraries
+def test_sums_from_the_other_end(contender):
+    """Backward passes have them, and so have cells that are derived of others."""
+    need(contender.library)
+    summed = rcumsum(n * n, 0) + expand(rcumsum(W.v @ x), n)
+    hold(contender, problem(Cell("rcumsum", [Eq(n.next, tanh(summed))], n)))
 
 
 @of_all_libraries

@@ -205,6 +205,8 @@ class Torch(Dialect):
     def reduced(self, function: str, value: str, axis: int, keep: bool) -> str:
         if function == "cumsum":
             return f"torch.cumsum({value}, {axis})"
+        if function == "rcumsum":
+            return f"torch.flip(torch.cumsum(torch.flip({value}, [{axis}]), {axis}), [{axis}])"
         name = {"mean": "mean", "sum_": "sum", "max_": "amax"}[function]
         return f"torch.{name}({value}, {axis}{', keepdim=True' if keep else ''})"
 
@@ -297,6 +299,8 @@ class Jax(Dialect):
         return f"jnp.{function[:3]}(jnp.stack([{', '.join(values)}]), axis=0)"
 
     def reduced(self, function: str, value: str, axis: int, keep: bool) -> str:
+        if function == "rcumsum":
+            return f"jnp.flip(jnp.cumsum(jnp.flip({value}, {axis}), axis={axis}), {axis})"
         kept = ", keepdims=True" if keep else ""
         return f"jnp.{function.strip('_')}({value}, axis={axis}{kept})"
 
