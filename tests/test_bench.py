@@ -23,13 +23,13 @@ from strategies import cells as made_up_cells
 from lstmgen import cells
 from lstmgen.benchmark import contenders, timing
 from lstmgen.benchmark.contenders import Generated, JaxScan, Prepared, TorchKernel, TorchLoop
-from lstmgen.benchmark.dialects import Jax, Torch
 from lstmgen.benchmark.problem import INFERENCE, STEP, TRAINING, WORKS, MismatchError, Problem
 from lstmgen.benchmark.race import Entry, race
 from lstmgen.benchmark.timing import Track, quartiles, ratios, take_turns, visit
-from lstmgen.benchmark.transcript import transcribe
 from lstmgen.cli import main
 from lstmgen.errors import LstmgenError
+from lstmgen.transcripts.dialects import Jax, Torch
+from lstmgen.transcripts.transcript import transcribe
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 SIZES = {"T": 5, "B": 3, "D": 4, "H": 6, "P": 2, "N": 3, "K": 5}

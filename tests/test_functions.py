@@ -12,16 +12,17 @@ import mpmath
 import numpy as np
 import pytest
 import sympy
+from conftest import need
 from sympy import Eq, Expr, Rational, Symbol
 
 from lstmgen import Cell, LstmgenError, generate, inputs, matrix, states, vectors
-from lstmgen.benchmark.dialects import Jax, Torch
-from lstmgen.benchmark.transcript import transcribe
 from lstmgen.derivation.differentiation import slope
 from lstmgen.language.functions import FUNCTIONS, GATES, Elementwise, functions_with, stop_gradient
 from lstmgen.language.symbols import Function, Vector, cumsum, max_, mean, rcumsum, sum_
 from lstmgen.printing.text import _NAMES, text
 from lstmgen.targets.latex.typesetting import _COMMANDS
+from lstmgen.transcripts.dialects import Jax, Torch
+from lstmgen.transcripts.transcript import transcribe
 from lstmgen.verification.evaluation import Walk
 
 U, V, Z = Vector("u", "vector", "1"), Vector("v", "vector", "1"), Symbol("z", real=True)
@@ -293,3 +294,18 @@ def test_tables_hold_nothing_that_the_language_lacks(table) -> None:
     """A line under a name that is misspelt, or gone, would never be read."""
     reductions = {kind.__name__ for kind in (mean, sum_, max_, cumsum, rcumsum)}
     assert set(table) <= {f.name for f in FUNCTIONS.values()} | reductions
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero):RuntimeWarning")
+@pytest.mark.parametrize("name", Torch.functions)
+def test_pytorch_functions_hold_in_float32_far_out(name: str) -> None:
+    """A transcript runs in float32 and below, where exp(89) is not a number any more."""
+    need("torch")
+    import torch
+
+    points = np.array([0.3, 2, 17, 30, 50, 89, 200, 600], dtype="float32")
+    points = np.concatenate([points, -points])
+    (f,) = (f for f in FUNCTIONS.values() if f.name == name)
+    right = f.value(points.astype(float)).astype("float32")
+    found = eval(Torch().apply(name, "a"), {"torch": torch, "a": torch.from_numpy(points)})
+    np.testing.assert_allclose(found.numpy(), right, rtol=1e-5, atol=1e-37)

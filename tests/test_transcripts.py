@@ -39,9 +39,10 @@ from lstmgen import (
     weights,
 )
 from lstmgen.benchmark.contenders import JaxScan, TorchLoop
-from lstmgen.benchmark.dialects import Jax, Torch
 from lstmgen.benchmark.problem import STEP, TRAINING, Problem
-from lstmgen.benchmark.transcript import transcribe
+from lstmgen.language.symbols import rcumsum
+from lstmgen.transcripts.dialects import Jax, Torch
+from lstmgen.transcripts.transcript import transcribe
 
 # The same sums in another order; values are of the order of 1.
 ROUNDING = 1e-10
@@ -218,6 +219,11 @@ ALL = {
 }  # fmt: skip
 
 
+of_all_libraries = pytest.mark.parametrize(
+    "contender", [TorchLoop("eager"), TorchLoop("script"), JaxScan()], ids=lambda c: c.key
+)
+
+
 def problem(cell, work=TRAINING, **sizes):
     known = {"T", "B", *map(str, cell.sizes)}
     sizes = {name: number for name, number in (SIZES | sizes).items() if name in known}
@@ -264,6 +270,46 @@ def test_pieces_that_do_not_depend_on_the_recurrence():
     pieces = Piecewise((h, v > 0), (exp(-v), v < -1), (U.h @ h, True))
     cell = Cell("pieces", [Eq(v, tanh(W.v @ x)), Eq(h.next, tanh(pieces))], h)
     hold(TorchLoop("eager"), problem(cell))
+
+
+@of_all_libraries
+def test_pieces_that_are_numbers_have_the_type_of_the_rest(contender):
+    """PyTorch makes float32 of a choice between two numbers, and 0.1 is not one of that type."""
+    need(contender.library)
+    g = vectors("g")
+    choice = Eq(g, Piecewise((v, v > 1), (0.1, v > 0), (0.3, True)))
+    late = Cell("late", [Eq(v, W.v @ x + U.v @ h), choice, Eq(h.next, tanh(g * v))], (h, g))
+    hold(contender, problem(late))
+    choice = Piecewise((0.1, v > 0), (0.2, v > -1), (0.3, True))
+    early = Cell("early", [Eq(v, W.v @ x), Eq(h.next, tanh(U.h @ h + choice))], h)
+    hold(contender, problem(early))
+
+
+@of_all_libraries
+def test_sums_from_the_other_end(contender):
+    """Backward passes have them, and so have cells that are derived of others."""
+    need(contender.library)
+    summed = rcumsum(n * n, 0) + expand(rcumsum(W.v @ x), n)
+    hold(contender, problem(Cell("rcumsum", [Eq(n.next, tanh(summed))], n)))
+
+
+@of_all_libraries
+def test_slopes_are_shared_where_values_tie(contender):
+    """All are 0, as with padding and no biases: what ties has equal shares, numbers too."""
+    need(contender.library)
+    u, g = vectors("u"), vectors("g", 1)
+    equations = [
+        Eq(v, W.v @ x + U.v @ h),
+        Eq(u, W.u @ x),
+        Eq(g, mean(h)),
+        Eq(n.next, expand(Max(mean(h), 0), n)),
+        Eq(h.next, Max(v, 0) + 2 * Min(u, 0) + 3 * Max(v, u) + Max(v, u, 0) - Min(v, h, g)),
+    ]
+    given = problem(Cell("ties", equations, (h, n)))
+    for array in (*given.inputs.values(), *given.state.values()):
+        array[...] = 0
+    hold(contender, given)
+    assert np.abs(given.reference["∂L/∂x"]).min() > 0
 
 
 # --------------------------------------------------------------------------- the text

@@ -25,9 +25,9 @@ from ..language import dtypes
 from ..language.cell import Cell
 from ..runtime import toolchain
 from ..runtime.loading import load_python
-from .dialects import Dialect, Jax, Torch
+from ..transcripts.dialects import Dialect, Jax, Torch
+from ..transcripts.transcript import Transcript, transcribe
 from .problem import INFERENCE, STEP, TRAINING, Problem, Values
-from .transcript import Transcript, transcribe
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _transcript(cell: Cell, sizes: tuple[tuple[str, int], ...], dialect: Dialect
 
 def _written(problem: Problem, dialect: Dialect) -> tuple[Transcript, Any]:
     """A problem's transcript, and a module made of it."""
-    sizes = {**problem.sizes, "T": problem.steps}
+    sizes = {str(n): problem.sizes[str(n)] for n in problem.cell.sizes}
     made = _transcript(problem.cell, tuple(sizes.items()), dialect)
     tag = " ".join(f"{k}={n}" for k, n in sizes.items())
     where = f"<{dialect.name} transcript of {problem.cell.name}, {tag}>"

@@ -9,6 +9,9 @@ from typing import Any, ClassVar
 
 from sympy import Expr
 
+# Of the axes of an array: numbers, and names of numbers that are read from arrays.
+Extents = Sequence[int | str]
+
 
 @dataclass(frozen=True)
 class Output:
@@ -60,7 +63,7 @@ class Dialect:
     ) -> str:
         raise NotImplementedError
 
-    def normalised(self, value: str, lead: Sequence[int], count: int, width: int, eps: Any) -> str:
+    def normalised(self, value: str, lead: Extents, count: int, width: int, eps: Any) -> str:
         raise NotImplementedError
 
     def einsum(self, letters: str, operands: Sequence[str]) -> str:
@@ -77,8 +80,8 @@ class Dialect:
     def permuted(self, value: str, axes: Sequence[int]) -> str:
         raise NotImplementedError
 
-    def reshaped(self, value: str, shape: Sequence[int]) -> str:
-        return f"{self.prefix}.reshape({value}, {tuple(shape)})"
+    def reshaped(self, value: str, shape: Extents) -> str:
+        return f"{self.prefix}.reshape({value}, ({_listed(shape)}))"
 
     def split(self, value: str, widths: Sequence[int]) -> str:
         raise NotImplementedError
@@ -93,11 +96,11 @@ class Dialect:
     def zeros(self, like: str, width: int) -> str:
         raise NotImplementedError
 
-    def widened(self, value: str, shape: Sequence[int]) -> str:
+    def widened(self, value: str, shape: Extents) -> str:
         """What is broadcast, with all its units."""
         raise NotImplementedError
 
-    def filled(self, number: str, shape: Sequence[int], like: str) -> str:
+    def filled(self, number: str, shape: Extents, like: str) -> str:
         """Units that are all one number, of the type of another array."""
         raise NotImplementedError
 
@@ -109,8 +112,8 @@ class Dialect:
         """A value that no gradient flows through."""
         raise NotImplementedError
 
-    def bounded(self, function: str, value: str, limit: str) -> str:
-        """``maximum`` or ``minimum`` with a number."""
+    def extreme(self, function: str, values: Sequence[str]) -> str:
+        """``maximum`` or ``minimum`` of more than two arrays of one shape."""
         raise NotImplementedError
 
     def reduced(self, function: str, value: str, axis: int, keep: bool) -> str:
@@ -137,7 +140,8 @@ class Torch(Dialect):
         **{f: f"torch.{f}({{}})" for f in ("atanh", "erf", "sigmoid", "relu", "rsqrt")},
         "Abs": "torch.abs({})",
         "ceiling": "torch.ceil({})",
-        "softplus": "torch.nn.functional.softplus({}, threshold=500.0)",
+        # above 40 it is its argument, to the last bit of a double; exp overflows in float32 at 89
+        "softplus": "torch.nn.functional.softplus({}, threshold=40.0)",
     }
 
     def product(
@@ -150,12 +154,11 @@ class Torch(Dialect):
         last = f", {added}" if added else ""
         return f"torch.nn.functional.linear({operand}, {weights}{last})"
 
-    def normalised(self, value: str, lead: Sequence[int], count: int, width: int, eps: Any) -> str:
+    def normalised(self, value: str, lead: Extents, count: int, width: int, eps: Any) -> str:
         options = f"[{width}], eps={float(eps)!r}"
         if count == 1:
             return f"torch.nn.functional.layer_norm({value}, {options})"
-        apart = ", ".join(map(str, [*lead, count, width]))
-        together = ", ".join(map(str, [*lead, count * width]))
+        apart, together = _listed([*lead, count, width]), _listed([*lead, count * width])
         inner = f"torch.reshape({value}, [{apart}])"
         return f"torch.nn.functional.layer_norm({inner}, {options}).reshape({together})"
 
@@ -184,11 +187,11 @@ class Torch(Dialect):
     def zeros(self, like: str, width: int) -> str:
         return f"{like}.new_zeros([{width}])"
 
-    def widened(self, value: str, shape: Sequence[int]) -> str:
-        return f"({value}).expand({', '.join(map(str, shape))})"
+    def widened(self, value: str, shape: Extents) -> str:
+        return f"({value}).expand({_listed(shape)})"
 
-    def filled(self, number: str, shape: Sequence[int], like: str) -> str:
-        return f"{like}.new_full({list(shape)}, {number})"
+    def filled(self, number: str, shape: Extents, like: str) -> str:
+        return f"{like}.new_full([{_listed(shape)}], {number})"
 
     def cast(self, condition: str, like: str) -> str:
         return f"({condition}).to({like}.dtype)"
@@ -196,13 +199,14 @@ class Torch(Dialect):
     def cut(self, value: str) -> str:
         return f"({value}).detach()"
 
-    def bounded(self, function: str, value: str, limit: str) -> str:
-        side = {"maximum": "min", "minimum": "max"}[function]
-        return f"torch.clamp({value}, {side}={limit})"
+    def extreme(self, function: str, values: Sequence[str]) -> str:
+        return f"torch.a{function[:3]}(torch.stack([{', '.join(values)}]), 0)"
 
     def reduced(self, function: str, value: str, axis: int, keep: bool) -> str:
         if function == "cumsum":
             return f"torch.cumsum({value}, {axis})"
+        if function == "rcumsum":
+            return f"torch.flip(torch.cumsum(torch.flip({value}, [{axis}]), {axis}), [{axis}])"
         name = {"mean": "mean", "sum_": "sum", "max_": "amax"}[function]
         return f"torch.{name}({value}, {axis}{', keepdim=True' if keep else ''})"
 
@@ -253,11 +257,10 @@ class Jax(Dialect):
         value = f"{operand} @ {weights}{'.T' if transposed else ''}"
         return f"{added} + {value}" if added else value
 
-    def normalised(self, value: str, lead: Sequence[int], count: int, width: int, eps: Any) -> str:
+    def normalised(self, value: str, lead: Extents, count: int, width: int, eps: Any) -> str:
         if count == 1:
             return f"normalise({value}, {float(eps)!r})"
-        apart = ", ".join(map(str, [*lead, count, width]))
-        together = ", ".join(map(str, [*lead, count * width]))
+        apart, together = _listed([*lead, count, width]), _listed([*lead, count * width])
         inner = f"jnp.reshape({value}, ({apart}))"
         return f"normalise({inner}, {float(eps)!r}).reshape({together})"
 
@@ -280,11 +283,11 @@ class Jax(Dialect):
     def zeros(self, like: str, width: int) -> str:
         return f"jnp.zeros({width}, {like}.dtype)"
 
-    def widened(self, value: str, shape: Sequence[int]) -> str:
-        return f"jnp.broadcast_to({value}, ({', '.join(map(str, shape))}))"
+    def widened(self, value: str, shape: Extents) -> str:
+        return f"jnp.broadcast_to({value}, ({_listed(shape)}))"
 
-    def filled(self, number: str, shape: Sequence[int], like: str) -> str:
-        return f"jnp.full({tuple(shape)}, {number}, {like}.dtype)"
+    def filled(self, number: str, shape: Extents, like: str) -> str:
+        return f"jnp.full(({_listed(shape)}), {number}, {like}.dtype)"
 
     def cast(self, condition: str, like: str) -> str:
         return f"({condition}).astype({like}.dtype)"
@@ -292,10 +295,12 @@ class Jax(Dialect):
     def cut(self, value: str) -> str:
         return f"jax.lax.stop_gradient({value})"
 
-    def bounded(self, function: str, value: str, limit: str) -> str:
-        return f"jnp.{function}({value}, {limit})"
+    def extreme(self, function: str, values: Sequence[str]) -> str:
+        return f"jnp.{function[:3]}(jnp.stack([{', '.join(values)}]), axis=0)"
 
     def reduced(self, function: str, value: str, axis: int, keep: bool) -> str:
+        if function == "rcumsum":
+            return f"jnp.flip(jnp.cumsum(jnp.flip({value}, {axis}), axis={axis}), {axis})"
         kept = ", keepdims=True" if keep else ""
         return f"jnp.{function.strip('_')}({value}, axis={axis}{kept})"
 
@@ -332,6 +337,11 @@ class Jax(Dialect):
         head = ["import jax", "import jax.numpy as jnp", "", "", *helper]
         lines = [*head, f"def sequence({', '.join(parts.arguments)}):", *_indented(body)]
         return "\n".join(lines) + "\n"
+
+
+def _listed(shape: Extents) -> str:
+    """An array's extents, for brackets; a comma makes a tuple of a single one."""
+    return ", ".join(map(str, shape)) + "," * (len(shape) == 1)
 
 
 def _indented(lines: Sequence[str], depth: int = 1) -> list[str]:

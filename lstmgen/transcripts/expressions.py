@@ -29,7 +29,7 @@ from ..language.symbols import (
     Vector,
     View,
 )
-from .dialects import Dialect
+from .dialects import Dialect, Extents
 
 # What is not elementwise: its value has all units.
 _WHOLE = (Product, Reduction, View, Concat, Contract)
@@ -40,7 +40,7 @@ class Body(Protocol):
 
     def axes(self, e: Expr) -> tuple[Expr, ...]: ...
     def shape(self, e: Expr) -> tuple[int, ...]: ...
-    def lead(self, e: Expr) -> tuple[int, ...]: ...
+    def lead(self, e: Expr) -> tuple[int | str, ...]: ...
     def number(self, e: Expr) -> Expr: ...
     def some_array(self) -> str: ...
     def known(self, e: Expr) -> str | None: ...
@@ -71,7 +71,7 @@ def _operands(e: Any) -> Iterator[Expr]:
             yield from _operands(arg)
 
 
-def spelled(words: Sequence[str], sizes: Mapping[str, Expr], leads: Sequence[Sequence[int]]) -> str:
+def spelled(words: Sequence[str], sizes: Mapping[str, Expr], leads: Sequence[Extents]) -> str:
     """The letters of an einsum: the initials of sizes, after t and b for steps and rows.
 
     ``words`` and ``leads`` are of the operands and of the result, which comes last.
@@ -130,7 +130,7 @@ class Printer(SympyPrinter):
             return shape
         return np.broadcast_shapes(*map(self.extent, _operands(e)))
 
-    def whole(self, e: Expr, lead: Sequence[int] | None = None, tight: bool = False) -> str:
+    def whole(self, e: Expr, lead: Extents | None = None, tight: bool = False) -> str:
         """``e`` with all its units, and with the rows of what it lies beside if ``lead`` says so.
 
         ``tight``, something can follow: an index, or a method.
@@ -141,7 +141,7 @@ class Printer(SympyPrinter):
             return self._inner(e) if tight else self._print(e)
         return self.widened(self._print(e), e, [*lead, *shape])
 
-    def widened(self, text: str, e: Expr, shape: Sequence[int]) -> str:
+    def widened(self, text: str, e: Expr, shape: Extents) -> str:
         """``e``, whose text is given, as an array of a larger shape."""
         if e.atoms(Vector):
             return self.d.widened(text, shape)
@@ -286,21 +286,29 @@ class Printer(SympyPrinter):
         return self._extreme("minimum", e)
 
     def _extreme(self, function: str, e: Expr) -> str:
-        text, *others = (self._print(a) for a in e.args if not a.is_number)
-        for other in others:
-            text = f"{self.d.prefix}.{function}({text}, {other})"
-        for n in (a for a in e.args if a.is_number):
-            text = self.d.bounded(function, text, self._print(n))
-        return text
+        args = sorted(e.args, key=_is_number)
+        if len(args) > 2:  # libraries share a slope among all that tie only in a reduction
+            full = [*self.body.lead(e), *self.body.shape(e)]
+            whole = [self.widened(self._print(a), a, full) for a in args]
+            return self.d.extreme(function, whole)
+        texts = [
+            self.d.filled(self._print(a), [1], self.body.some_array())
+            if _is_number(a)
+            else self._print(a)
+            for a in args
+        ]
+        return f"{self.d.prefix}.{function}({', '.join(texts)})"
 
     def _print_Piecewise(self, e: Expr) -> str:
-        text = "float('nan')"
-        for value, condition in reversed(e.args):
-            if condition == sympy.true:
-                text = self._print(value)
-            else:
-                holds = self._condition(condition)
-                text = f"{self.d.prefix}.where({holds}, {self._print(value)}, {text})"
+        pieces, text = list(e.args), "float('nan')"
+        if pieces[-1][1] == sympy.true:
+            text = self._print(pieces.pop()[0])
+        if _is_number(pieces[-1][0]) and _is_number(e.args[-1][0]):
+            # of two numbers, libraries choose the type; 0.1 in float32 is not 0.1
+            text = self.d.filled(text, [1], self.body.some_array())
+        for value, condition in reversed(pieces):
+            holds = self._condition(condition)
+            text = f"{self.d.prefix}.where({holds}, {self._print(value)}, {text})"
         return text
 
     def _condition(self, c: Any) -> str:

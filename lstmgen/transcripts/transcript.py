@@ -53,9 +53,9 @@ class Transcript:
     def arrays(self, values: Mapping[str, Any]) -> list[Any]:
         """The arguments' arrays, from the values of what the cell's equations read."""
         found = dict(values)
-        for name, pieces in self.columns.items():
-            cuts = np.cumsum([self._columns_of(piece) for piece in pieces])[:-1]
-            found.update(zip(pieces, np.split(found[name], cuts, axis=1), strict=True))
+        for name, widths in self.cuts().items():
+            cuts = np.cumsum(list(widths.values()))[:-1]
+            found.update(zip(widths, np.split(found[name], cuts, axis=1), strict=True))
         return [argument.join(found) for argument in self.arguments]
 
     def parts(self, arrays: Mapping[Argument, Any]) -> dict[str, Any]:
@@ -68,13 +68,18 @@ class Transcript:
                 found[name] = np.concatenate([found.pop(piece) for piece in pieces], axis=1)
         return found
 
-    def _columns_of(self, piece: str) -> int:
-        argument = next(a for a in self.arguments if piece in a.parts)
-        return argument.shapes[argument.parts.index(piece)][1]
+    def cuts(self) -> dict[str, dict[str, int]]:
+        """Of each matrix in ``columns``, how many columns each of its pieces has."""
+        shapes = {part: shape for a in self.arguments
+                  for part, shape in zip(a.parts, a.shapes, strict=False)}  # fmt: skip
+        return {
+            name: {piece: shapes[piece][1] for piece in pieces}
+            for name, pieces in self.columns.items()
+        }
 
 
 def transcribe(cell: Cell, sizes: Mapping[str, int], dialect: Dialect) -> Transcript:
-    """Write ``cell`` for given sizes (T and B among them) in a library's language.
+    """Write ``cell`` for given sizes in a library's language; steps and rows are any number.
 
     Raises LstmgenError if the library lacks a word.
     """
@@ -90,12 +95,14 @@ def _written(scope: Scope) -> Transcript:
             rank.setdefault(made[m.partner], len(rank))
     inner = Body(loop, scope)
     inner.write()
+    inner.count()
     # a state or an output may not depend on the recurrence at all
     new = [_leaving(scope, s.at(0)) for s in scope.cell.states]
     outputs = [_output(scope, v) for v in scope.cell.outputs]
     outer = Body(Region(scope.equations.before, scope, rank), scope)
     outer.write()
     outer.gather()
+    outer.count()
     there = {part for a in scope.arguments.values() for part in a.parts}
     there.update(scope.rewritten.columns)
     for p in scope.cell.parameters:  # those that are in no stack

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -12,10 +12,13 @@ from sympy import Expr, Integer
 
 from ..language.matrices import Matrix
 from ..language.symbols import Concat, Contract, Part, Product, Vector
+from .dialects import Extents
 from .expressions import Printer, spelled
 from .hoisting import Normalised
 from .scope import Scope
 from .stacks import Member, Region, Stack
+
+_NAME = re.compile(r"[^\W\d]\w*")
 
 
 class Body:
@@ -51,6 +54,15 @@ class Body:
                 self._known[equation.rhs] = name
             elif found != name and not self._is_part_of_a_stack(equation.lhs):
                 self._line(name, found)
+
+    def count(self) -> None:
+        """Put the numbers of steps and rows before everything, as far as lines say them."""
+        said = {word for line in self.lines for word in _NAME.findall(line)}
+        if said.isdisjoint(self.scope.counts):
+            return
+        counts = self.scope.counts[1:] if self.in_loop else self.scope.counts
+        axes = "shape[0]" if self.in_loop else "shape[:2]"
+        self.lines.insert(0, f"{', '.join(counts)} = {self.some_array()}.{axes}")
 
     def gather(self) -> None:
         """Put side by side what the loop wants so, and no product has brought together."""
@@ -133,11 +145,12 @@ class Body:
             value = self.dialect.reshaped(value, shape) if rows and apart else value
         return f"{value} + {added}" if added and not inside else value
 
-    def _by_heads(self, stack: Stack, operand: str, shape: Sequence[int]) -> str:
+    def _by_heads(self, stack: Stack, operand: str, shape: Extents) -> str:
         """Products with a matrix for each head, as one of batches, which are the heads."""
         product, count = stack.members[0].product, len(stack.members)
         lead, (heads, columns) = self.lead(product.operand), self.shape(product.operand)
-        rows, units = math.prod(lead), stack.members[0].shape[1]
+        rows: int | str = " * ".join(map(str, lead)) or 1
+        units = stack.members[0].shape[1]
         if len(lead) != 1:
             operand = self.dialect.reshaped(operand, [rows, heads, columns])
         weights = self._weights_by_heads(stack)
@@ -323,11 +336,11 @@ class Body:
         """The axes of ``e``, without those of steps and rows."""
         return self.scope.shape(e)
 
-    def lead(self, e: Expr) -> tuple[int, ...]:
+    def lead(self, e: Expr) -> tuple[int | str, ...]:
         """The axes in front: none of what is made of parameters, rows in the loop."""
-        level, rows = self.scope.equations.level(e), self.scope.sizes["B"]
-        both = (rows,) if self.in_loop else (self.scope.sizes["T"], rows)
-        return both if level else ()
+        if not self.scope.equations.level(e):
+            return ()
+        return self.scope.counts[1:] if self.in_loop else self.scope.counts
 
     def number(self, e: Expr) -> Expr:
         """``e``, made of numbers and sizes, as a number."""

@@ -82,6 +82,8 @@ class Scope:
         self.sizes = {name: int(n) for name, n in sizes.items()}
         taken = {s.name for e in cell.equations for s in e.free_symbols}
         self.namer = Namer({*taken, *dialect.reserved})
+        # Names of the numbers of steps and rows, which are read from arrays.
+        self.counts: tuple[str, str] = self.namer("steps"), self.namer("rows")
         self.rewritten = Rewriting(cell, self.namer)
         self.equations = Equations(cell, self.rewritten.equations, self.namer)
         self.uses: Counter[Expr] = Counter()
