@@ -73,8 +73,8 @@ class Lowering:
         made: list[tuple[Node, ...]] = []
         for n, operations in enumerate(part.sections):
             section: list[Node] = []
-            for condition, places in groupby(range(len(operations)), lambda k: wanted((n, k))):
-                found = self.equations((operations[k] for k in places), is_loop(n))
+            for condition, alike in groupby(((n, k) for k in range(len(operations))), wanted):
+                found = self.equations((operations[k] for _, k in alike), is_loop(n))
                 section += found if condition is None else [If(condition, found)]
             made.append(tuple(section))
         return made
