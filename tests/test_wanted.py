@@ -9,23 +9,28 @@ import numpy as np
 import pytest
 from conftest import need
 from several_axes import CELLS, FIXED
+from sympy import Eq, tanh
 
 import lstmgen
-from lstmgen import cells
+from lstmgen import cells, inputs, states
 from lstmgen.language import dtypes
 from lstmgen.verification.cases import Maker, choose_sizes
 
 REFERENCE = ("lstm", "gru_d", "lstm_layernorm", "mlstm", "lru", "rhn", "lstmp", "mamba_like")
 MADE_UP = (
     "heads", "shared_by_heads", "several_outputs", "fewer_heads", "views_of_parameters",
-    "transposed", "entries", "products", "of_heads", "of_parameters", "kept", "leaky",
+    "transposed", "entries", "products", "of_heads", "of_parameters", "kept", "leaky", "echo",
+    "legendre", "no_parameters",
 )  # fmt: skip
+x, h = inputs("x", "H"), states("h")
 MODULES = (
     ("numpy", "float64", 1), ("numpy", "float32", 1), ("c", "float64", 1), ("c", "float32", 2),
 )  # fmt: skip
 
 
 def cell_of(name: str) -> lstmgen.Cell:
+    if name == "no_parameters":
+        return lstmgen.Cell(name, [Eq(h.next, tanh(x + h / 2))], h)
     return (CELLS | FIXED).get(name) or cells.get(name)
 
 
