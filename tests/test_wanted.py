@@ -82,14 +82,16 @@ def test_what_is_wanted_has_the_same_bits_without_the_rest(
     for steps in (0, 3, 7):
         given = taped(cell, module, dtype, steps)
         grads, dx, dstate = module.backward(*given)
-        for inputs, parameters in wishes():
-            some, by_input, first = module.backward(*given, inputs=inputs, parameters=parameters)
+        for by_inputs, by_parameters in wishes():
+            some, by_input, first = module.backward(
+                *given, inputs=by_inputs, parameters=by_parameters
+            )
             assert bits(first) == bits(dstate)
-            if inputs:
+            if by_inputs:
                 assert bits(by_input) == bits(dx)
             else:
                 assert by_input is None
-            if parameters:
+            if by_parameters:
                 assert bits(some) == bits(grads)
             else:
                 assert some == {}
