@@ -769,6 +769,8 @@ def test_right_arguments_are_accepted(library):
     assert call("forward", tape=null, new=null) == OK
     assert call("backward", new=null) == OK
     assert call("backward", dx=null) == OK
+    assert call("backward", g=null) == OK
+    assert call("backward", dx=null, g=null) == OK
     assert call("step", y=null) == OK
     assert call("step", n=call.resized(T=0)) == OK
     assert call("pack", n=call.resized(T=0, B=0)) == OK
@@ -790,7 +792,8 @@ def test_every_null_is_refused(library):
     ):
         assert call(what, n=null) == NULL_ARGUMENT
         for argument in needed:
-            assert call(what, **{argument: null}) == NULL_ARGUMENT, (what, argument)
+            if argument != "g":  # all of it may be NULL, but no part of it
+                assert call(what, **{argument: null}) == NULL_ARGUMENT, (what, argument)
             if argument in call.structs and argument != "new":
                 struct = call.structs[argument]
                 for member, about in call.ffi.typeof(struct).item.fields:
@@ -805,6 +808,29 @@ def test_every_null_is_refused(library):
                         wanted = OK
                     assert call(what) == wanted, (what, argument, member)
                     setattr(struct, member, kept)
+
+
+def test_nothing_is_summed_for_gradients_that_nobody_wants(library):
+    call = Call(library)
+    null, work = call.ffi.NULL, np.frombuffer(call.ffi.buffer(call.given["work"]))
+    learned = [getattr(call.structs["g"], p.name) for p in call.cell.learned]
+    gradients = [np.frombuffer(call.ffi.buffer(a)) for a in learned]
+
+    def written(**changed: Any) -> int:
+        """The numbers of the workspace that backward writes."""
+        work[:] = 0.125
+        assert call("backward", **changed) == OK
+        return int((work != 0.125).sum())
+
+    assert call("forward") == OK
+    every = written()
+    entries = [[number(n, call.sizes) for n in call.cell.shape(p)] for p in call.cell.learned]
+    for a in gradients:
+        a[:] = 0.5
+    for dx in (call.given["dx"], null):
+        fewer = written(g=null, dx=dx)
+        assert fewer + sum(map(math.prod, entries)) <= every  # each entry has a sum of its own
+        assert all((a == 0.5).all() for a in gradients)
 
 
 def test_members_of_states_may_be_null(library):

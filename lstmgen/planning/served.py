@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from enum import Enum
 
 from ..language.symbols import Vector
 from .operations import Operation, Pass
 
-# What is not one of the values that are asked about, such as the gradient of a parameter.
+
+class Total(Enum):
+    """What is wanted of a pass as a whole, or not at all."""
+
+    GRADIENTS = "the gradients of parameters"
+
+
+End = Vector | Total
+Place = tuple[int, int]  # of an operation: the section, and the number in it
+
+# What is not one of the ends that are asked about, such as what goes on to another step.
 _OTHER = None
 
 
-def serves_only(part: Pass, ends: Collection[Vector]) -> dict[tuple[int, int], tuple[Vector, ...]]:
-    """The operations that serve some of ``ends`` and nothing else, by section and number in it.
+def serves_only(part: Pass, ends: Collection[End]) -> dict[Place, tuple[End, ...]]:
+    """The operations that serve some of ``ends`` and nothing else.
 
-    Such an operation has to be done if one of its ends is wanted. Others have no entry: gradients
-    of parameters, what goes on to another step, and all that is needed for either.
+    Such an operation has to be done if one of its ends is wanted. Others have no entry: what goes
+    on to another step, what is no end here, and all that is needed for either.
     """
     operations = {
         (n, k): op for n, section in enumerate(part.sections) for k, op in enumerate(section)
@@ -40,9 +51,23 @@ def serves_only(part: Pass, ends: Collection[Vector]) -> dict[tuple[int, int], t
     }
 
 
-def _own(op: Operation, ends: Collection[Vector]) -> set[Vector | None]:
+def wanted_for(v: Vector, part: Pass, served: Mapping[Place, tuple[End, ...]]) -> tuple[End, ...]:
+    """The ends of the operations that read ``v``; none if one of these has to be done anyway."""
+    found: list[End] = []
+    for n, section in enumerate(part.sections):
+        for k, op in enumerate(section):
+            if v in op.reads:
+                if (n, k) not in served:
+                    return ()
+                found += served[n, k]
+    return tuple(dict.fromkeys(found))
+
+
+def _own(op: Operation, ends: Collection[End]) -> set[End | None]:
     """What an operation serves by itself, not through others. Gradients are summed by those that
     write no value.
     """
-    is_other = not op.writes or any(v.category == "carry" for v in op.writes)
+    if not op.writes:
+        return {Total.GRADIENTS if Total.GRADIENTS in ends else _OTHER}
+    is_other = any(v.category == "carry" for v in op.writes)
     return {*(v for v in op.writes if v in ends), *([_OTHER] if is_other else [])}

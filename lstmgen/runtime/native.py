@@ -109,8 +109,14 @@ class NativeModule:
         tape: Tape | None,
         dy: Any,
         dstate: Mapping[str, Any] | None = None,
+        *,
+        inputs: bool = True,
+        parameters: bool = True,
     ) -> tuple[dict[str, Array], Any, dict[str, Array]]:
         """Backpropagate through time: (grads, dx, dstate); see the NumPy module.
+
+        With ``inputs=False``, dx is None, and with ``parameters=False``, grads is empty. Either
+        saves the work for it.
 
         ``params`` are those that ``forward`` had. They are read anew: a change since then shows,
         and the result is the gradient of neither. What ``pack`` gave is a copy, and cannot change.
@@ -122,20 +128,22 @@ class NativeModule:
         from_dy = self._arguments.taken_dy(dy, room)
         final = self._arguments.taken_final(dstate, room)
         if tape.memory is None:
-            return self._nothing(dstate, room)
-        grads, to_grads = memory.fresh(room.learned)
-        dx, to_dx = memory.fresh(room.inputs)
+            return self._nothing(dstate, room, inputs, parameters)
+        null = self._null
+        grads, to_grads = memory.fresh(room.learned) if parameters else ({}, null)
+        dx, to_dx = memory.fresh(room.inputs) if inputs else ({}, null)
         first, to_first = memory.fresh(room.states)
-        several = len(dx) > 1  # otherwise C takes the array itself, and no struct
+        if len(dx) == 1:  # C takes the array itself, and no struct
+            to_dx = to_dx[0][0]
         work = memory.workspace(room.backward_work)
         status = self._c_backward(
             room.struct, bound.struct, *tape.inputs, tape.memory[1], from_dy, final, to_grads,
-            to_dx if several else to_dx[0][0], to_first, work[1],
+            to_dx, to_first, work[1],
         )  # fmt: skip
         memory.give_back(work)
         if status:
             raise self._failure("backward", status)
-        return grads, (dx if several else next(iter(dx.values()))), first
+        return grads, _of_inputs(dx), first
 
     def step(
         self,
@@ -232,18 +240,27 @@ class NativeModule:
             return {name: np.zeros(shape, self.dtype) for name, shape in room.states}
         return {name: array.copy() for name, array in zip(self.STATES, arrays, strict=True)}
 
-    def _nothing(self, dstate: Any, room: Room) -> tuple[dict[str, Array], Any, dict[str, Array]]:
+    def _nothing(
+        self, dstate: Any, room: Room, inputs: bool, parameters: bool
+    ) -> tuple[dict[str, Array], Any, dict[str, Array]]:
         """Gradients that are zeros, and that of the state as it came."""
-        grads = {name: np.zeros(shape, self.dtype) for name, shape in room.learned}
-        dx = {name: np.zeros(shape, self.dtype) for name, shape in room.inputs}
+
+        def zeros(shapes: Any, wanted: bool) -> dict[str, Array]:
+            return {name: np.zeros(shape, self.dtype) for name, shape in shapes if wanted}
+
         first = self._kept("dstate", dstate, room)
-        return grads, (dx if len(dx) > 1 else next(iter(dx.values()))), first
+        return zeros(room.learned, parameters), _of_inputs(zeros(room.inputs, inputs)), first
 
     # ------------------------------------------------------------------ C
 
     def _failure(self, what: str, status: int) -> LstmgenError:
         text = self._ffi.string(self._c_message(status)).decode()
         return LstmgenError(f"{self.CELL}_{what}: {text}")
+
+
+def _of_inputs(dx: dict[str, Array]) -> Any:
+    """The derivatives by inputs as callers have them: by name, if there are several."""
+    return dx if len(dx) > 1 else next(iter(dx.values()), None)
 
 
 def opened(header: str, library: Path) -> tuple[Any, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ...language.cell import Cell
 from ...language.symbols import Vector
+from ...planning.served import End, Total
 from .tree import NULL, Conditions, Expression, Member, Relation
 from .vocabulary import CALL
 
@@ -20,12 +21,13 @@ def array(cell: Cell, v: Vector) -> Expression:
     return Member(whole, v.name) if several else whole
 
 
-def is_there(cell: Cell, v: Vector) -> Relation:
-    """Whether a caller has given the array."""
-    return Relation(array(cell, v), "!=", NULL, "size")
+def is_there(cell: Cell, end: End) -> Relation:
+    """Whether a caller has given the array, or those for the gradients of parameters."""
+    given = Member(CALL, "g") if isinstance(end, Total) else array(cell, end)
+    return Relation(given, "!=", NULL, "size")
 
 
-def any_is_there(cell: Cell, some: Sequence[Vector]) -> Expression:
-    """Whether a caller has given one of these arrays."""
+def any_is_there(cell: Cell, some: Sequence[End]) -> Expression:
+    """Whether a caller has given one of these."""
     found = tuple(is_there(cell, v) for v in some)
     return Conditions(found, "||") if len(found) > 1 else found[0]

@@ -172,6 +172,9 @@ class Checks:
             "step": ["n", "p", "x", "m", *y, "next", "work"],
             "backward": ["n", "p", "x", "m", "tape", "dy", "g", "work"],
         }
+        if "g" in there:  # callers may do without it, but not without a part of it
+            none = Relation(Variable("g"), "==", NULL, "size")
+            there["g"] = Conditions((none, there["g"]), "||")
         given: dict[str, Expression] = {}
         for what, names in wanted.items():
             items = [there[a] for a in names if a in there]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...language.symbols import Vector
 from ...planning.operations import B
-from .arrays import array, is_there
+from .arrays import any_is_there, array, is_there
 from .lowering import Direction
 from .places import is_written
 from .source import Source
@@ -40,6 +40,7 @@ class Copies:
 
     def __init__(self, source: Source, direction: Direction) -> None:
         self._source, self._sizes, self._places = source, source.sizes, direction.places
+        self._readers_serve = direction.readers_serve
         self._rows: tuple[Expression, ...] = (Count(B), BATCH)
         self._several = len(source.cell.outputs) > 1
 
@@ -62,8 +63,11 @@ class Copies:
             call = Call("gather", items, "pointer")
             if v.category == "cotangent" and self._several:
                 made += self._gathered_if_given(v, rows, call, own)
-            else:
-                made.append(Declare(READ_NUMBERS, rows, call))
+                continue
+            read: Expression = call
+            if ends := self._readers_serve(v):
+                read = Choice(any_is_there(self._source.cell, ends), call, own)
+            made.append(Declare(READ_NUMBERS, rows, read))
         return made
 
     def _gathered_if_given(

@@ -21,7 +21,7 @@ from ...planning.operations import (
     Sums,
     is_loop,
 )
-from ...planning.served import serves_only
+from ...planning.served import End, Total, serves_only, wanted_for
 from . import stages
 from .arrays import any_is_there
 from .fixed import Fixed, fixed_stages
@@ -61,7 +61,10 @@ class Direction:
         self.once = once
         self._packs = Packs(source, places, name)
         self.fixed = Fixed(source, once, self._packs, back=name == "backward")
-        self._serves = serves_only(part, [adjoint(v) for v in source.cell.inputs])
+        ends: list[End] = [adjoint(v) for v in source.cell.inputs]
+        if not source.is_embedded:  # whose drivers want all gradients of parameters
+            ends.append(Total.GRADIENTS)
+        self._serves = serves_only(part, ends)
         self.stages = self._stages()
         self.sections = self.lowered()
 
@@ -70,7 +73,7 @@ class Direction:
         return [self._section(n) for n in range(self._last + 1)]
 
     def _section(self, n: int) -> tuple[Statement, ...]:
-        """What only serves derivatives by inputs is done if a caller wants one of these."""
+        """What only serves derivatives that callers may not want is done if one of them does."""
         at = Pointers(self.source, self.places, self._packs, is_loop(n))
         products = Products(self.source, self._packs, at)
         made: list[Statement] = []
@@ -91,6 +94,10 @@ class Direction:
         if isinstance(op, Outers):
             return products.outers(op)
         return [self.stages[place].call(at, self._sum_of)]
+
+    def readers_serve(self, v: Vector) -> tuple[End, ...]:
+        """What callers may not want, for which alone ``v`` is read; none if it always is."""
+        return wanted_for(v, self.part, self._serves)
 
     @property
     def statements(self) -> list[Statement]:

@@ -16,6 +16,8 @@ from ...derivation.reverse import carry
 from ...language.matrices import Matrix
 from ...language.symbols import Vector
 from ...planning.operations import B, T, is_loop
+from ...planning.served import Total
+from .arrays import is_there
 from .copies import Copies
 from .lowering import Direction
 from .memory import Memory, Region
@@ -207,7 +209,8 @@ class Passes:
             count = Sum((Member(at, "total", "size"), sums), "+-")
             zeros = do("memset", shifted(where, sums), NIL, product(count, _BYTES))
             begins = Relation(Member(CALL, "begun"), "==", NIL, "size")
-            start.append(If(begins, (zeros,)) if self.source.is_embedded else zeros)
+            wanted = is_there(self.cell, Total.GRADIENTS)
+            start.append(If(begins if self.source.is_embedded else wanted, (zeros,)))
         if self.source.is_embedded:  # else that is done once for all slices
             start += self._unreached(CALL)
         first, last, saved = list[Statement](), list[Statement](), list[Statement]()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import sympy
 from sympy import Expr
@@ -21,6 +22,7 @@ from .tree import (
     Count,
     Do,
     Expression,
+    If,
     Literal,
     Statement,
     do,
@@ -202,13 +204,21 @@ class Products:
 
 
 def without_repeated_copies(statements: Iterable[Statement]) -> list[Statement]:
-    """Panels hold what was copied last: several matrices may have the same adjoints."""
-    made: list[Statement] = []
-    last: Statement | None = None
-    for s in statements:
-        if isinstance(s, Do) and s.call.function == "copy_panels":
-            if s == last:
+    """Panels hold what was copied last: several matrices may have the same adjoints. A copy that is
+    made on a condition is there again on the same one only.
+    """
+    last: tuple[Expression | None, Statement] | None = None
+
+    def kept(some: Iterable[Statement], condition: Expression | None) -> Iterator[Statement]:
+        nonlocal last
+        for s in some:
+            if isinstance(s, If):
+                yield replace(s, body=tuple(kept(s.body, s.condition)))
                 continue
-            last = s
-        made.append(s)
-    return made
+            if isinstance(s, Do) and s.call.function == "copy_panels":
+                if (condition, s) == last:
+                    continue
+                last = condition, s
+            yield s
+
+    return [*kept(statements, None)]

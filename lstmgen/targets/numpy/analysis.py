@@ -22,6 +22,7 @@ from .tree import (
     For,
     Function,
     Global,
+    If,
     Kind,
     Local,
     Node,
@@ -191,7 +192,7 @@ def shares(nodes: Iterable[Node]) -> dict[str, list[Node]]:
         if isinstance(node, AddRows):
             for parameter, part in node.shares:
                 found.setdefault(parameter, []).append(part)
-        elif isinstance(node, Equation):
+        elif isinstance(node, (Equation, If)):
             for parameter, parts in shares(node.body).items():
                 found.setdefault(parameter, []).extend(parts)
     return found

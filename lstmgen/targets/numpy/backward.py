@@ -17,6 +17,8 @@ from .analysis import shares
 from .forward import tape_key
 from .gradients import FIRST
 from .lower import (
+    BY_INPUTS,
+    BY_PARAMETERS,
     Lowering,
     all_sizes,
     block,
@@ -37,12 +39,14 @@ from .tree import (
     Assign,
     Binary,
     Blank,
+    Choice,
     Declare,
     Dict,
     For,
     Function,
     Gather,
     Global,
+    If,
     Kind,
     Literal,
     Local,
@@ -105,7 +109,7 @@ def backward(plan: Plan, order: Order) -> Function:
     """The function ``backward`` of the module."""
     cell = plan.cell
     operands = _Operands(plan)
-    sections = Lowering(operands, order).sections(plan.backward)
+    sections = Lowering(operands, order).wanted_sections(plan.backward)
 
     carried = [(s, operands.carried(carry(s)), operands.carried(carry(s, -1))) for s in cell.states]
     moves = [_moves(operands, s, here) for s, here, _ in carried if plan.is_shifted(carry(s))]
@@ -121,6 +125,12 @@ def backward(plan: Plan, order: Order) -> Function:
     given = {v: shaped(cell, v, a, size("T"), size("B")) for v, a in results.items()}
     several = Dict(tuple((v.name, array) for v, array in given.items()))
     dx = several if len(results) > 1 else next(iter(given.values()))
+    nothing = (DTYPE, SIZES, _DSTATE, BY_INPUTS, BY_PARAMETERS)
+    learned = (
+        Declare((Kind.RESULT,)),
+        *_made_of_parameters(plan, sections[-1]),
+        bind(_GRADS, _gradients(plan, sections[-1])),
+    )
     return Function(
         "backward",
         (
@@ -129,7 +139,7 @@ def backward(plan: Plan, order: Order) -> Function:
             all_sizes(cell),
             bind(DY, _checked_dy(cell)),
             bind(_DSTATE, call(Global("_states"), Literal("dstate"), _DSTATE, SIZES, DTYPE)),
-            if_empty(Return((call(Global("_nothing"), DTYPE, SIZES, _DSTATE),))),
+            if_empty(Return((call(Global("_nothing"), *nothing),))),
             *_flat_dy(operands),
             *_given(cell),
             Declare((Kind.TAKEN,)),
@@ -161,13 +171,12 @@ def backward(plan: Plan, order: Order) -> Function:
                 ),
             ),
             Blank(),
-            Declare((Kind.RESULT,)),
-            *_made_of_parameters(plan, sections[-1]),
-            bind(_GRADS, _gradients(plan, sections[-1])),
+            bind(_GRADS, Dict(())),
+            *([If(BY_PARAMETERS, learned)] if cell.learned else []),
             Return(
                 (
                     _GRADS,
-                    dx,
+                    Choice(BY_INPUTS, dx, Literal(None)),
                     Dict(
                         tuple((s.name, shaped(cell, s, here, size("B"))) for s, here, _ in carried)
                     ),

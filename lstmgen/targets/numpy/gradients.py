@@ -115,7 +115,7 @@ class Gradients:
     def _about(self, parameters: Sequence[Matrix | Vector], what: str) -> tuple[str, ...]:
         names = " ".join(f"∂L/∂{p.name}" for p in parameters)
         about = f"{names} = the sum over t of {what}"
-        return tuple(textwrap.wrap(about, 88, subsequent_indent="    ", break_long_words=False))
+        return tuple(textwrap.wrap(about, 86, subsequent_indent="    ", break_long_words=False))
 
     # ------------------------------------------------------------------ vectors
 

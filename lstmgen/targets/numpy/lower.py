@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 
+from ...derivation.reverse import adjoint
 from ...language.cell import Cell
 from ...language.symbols import Vector
 from ...planning.operations import Fill, Fused, Multiply, Operation, Outers, Pass, Sums, is_loop
+from ...planning.served import Total, serves_only
 from ...printing.orders import Order
 from .fused import Equations
 from .gradients import Gradients
@@ -37,11 +40,14 @@ from .tree import (
     size,
 )
 
+BY_INPUTS, BY_PARAMETERS = Argument("inputs"), Argument("parameters")  # whether these are wanted
+
 
 class Lowering:
     """Lowers each kind of operation by who knows it."""
 
     def __init__(self, operands: Operands, order: Order, products: Products | None = None) -> None:
+        self.cell = operands.cell
         self.products = products or Products(operands, order)
         self.fused = Equations(operands, order)
         self.gradients = Gradients(operands, order, self.fused)
@@ -49,6 +55,29 @@ class Lowering:
     def sections(self, part: Pass) -> list[tuple[Equation, ...]]:
         """The equations of each section of a pass over a sequence."""
         return [self.equations(ops, is_loop(n)) for n, ops in enumerate(part.sections)]
+
+    def wanted_sections(self, part: Pass) -> list[tuple[Node, ...]]:
+        """The same, where what only serves derivatives that callers may not want is done if they
+        want them.
+        """
+        by_inputs = [adjoint(v) for v in self.cell.inputs]
+        served = serves_only(part, [*by_inputs, Total.GRADIENTS])
+
+        def wanted(place: tuple[int, int]) -> Node | None:
+            """On what condition an operation is done; None for always."""
+            found = served.get(place, ())
+            by = [BY_INPUTS] if any(v in found for v in by_inputs) else []
+            by += [BY_PARAMETERS] if Total.GRADIENTS in found else []
+            return Binary(by[0], "or", by[1]) if len(by) > 1 else by[0] if by else None
+
+        made: list[tuple[Node, ...]] = []
+        for n, operations in enumerate(part.sections):
+            section: list[Node] = []
+            for condition, alike in groupby(((n, k) for k in range(len(operations))), wanted):
+                found = self.equations((operations[k] for _, k in alike), is_loop(n))
+                section += found if condition is None else [If(condition, found)]
+            made.append(tuple(section))
+        return made
 
     def equations(self, operations: Iterable[Operation], inside: bool) -> tuple[Equation, ...]:
         """``operations`` in order, ``inside`` the loop over steps or for all steps of a block."""

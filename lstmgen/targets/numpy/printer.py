@@ -69,6 +69,7 @@ def lines(usage: Usage, stacks: Mapping[Stack, str]) -> list[str]:
 class _Printer:
     def __init__(self, usage: Usage, stacks: Mapping[Stack, str]) -> None:
         self.names, self.bindings, self.stacks = usage.names, usage.bindings, stacks
+        self._depth = 0  # of blocks in the function
 
     # ------------------------------------------------------------------ statements
 
@@ -76,7 +77,10 @@ class _Printer:
         return [line for s in statements for line in self.statement(s)]
 
     def indented(self, statements: Sequence[Node]) -> list[str]:
-        return [f"    {line}".rstrip() for line in self.block(statements)]
+        self._depth += 1
+        lines = [f"    {line}".rstrip() for line in self.block(statements)]
+        self._depth -= 1
+        return lines
 
     def statement(self, s: Node) -> list[str]:
         show = self.show
@@ -126,7 +130,8 @@ class _Printer:
     def call(self, call: Node) -> list[str]:
         """A call alone; its arguments have lines of their own if they are long."""
         assert isinstance(call, Call)
-        return filled(f"{self.show(call.function)}(", self.arguments(call), ")")
+        width = _WIDTH - 4 * max(0, self._depth - 1)
+        return filled(f"{self.show(call.function)}(", self.arguments(call), ")", width)
 
     def into(self, s: Into) -> list[str]:
         """One call that writes to ``out``; a += b where that says the same, which is faster too."""
@@ -337,7 +342,7 @@ def filled(start: str, items: Sequence[str], end: str, width: int = _WIDTH) -> l
     indent = " " * 4
     lines, line = [start] if start else [], indent
     for item in items:
-        if len(line) + len(item) + 2 > (width or _WIDTH):
+        if line.strip() and len(line) + len(item) + 2 > (width or _WIDTH):
             lines.append(line.rstrip())
             line = indent
         line += f"{item}, "
