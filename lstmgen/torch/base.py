@@ -13,7 +13,9 @@ from ..errors import LstmgenError
 from ..language.cell import Cell
 from ..network.layers import positive
 from ..runtime.loading import find_cell
+from ..targets.numpy.target import binds
 from .kernels import face, register
+from .operations import run_operations
 from .operators import run
 
 BACKENDS = ("auto", "c", "torch")
@@ -47,7 +49,7 @@ class Cells(nn.Module):
         of = face(self._key)
         self._inputs, self._states, self._masks = list(of.inputs), list(of.states), list(of.masks)
         self._outputs, self._learned = list(of.outputs), list(of.learned)
-        self._names = list(of.parameters)
+        self._names, self._constant_names = list(of.parameters), list(of.constants)
         # a graph is made without looking into the cell: what running needs of it stands here
         self._mask_axes, self._state_axes = dict(of.masks), dict(of.states)
         self._state_starts = [float(start) for start in of.starts.values()]
@@ -60,6 +62,11 @@ class Cells(nn.Module):
         started = self._started(width)
         dtype = dtype or torch.get_default_dtype()
         for name in self._names:
+            if hasattr(self, name + suffix):
+                raise LstmgenError(
+                    f"{self.cell.name}: a module has {name} already\n"
+                    "  hint: give the parameter another name"
+                )
             made = torch.tensor(started[name], device=device, dtype=dtype)
             if name in self._learned:
                 self.register_parameter(name + suffix, nn.Parameter(made))
@@ -70,19 +77,31 @@ class Cells(nn.Module):
         given = {"D": self.input_size, "H": self.hidden_size, **self._given}
         params = [torch.from_numpy(started[name]) for name in self._names]
         self._sizes[suffix] = sizes = {**given, **of.known(params, (), (), ())}
-        return int(np.prod([sizes[axis] for axis in next(iter(of.outputs.values()))]))
+        axes = next(iter(of.outputs.values()))
+        units = int(np.prod([sizes[axis] for axis in axes]))
+        if "hidden_size" not in binds(self.cell) and units != self.hidden_size:
+            raise LstmgenError(
+                f"the output of {self.cell.name} has {' * '.join(axes)} = {units} units, and "
+                f"hidden_size is {self.hidden_size}"
+            )
+        return units
 
     def _started(self, width: int) -> dict[str, Any]:
         """What the parameters and constants of a cell start with."""
         seed = int(torch.randint(2**31, ()).item())
-        f = face(self._key).interface
+        of, told = face(self._key), binds(self.cell)
+        for name in of.sizes:
+            if name not in self._given and name not in told.values():
+                raise LstmgenError(
+                    f"{self.cell.name} has the size {name}, too\n"
+                    f"  hint: {type(self).__name__}(…, {name}=16)"
+                )
         try:
-            made: dict[str, Any] = f.init(
+            made: dict[str, Any] = of.interface.init(
                 width, self.hidden_size, seed=seed, dtype=np.float64, **self._given
             )
         except (TypeError, ValueError) as error:
-            said = str(error).replace("init(...", f'Recurrent("{self.cell.name}", ...')
-            raise LstmgenError(said.replace("init needs", f"{self.cell.name} needs")) from None
+            raise LstmgenError(f"{self.cell.name}: {error}") from None
         return made
 
     @torch.no_grad()
@@ -104,9 +123,13 @@ class Cells(nn.Module):
         if params:
             self._same_kind(xs, params[0])
         if self.backend == "torch" or (self.backend == "auto" and xs[0].device.type != "cpu"):
-            from .operations import run_operations
-
-            return run_operations(self._key, params, xs, states, masks, self._constants)
+            names = {
+                "parameters": self._names, "inputs": self._inputs, "states": self._states,
+                "masks": self._masks, "constants": self._constant_names,
+            }  # fmt: skip
+            return run_operations(
+                self._key, names, params, xs, states, masks, self._constants, self._sizes[suffix]
+            )
         return run(self._key, params, xs, states, masks, self._constants, len(self._outputs))
 
     @staticmethod

@@ -230,7 +230,7 @@ class Kernel:
         """
         room = self._room(self.face.known(params, inputs, states, masks))
         like = (*params, *inputs)[0]
-        grads = self._fresh(room.learned, like)
+        grads = self._fresh(room.learned, like) if wants_params else []
         dxs = self._fresh(room.inputs, like) if wants_inputs else []
         firsts = self._fresh(room.states, like)
         if not room.tape:
@@ -238,7 +238,7 @@ class Kernel:
                 gradient.zero_()
             for k, first in enumerate(firsts):
                 first.copy_(dfinals[k] if dfinals else torch.zeros_like(first))
-            return (grads if wants_params else []), dxs, firsts
+            return grads, dxs, firsts
         held = [
             *self._held(params), *self._held(inputs), *self._held(masks), *self._held(dys),
             *self._held(dfinals),
@@ -254,7 +254,7 @@ class Kernel:
             self._struct("grads", grads), dx, self._state("new_state", firsts), work[1],
         )  # fmt: skip
         self._memory.give_back(work)
-        return (grads if wants_params else []), dxs, firsts
+        return grads, dxs, firsts
 
     # ------------------------------------------------------------------ what C takes
 

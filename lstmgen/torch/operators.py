@@ -101,7 +101,9 @@ def second(
     )
     t_states = [values[n] for n in of.face.states] if states else []
     given = t_params, t_inputs, t_states, t_masks
-    ys, finals, tape = of.forward(*given, constants, True)
+    by_name = dict(zip(own.constants, constants, strict=True))
+    numbers = [by_name[n] for n in of.face.constants]
+    ys, finals, tape = of.forward(*given, numbers, True)
     y_of, final_of = (
         dict(zip(of.face.outputs, ys, strict=True)),
         dict(zip(of.face.states, finals, strict=True)),
@@ -117,15 +119,17 @@ def second(
 
     t_dfinals = seeds([*own.states], dfinals, final_of) if dfinals else []
     grads, dxs, firsts = of.backward(
-        seeds([*own.outputs], dys, y_of), t_dfinals, *given, tape, constants, True, True
+        seeds([*own.outputs], dys, y_of), t_dfinals, *given, tape, numbers, True, True
     )
     moved = [
         like.get(directions.get(name, ""), torch.zeros_like(like[name]))
         for names, like, adjoints in ((own.outputs, y_of, dys), (own.states, final_of, dfinals))
         for name, _ in zip(names, adjoints, strict=False)
     ]
-    by_name = dict(zip(of.face.states, firsts, strict=True))
-    return [*moved, *grads, *dxs, *(by_name[name] for name in own.states)]
+    # the cell with a tangent may have all of these in another order
+    grad_of = dict(zip((*of.face.learned, *of.face.inputs, *of.face.states),
+                       (*grads, *dxs, *firsts), strict=True))  # fmt: skip
+    return [*moved, *(grad_of[name] for name in (*own.learned, *own.inputs, *own.states))]
 
 
 # --------------------------------------------------------------------------- shapes alone

@@ -187,7 +187,7 @@ class Recurrent(Cells):
             xs = [v.unsqueeze(1) for v in xs]
         elif self.batch_first:
             xs = [v.transpose(0, 1) for v in xs]
-        if xs[0].shape[-1] != self.input_size:
+        if len(xs) == 1 and xs[0].shape[-1] != self.input_size:
             raise ValueError(f"x has {xs[0].shape[-1]} units; input_size is {self.input_size}")
         states = self._stacked_states(hx, batched)
         ys, finals = self._layers(xs, states, self._given_masks(masks, xs[0]))
