@@ -45,8 +45,27 @@ class Call(NamedTuple):
 
 # --------------------------------------------------------------------------- what runs
 
+# Declared by schemas: the checks that torch.library.custom_op wraps around each call take longer
+# than a short sequence does.
+_LIBRARY = torch.library.Library("lstmgen", "DEF")
+_TENSORS = "Tensor[] params, Tensor[] inputs, Tensor[] states, Tensor[] masks"
+_LIBRARY.define(
+    f"forward({_TENSORS}, float[] constants, str cell, bool keep) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_LIBRARY.define(
+    f"backward(Tensor[] dys, Tensor[] dfinals, {_TENSORS}, Tensor tape, float[] constants, "
+    "str cell, bool wants_params, bool wants_inputs) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_LIBRARY.define(
+    "second(Tensor[] v_params, Tensor[] v_inputs, Tensor[] v_states, Tensor[] dys, "
+    f"Tensor[] dfinals, {_TENSORS}, float[] constants, str cell) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
 
-@torch.library.custom_op("lstmgen::forward", mutates_args=(), device_types="cpu")
+
+@torch.library.impl(_LIBRARY, "forward", "CPU")
 def forward(
     params: Sequence[Tensor], inputs: Sequence[Tensor], states: Sequence[Tensor],
     masks: Sequence[Tensor], constants: Sequence[float], cell: str, keep: bool,
@@ -57,7 +76,7 @@ def forward(
     return [*ys, *finals, tape]
 
 
-@torch.library.custom_op("lstmgen::backward", mutates_args=(), device_types="cpu")
+@torch.library.impl(_LIBRARY, "backward", "CPU")
 def backward(
     dys: Sequence[Tensor], dfinals: Sequence[Tensor], params: Sequence[Tensor],
     inputs: Sequence[Tensor], states: Sequence[Tensor], masks: Sequence[Tensor], tape: Tensor,
@@ -78,7 +97,7 @@ def backward(
     return [*grads, *dxs, *firsts]
 
 
-@torch.library.custom_op("lstmgen::second", mutates_args=(), device_types="cpu")
+@torch.library.impl(_LIBRARY, "second", "CPU")
 def second(
     v_params: Sequence[Tensor], v_inputs: Sequence[Tensor], v_states: Sequence[Tensor],
     dys: Sequence[Tensor], dfinals: Sequence[Tensor], params: Sequence[Tensor],
@@ -135,7 +154,7 @@ def second(
 # --------------------------------------------------------------------------- shapes alone
 
 
-@forward.register_fake
+@torch.library.register_fake("lstmgen::forward")
 def _(
     params: Tensors, inputs: Tensors, states: Tensors, masks: Tensors, constants: Sequence[float],
     cell: str, keep: bool,
@@ -151,7 +170,7 @@ def _(
     return [*made, like.new_empty(numbers)]
 
 
-@backward.register_fake
+@torch.library.register_fake("lstmgen::backward")
 def _(
     dys: Tensors, dfinals: Tensors, params: Tensors, inputs: Tensors, states: Tensors,
     masks: Tensors, tape: Tensor, constants: Sequence[float], cell: str, wants_params: bool,
@@ -166,7 +185,7 @@ def _(
     return [*made, *(like.new_empty(s) for s in of.shapes(of.states, sizes, sizes["B"]))]
 
 
-@second.register_fake
+@torch.library.register_fake("lstmgen::second")
 def _(
     v_params: Tensors, v_inputs: Tensors, v_states: Tensors, dys: Tensors, dfinals: Tensors,
     params: Tensors, inputs: Tensors, states: Tensors, masks: Tensors, constants: Sequence[float],
@@ -301,7 +320,9 @@ def _differentiate_forward(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[An
     return (*call.cut(made)[:4], nothing, None, None)
 
 
-forward.register_autograd(_differentiate_forward, setup_context=_keep_forward)
+torch.library.register_autograd(
+    "lstmgen::forward", _differentiate_forward, setup_context=_keep_forward
+)
 
 
 # ------------------------------ in eager mode
@@ -452,6 +473,5 @@ def run(
     return list(made[:outputs]), list(made[outputs:-1])
 
 
-for _operator in (forward, backward, second):
-    for _device in ("cpu",):
-        torch.library.register_autocast(_operator, _device, torch.float32)
+for _name in ("forward", "backward", "second"):
+    torch.library.register_autocast(f"lstmgen::{_name}", "cpu", torch.float32)
