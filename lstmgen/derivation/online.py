@@ -41,6 +41,7 @@ from .names import namer_for
 from .normalform import names_its_side
 from .plain import of_cell, plain
 from .reverse import adjoint, carry, cotangent, gathered, reverse
+from .turned import Turned
 
 
 def online(cell: Cell) -> Cell:
@@ -92,12 +93,14 @@ class _Online:
         influences: list[Eq] = []
         sums: dict[str, Expr] = {e.lhs.args[0].name: self._of_a_step(e) for e in d.totals}
         for source in sources:
-            states, made, extra = self._influences(source)
+            found, states, made, extra = self._influences(source)
+            turned = Turned(made, found, self.shapes.axes)
             ties += extra
-            influences += made
+            influences += map(turned.line, made) if turned.is_needed else made
             for s, influence in states.items():
                 if s in back:
-                    sums[source.name] += _brought(influence, back[s], self.shapes.axes(s))
+                    gain = _brought(influence, back[s], self.shapes.axes(s))
+                    sums[source.name] += turned.gradient(gain) if turned.is_needed else gain
         gradients = self._gradients(sums)
         lines = [*step, *ties, *backward, *self.ones, *influences, *gradients]
         totals = [e.lhs for e in gradients if e.lhs.category == "state"]
@@ -162,9 +165,11 @@ class _Online:
 
     # ------------------------------------------------------------------ influences
 
-    def _influences(self, source: Symbol) -> tuple[dict[Vector, Influence], list[Eq], list[Eq]]:
-        """The influences of one parameter on the states that come in, their equations, and the
-        numbers of ties that these read.
+    def _influences(
+        self, source: Symbol
+    ) -> tuple[list[Influence], dict[Vector, Influence], list[Eq], list[Eq]]:
+        """The influences of one parameter that a step computes, those on the states that come in,
+        the equations, and the numbers of ties that these read.
         """
         before: dict[Vector, Influence | None] = dict.fromkeys(self.cell.states)
         while True:
@@ -173,7 +178,10 @@ class _Online:
             if all(_alike(before[s], after[s]) for s in self.cell.states):
                 break
             before = after
-        return {s: i for s, i in before.items() if i is not None}, lines, ties
+        into = {s: i for s, i in before.items() if i is not None}
+        lines = _read([i.value for i in into.values()], lines)
+        made = {e.lhs for e in lines}
+        return [i for i in found.values() if i.value in made], into, lines, ties
 
     def _sweep(
         self, source: Symbol, before: dict[Vector, Influence | None]
@@ -302,6 +310,17 @@ class _Online:
             if any(v.name in found for v in e.rhs.atoms(Vector)):
                 found.add(e.lhs.name)
         return found
+
+
+def _read(states: list[Expr], lines: list[Eq]) -> list[Eq]:
+    """The lines that influences on states are computed by: not those on outputs alone."""
+    needed = {s.at(0) for s in states}
+    kept: list[Eq] = []
+    for e in reversed(lines):
+        if e.lhs in needed:
+            needed |= e.rhs.atoms(Vector)
+            kept.append(e)
+    return kept[::-1]
 
 
 def _alike(a: Influence | None, b: Influence | None) -> bool:
