@@ -49,6 +49,7 @@ from .operations import (
     Pass,
     atoms,
     heads,
+    is_large,
     is_loop,
     matrix_shapes,
 )
@@ -206,7 +207,7 @@ class _Direction:
         self.cell, self.hoist, self.carried = cell, hoist, carried
         self.kept = kept | set(carried.values())
         self.matrices = matrix_shapes(equations, cell)
-        self.regions = regions(equations, carried, self._movable)
+        self.regions = regions(equations, carried, self._movable, lambda v: is_large(v, cell))
         self.equations, self.section = self.regions.equations, self.regions.of
         self.origin: dict[Vector, Eq] = {}
         self.bias: dict[Vector, Vector | None] = {}

@@ -71,7 +71,8 @@ class Direction:
 
     def _section(self, n: int) -> tuple[Statement, ...]:
         """What only serves derivatives by inputs is done if a caller wants one of these."""
-        at = Pointers(self.source, self.places, self._packs, is_loop(n))
+        held = self.source.plan.held if self.name == "forward" else ()
+        at = Pointers(self.source, self.places, self._packs, is_loop(n), held)
         products = Products(self.source, self._packs, at)
         made: list[Statement] = []
         places = [(n, k) for k in range(len(self.part.sections[n]))]
