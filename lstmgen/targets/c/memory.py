@@ -167,12 +167,13 @@ class Memory:
     def _tile(self) -> Region:
         """What stands for the tape where there is none."""
         held = {self.source.state(s).name for s in self.source.plan.held}
-        about = "before and after a step, in turns"
-        parts = (
-            replace(part, rows=2 * B, about=f"{part.name} {about}") if part.name in held else part
-            for part in self.tape.parts
-        )
         about = "Where the same begins in the workspace, which has that of a tile without a tape."
+        parts = (
+            replace(p, rows=2 * B, about=f"{p.name} before a step and after it, in turns")
+            if p.name in held
+            else p
+            for p in self.tape.parts
+        )
         return Region("tile", about, tuple(parts), like=self.tape)
 
     def _packs(self, direction: Direction) -> Region:
