@@ -57,8 +57,8 @@ def run(names: Sequence[str] = (), rounds: int = 7) -> str:
 
 def derivatives(names: Sequence[str] = (), rounds: int = 7) -> str:
     """Tables in Markdown: Hessian-vector products beside gradients; and learning online beside a
-    gradient, beside what its plan counts, and beside a copy of its states: each step reads and writes all of them,
-    which takes longer than the arithmetic where influences are elementwise work.
+    gradient, beside what its plan counts, and beside a copy of its states. Each step reads and
+    writes all of them, which takes longer than the arithmetic where influences are elementwise.
     """
     rows = []
     for name in names or ("lstm", "gru", "mgu", "sru", "lru", "mlstm"):
@@ -78,7 +78,8 @@ def derivatives(names: Sequence[str] = (), rounds: int = 7) -> str:
                 pace = spread(ratio(found[what], found["gradient"]))
                 rows.append((name, target, what, pace, f"{expected:.2f}"))
     learning = []
-    online_too = (("lru", 64), ("sru", 64), ("rnn", 16), ("lstm", 8))
+    elementwise = (("lru", 64), ("sru", 64), ("sru", 128), ("min_gru", 64), ("indrnn", 64))
+    online_too = (*elementwise, ("rnn", 16), ("lstm", 8))
     for name, units in (pair for pair in online_too if not names or pair[0] in names):
         cell, sizes = cells.get(name), dict.fromkeys(usual_sizes(cells.get(name)), units)
         learner, counted = online(cell), {**sizes, "T": STEPS, "B": 1}
