@@ -208,7 +208,7 @@ class Checks:
 
     def fingerprint(self) -> str:
         """Digits that follow from what a tape is made by, and made of."""
-        layout = [f"{p.name} {p.rows} {p.width} {p.apart}" for p in self.memory.tape.parts]
+        layout = [f"{p.name} {p.rows} {p.width}" for p in self.memory.tape.parts]
         made = maker(self.cell).values()
         return fingerprint(*made, self.source.dtype, str(self.sizes.fixed), *layout)
 

@@ -17,7 +17,7 @@ from sympy import Expr, Integer
 
 from ...derivation.reverse import carry
 from ...language.sizes import Size
-from ...planning.operations import ZERO, B, K, Multiply, Outers, T, is_large
+from ...planning.operations import ZERO, B, K, Multiply, Outers, T
 from .copies import Copies
 from .lines import INSIDE, WIDTH, broken, comment, joined
 from .lowering import Direction
@@ -59,8 +59,8 @@ _FEW, _MANY = 48, 256
 
 @dataclass(frozen=True)
 class Part:
-    """So many rows (1, B, 2 B, K B or (K + 1) B, for K steps) of so many numbers, and after it
-    room for ``apart`` numbers for each row of the batch.
+    """So many rows (1, B, 2 B, K B or (K + 1) B, for K steps) of so many numbers, and then so
+    many more between it and the next one.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Part:
     @property
     def count(self) -> Expr:
         """All its numbers."""
-        return self.rows * self.width + (B * self.apart if self.apart else ZERO)
+        return self.rows * self.width + self.apart
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,7 @@ class Memory:
         for s in self.cell.states:
             about = f"{self.source.text(s.at(0))} from {s.name}[-1] on"
             width = self.sizes.room_of(s)
-            # arrays that begin a power of two apart would share few places in the caches
-            apart = self.sizes.pad if is_large(s, self.cell) else 0
-            parts.append(Part(self.source.state(s).name, about, (K + 1) * B, width, apart))
+            parts.append(Part(self.source.state(s).name, about, (K + 1) * B, width))
         about = "Where the parts of a tape begin."
         if not self.source.plan.held:
             about += " Without a tape, the workspace has that of a tile."
@@ -168,8 +166,9 @@ class Memory:
         """What stands for the tape where there is none."""
         held = {self.source.state(s).name for s in self.source.plan.held}
         about = "Where the same begins in the workspace, which has that of a tile without a tape."
+        line = self.sizes.pad  # arrays a power of two apart would have few places in the caches
         parts = (
-            replace(p, rows=2 * B, about=f"{p.name} before a step and after it, in turns")
+            replace(p, rows=2 * B, apart=line, about=f"{p.name}[t-1] and {p.name}[t], in turns")
             if p.name in held
             else p
             for p in self.tape.parts
@@ -285,7 +284,7 @@ class Memory:
             rows[2 * B] = times(Count(Integer(2)), Count(B))
             count = times(rows[part.rows], count)
         if part.apart:
-            count = plus(count, times(Count(B), Count(Integer(part.apart))))
+            count = plus(count, Count(Integer(part.apart)))
         return Call("size_take", (Address(total), count), "size")
 
     def size_of(self, buffer: Buffer) -> dict[str, Any]:
