@@ -56,8 +56,9 @@ def run(names: Sequence[str] = (), rounds: int = 7) -> str:
 
 
 def derivatives(names: Sequence[str] = (), rounds: int = 7) -> str:
-    """A table in Markdown: Hessian-vector products beside gradients, and learning online beside
-    what its plan counts.
+    """Tables in Markdown: Hessian-vector products beside gradients; and learning online beside a
+    gradient, beside what its plan counts, and beside a copy of its states. Each step reads and
+    writes all of them, which takes longer than the arithmetic where influences are elementwise.
     """
     rows = []
     for name in names or ("lstm", "gru", "mgu", "sru", "lru", "mlstm"):
@@ -76,7 +77,9 @@ def derivatives(names: Sequence[str] = (), rounds: int = 7) -> str:
                 expected = _number(plan(derived).flops, counted) / gradient
                 pace = spread(ratio(found[what], found["gradient"]))
                 rows.append((name, target, what, pace, f"{expected:.2f}"))
-    online_too = (("lru", 64), ("sru", 64), ("rnn", 16), ("lstm", 8))
+    learning = []
+    elementwise = (("lru", 64), ("sru", 64), ("sru", 128), ("min_gru", 64), ("indrnn", 64))
+    online_too = (*elementwise, ("rnn", 16), ("lstm", 8))
     for name, units in (pair for pair in online_too if not names or pair[0] in names):
         cell, sizes = cells.get(name), dict.fromkeys(usual_sizes(cells.get(name)), units)
         learner, counted = online(cell), {**sizes, "T": STEPS, "B": 1}
@@ -88,13 +91,17 @@ def derivatives(names: Sequence[str] = (), rounds: int = 7) -> str:
             calls = {
                 "gradient": _prepared(cell, sizes, target, B=1)[1],
                 "online": _online(learner, sizes, target),
+                "copy": _copied(learner, sizes),
             }
             found = times(calls, rounds)
-            pace = spread(ratio(found["online"], found["gradient"]))
-            rows.append((name, target, f"online, {units} units", pace, f"{expected:.2f}"))
-    return _table(
-        ("cell", "target", "what", "of a gradient's time", "of its arithmetic"), rows
-    ) + _foot(rounds)
+            pace, copy = (spread(ratio(found["online"], found[of])) for of in ("gradient", "copy"))
+            learning.append((name, target, str(units), pace, f"{expected:.2f}", copy))
+    counts = ("of a gradient's time", "of its arithmetic")
+    tables = [_table(("cell", "target", "what", *counts), rows)]
+    if learning:
+        head = ("cell", "target", "units", *counts, "of a copy of its states")
+        tables.append(_table(head, learning))
+    return "\n".join(tables) + _foot(rounds)
 
 
 # --------------------------------------------------------------------------- what is timed
@@ -137,6 +144,19 @@ def _online(learner: Cell, sizes: Mapping[str, int], target: str) -> Callable[[]
     params, x = module.pack(problem.params), next(iter(problem.inputs.values()))
     masks = {"masks": problem.masks} if problem.masks else {}
     return lambda: module.forward(params, x, None, **masks, tape=False)
+
+
+def _copied(learner: Cell, sizes: Mapping[str, int]) -> Callable[[], Any]:
+    """All states of a row, copied once for each step, in the cache that they fit in."""
+    count = sum(int(_number(learner.size(s), sizes)) for s in learner.states)
+    source = np.ones(count, "float32")
+    to = np.empty_like(source)
+
+    def copy() -> None:
+        for _ in range(STEPS):
+            np.copyto(to, source)
+
+    return copy
 
 
 # --------------------------------------------------------------------------- what is counted

@@ -44,7 +44,8 @@ from lstmgen import (
 )
 from lstmgen.cli import main
 from lstmgen.language.dtypes import dtype
-from lstmgen.language.symbols import Contract
+from lstmgen.language.matrices import Matrix
+from lstmgen.language.symbols import Contract, Transpose
 from lstmgen.runtime.loading import find_cell
 from lstmgen.verification.cases import Maker, choose_sizes
 
@@ -359,9 +360,19 @@ def test_learning_step_by_step() -> None:
 def test_influences_are_no_larger_than_parameters_where_the_jacobian_is_diagonal() -> None:
     diagonal, dense = online(cells.get("sru")), online(cells.get("rnn"))
     by_name = {s.name: diagonal.shape(s) for s in diagonal.states}
-    assert tuple(map(str, by_name["c_by_W_f"])) == ("D", "H")
+    assert tuple(map(str, by_name["c_by_W_f"])) == ("H", "D")
     by_name = {s.name: dense.shape(s) for s in dense.states}
     assert tuple(map(str, by_name["h_by_W_h"])) == ("H", "D", "H")
+
+
+@pytest.mark.parametrize("name", ["sru", "lru", "indrnn", "min_gru", "qrnn"])
+def test_influences_have_the_axes_of_their_matrix_in_its_order(name: str) -> None:
+    learner = online(cells.get(name))
+    assert not any(e.rhs.has(Transpose) for e in learner.equations)
+    shapes = {s.name: learner.shape(s) for s in learner.states}
+    for p in cells.get(name).parameters:
+        of_matrix = [n for n in shapes if n.endswith(f"_by_{p.name}") and isinstance(p, Matrix)]
+        assert all(shapes[n] == shapes[f"{p.name}_grad"] for n in of_matrix), p.name
 
 
 @pytest.mark.parametrize("name", sorted(HEADS))

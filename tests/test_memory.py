@@ -155,7 +155,9 @@ def test_c_asks_for_what_the_plan_says(name):
         own = numbers(parts, region, sizes, rest)
         packed = next(b.once for b in memory.buffers if b.name == buffer)
         weights = padded(parts, packed.count, sizes) if packed else 0
-        before = tape if region is memory.forward else 0  # without a tape, that of a tile
+        # without a tape, that of a tile, where large states have two rows and a line between them
+        tile = tape + sum(count((1 - K) * B * plan.size(s), sizes) + PAD for s in plan.held)
+        before = tile if region is memory.forward else 0
         total = count(plan.workspace_of(part), sizes) + own + weights + before
         assert needed[buffer] == PAD + total
 

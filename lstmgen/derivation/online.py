@@ -36,11 +36,12 @@ from ..language.symbols import (
 )
 from .forward import along
 from .influence import Influence, expand, together
-from .linear import Linearised, Symbol, Weighing, summed
+from .linear import Chain, Linearised, Symbol, Weighing, summed
 from .names import namer_for
 from .normalform import names_its_side
 from .plain import of_cell, plain
 from .reverse import adjoint, carry, cotangent, gathered, reverse
+from .turned import Turned
 
 
 def online(cell: Cell) -> Cell:
@@ -80,6 +81,8 @@ class _Online:
         self.shapes = cell.shapes
         self.identities: dict[Expr, Vector] = {}
         self.ones: list[Eq] = []
+        self.chains: dict[Expr, list[tuple[Symbol, Chain]]] = {}
+        self.ties: list[Eq] = []  # the numbers of units that share a maximum
         self.influence_names: dict[tuple[str, str], str] = {}
         self.names = {e.rhs: e.lhs for e in d.forward if names_its_side(e, self.shapes)}
 
@@ -88,18 +91,18 @@ class _Online:
         backward, back = self._backward()
         sources = [e.lhs.args[0] for e in d.totals]
         step = [*d.fixed, *d.forward]
-        ties: list[Eq] = []
         influences: list[Eq] = []
         sums: dict[str, Expr] = {e.lhs.args[0].name: self._of_a_step(e) for e in d.totals}
         for source in sources:
-            states, made, extra = self._influences(source)
-            ties += extra
-            influences += made
+            found, states, made = self._influences(source)
+            turned = Turned(made, found, self.shapes.axes)
+            influences += map(turned.line, made) if turned.is_needed else made
             for s, influence in states.items():
                 if s in back:
-                    sums[source.name] += _brought(influence, back[s], self.shapes.axes(s))
+                    gain = _brought(influence, back[s], self.shapes.axes(s))
+                    sums[source.name] += turned.gradient(gain) if turned.is_needed else gain
         gradients = self._gradients(sums)
-        lines = [*step, *ties, *backward, *self.ones, *influences, *gradients]
+        lines = [*step, *self.ties, *backward, *self.ones, *influences, *gradients]
         totals = [e.lhs for e in gradients if e.lhs.category == "state"]
         matrices = [p for p in cell.parameters if isinstance(p, Matrix)]
         kept = [*cell.outputs, *cell.states, *totals]
@@ -162,22 +165,27 @@ class _Online:
 
     # ------------------------------------------------------------------ influences
 
-    def _influences(self, source: Symbol) -> tuple[dict[Vector, Influence], list[Eq], list[Eq]]:
-        """The influences of one parameter on the states that come in, their equations, and the
-        numbers of ties that these read.
+    def _influences(
+        self, source: Symbol
+    ) -> tuple[list[Influence], dict[Vector, Influence], list[Eq]]:
+        """The influences of one parameter that a step computes, those on the states that come in,
+        and the equations.
         """
         before: dict[Vector, Influence | None] = dict.fromkeys(self.cell.states)
         while True:
-            found, lines, ties = self._sweep(source, before)
+            found, lines = self._sweep(source, before)
             after = {s: _joined(before[s], found.get(s.at(0))) for s in self.cell.states}
             if all(_alike(before[s], after[s]) for s in self.cell.states):
                 break
             before = after
-        return {s: i for s, i in before.items() if i is not None}, lines, ties
+        into = {s: i for s, i in before.items() if i is not None}
+        lines = _read([i.value for i in into.values()], lines)
+        made = {e.lhs for e in lines}
+        return [i for i in found.values() if i.value in made], into, lines
 
     def _sweep(
         self, source: Symbol, before: dict[Vector, Influence | None]
-    ) -> tuple[dict[Expr, Influence], list[Eq], list[Eq]]:
+    ) -> tuple[dict[Expr, Influence], list[Eq]]:
         """Forward mode over one step, from the parameter and from the states that come in."""
         known: dict[Expr, Influence] = {s: i for s, i in before.items() if i is not None}
         if isinstance(source, Vector):
@@ -185,9 +193,8 @@ class _Online:
             shared = tuple((k, k) for k in range(len(of)))
             known[source] = Influence(sympy.S.One, of, self.shapes.axes(source), shared)
         lines: list[Eq] = []
-        ties: list[Eq] = []
         for e in self.derivation.forward:
-            found = list(self._terms(e, source, known, ties))
+            found = list(self._terms(e, source, known))
             if not found:
                 continue
             made = together(found, self._identity)
@@ -201,15 +208,11 @@ class _Online:
             value = stop_gradient(made.value) if symbol.category == "state" else made.value
             lines.append(Eq(symbol, value, evaluate=False))
             known[e.lhs] = Influence(symbol, made.of, self.shapes.axes(e.lhs), made.shared)
-        return known, lines, ties
+        return known, lines
 
-    def _terms(
-        self, e: Eq, source: Symbol, known: dict[Expr, Influence], ties: list[Eq]
-    ) -> Iterator[Influence]:
+    def _terms(self, e: Eq, source: Symbol, known: dict[Expr, Influence]) -> Iterator[Influence]:
         """What each operand of an equation brings of the influence on its left-hand side."""
-        derivative = Linearised(self.shapes, lambda x: x.xreplace(self.names))
-
-        for symbol, chain in derivative(e, self.namer):
+        for symbol, chain in self._chains(e):
             if symbol == source and isinstance(source, Matrix):
                 (link,) = chain.links
                 assert isinstance(link, Weighing)
@@ -217,7 +220,14 @@ class _Online:
             elif symbol in known:
                 made = known[symbol].through(chain, self._identity, self.shapes.axes)
                 yield Influence(made.value, made.of, self.shapes.axes(e.lhs), made.shared)
-        ties += derivative.extra
+
+    def _chains(self, e: Eq) -> list[tuple[Symbol, Chain]]:
+        """The linear maps of an equation, which are the same for all parameters."""
+        if e.lhs not in self.chains:
+            derivative = Linearised(self.shapes, lambda x: x.xreplace(self.names))
+            self.chains[e.lhs] = list(derivative(e, self.namer))
+            self.ties += derivative.extra
+        return self.chains[e.lhs]
 
     def _seed(self, source: Matrix, link: Weighing, lhs: Vector) -> Influence:
         """The influence of a matrix on its product with u, which is u, in each row."""
@@ -302,6 +312,17 @@ class _Online:
             if any(v.name in found for v in e.rhs.atoms(Vector)):
                 found.add(e.lhs.name)
         return found
+
+
+def _read(states: list[Expr], lines: list[Eq]) -> list[Eq]:
+    """The lines that influences on states are computed by: not those on outputs alone."""
+    needed = {s.at(0) for s in states}
+    kept: list[Eq] = []
+    for e in reversed(lines):
+        if e.lhs in needed:
+            needed |= e.rhs.atoms(Vector)
+            kept.append(e)
+    return kept[::-1]
 
 
 def _alike(a: Influence | None, b: Influence | None) -> bool:

@@ -412,6 +412,13 @@ def _inline(
     """
     lines = list(adjoints)
     changed = True
+    reads: dict[Eq, set[Vector]] = {}  # of each equation once: there may be a thousand
+
+    def read_by(e: Eq) -> set[Vector]:
+        if e not in reads:
+            reads[e] = e.rhs.atoms(Vector)
+        return reads[e]
+
     while changed:
         changed = False
         for k, line in enumerate(lines):
@@ -419,8 +426,8 @@ def _inline(
                 continue
             if cell.shapes.axes(line.rhs) != cell.shape(line.lhs):
                 continue  # a broadcast: what is reduced or multiplied has to be as wide as it is
-            users = [e for e in (*lines, *totals) if e is not line and e.rhs.has(line.lhs)]
-            if any(v.category == "carry" for v in line.rhs.atoms(Vector)):
+            users = [e for e in (*lines, *totals) if e is not line and line.lhs in read_by(e)]
+            if any(v.category == "carry" for v in read_by(line)):
                 continue  # it is there for one step only, and others may be read for all steps
             renames = isinstance(line.rhs, Vector)
             once = len(users) == 1 and _reads_elementwise(users[0].rhs, line.lhs)

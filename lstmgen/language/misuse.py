@@ -12,6 +12,7 @@ import operator
 import re
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import sympy
@@ -98,6 +99,7 @@ def finite(value: Any, what: str) -> float:
     return number
 
 
+@lru_cache(maxsize=1 << 10)
 def located(number: int, equation: Any) -> str:
     """Where a mistake is: the equation's number and its text, with long numbers rounded."""
     long = {n for n in equation.atoms(sympy.Rational) if abs(n.p) + n.q > _LONGEST}

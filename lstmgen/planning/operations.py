@@ -301,6 +301,13 @@ def matrix_shapes(equations: Iterable[Eq], cell: Cell) -> set[Shape]:
     return found
 
 
+def is_large(v: Vector, cell: Cell) -> bool:
+    """Whether ``v`` has several axes, as a memory has, or what is as large as a matrix: so that a
+    step should go over it once, and find it in cache.
+    """
+    return sum(not n.is_number for n in cell.shape(v)) > 1
+
+
 def moved(e: Expr) -> set[Vector]:
     """What an equation's right-hand side reads at other units than the one that it computes."""
     found = {v for m in e.atoms(View, Concat) for v in m.atoms(Vector)}

@@ -36,6 +36,8 @@ from .operations import (
     area,
     count_arithmetic,
     heads,
+    is_large,
+    is_loop,
 )
 from .options import Options
 
@@ -83,6 +85,23 @@ class Plan:
         """
         left = v.at(-1) if v.category == "carry" else v
         return left in self.home and self.home[left].scope == "carries"
+
+    @cached_property
+    def held(self) -> frozenset[Vector]:
+        """The large states of which a loop of forward has all readers: but for backward, nobody
+        needs more of them than what comes into a step and what leaves it.
+        """
+        touched: dict[str, set[int]] = {s.name: set() for s in self.cell.states}
+        for n, section in enumerate(self.forward.sections):
+            for v in {v for op in section for v in (*op.reads, *op.writes)}:
+                if v.category == "state":
+                    touched[v.name].add(n)
+        put_out = {v.name for v in self.cell.outputs}
+        return frozenset(
+            s for s in self.cell.states
+            if is_large(s, self.cell) and s.name not in put_out
+            and len(touched[s.name]) == 1 and all(map(is_loop, touched[s.name]))
+        )  # fmt: skip
 
     def width(self, buffer: Buffer) -> Expr:
         """The numbers in a row of ``buffer``."""

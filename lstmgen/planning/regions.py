@@ -48,8 +48,9 @@ class Regions:
 
 
 def regions(
-    equations: Sequence[Eq], carried: Mapping[Vector, Vector], movable: Callable[[Eq], bool]
-) -> Regions:
+    equations: Sequence[Eq], carried: Mapping[Vector, Vector], movable: Callable[[Eq], bool],
+    large: Callable[[Vector], bool],
+) -> Regions:  # fmt: skip
     """Put each equation as far out of the loops as it can go, and should.
 
     Parameters
@@ -60,11 +61,13 @@ def regions(
         From what comes into a step to what leaves it.
     movable : callable
         Whether an equation is better done for all steps at once. Others stay with who needs them.
+    large : callable
+        Whether a value has so many numbers that a step should go over them once.
     """
     shifted = _without_recurrence(equations, carried)
     while True:
         ordered = _in_order(equations, shifted)
-        placed = _Placement(ordered, carried, shifted, movable)
+        placed = _Placement(ordered, carried, shifted, movable, large)
         made = placed.section
         # of a carry that is computed in a loop, nothing outlasts the step
         short = {v for v, out in shifted.items() if _is_carry(v) and is_loop(made[out])}
@@ -118,14 +121,17 @@ class _Placement:
     def __init__(
         self, equations: Sequence[Eq], carried: Mapping[Vector, Vector],
         shifted: Mapping[Vector, Vector], movable: Callable[[Eq], bool],
+        large: Callable[[Vector], bool],
     ) -> None:  # fmt: skip
         self.equations, self.handed_on, self.shifted = equations, carried, shifted
         self.movable = movable
         self.recurrent = {v: out for v, out in carried.items() if v not in shifted}
         self.equation = {e.lhs: e for e in equations}
+        self.reads: dict[Vector, set[Vector]] = {e.lhs: e.rhs.atoms(Vector) for e in equations}
         self.needs = {e.lhs: _needs(e, carried) & self.equation.keys() for e in equations}
         self.section: dict[Vector, int] = {}
         self.lazy: set[Vector] = set()
+        self.staying = self._staying(large)
         for component in self._components():
             self._place(component)
         self._place_lazy()
@@ -150,11 +156,42 @@ class _Placement:
         first = max((n for v in component for n in self._ready(v, own)), default=0)
         if not own.isdisjoint(self.recurrent.values()):
             first = first if is_loop(first) else first + 1
-        elif self.movable(self.equation[component[0]]):
+        elif self.movable(self.equation[component[0]]) and own.isdisjoint(self.staying):
             first = after_loop(first)
         elif not is_loop(first):
             self.lazy.update(component)
         self.section.update(dict.fromkeys(component, first))
+
+    def _staying(self, large: Callable[[Vector], bool]) -> set[Vector]:
+        """What could come after a loop, but keeps a recurrence of large arrays from being in it
+        that reads those of the loop. In a loop of its own, that would fetch all steps of them from
+        memory again, which takes longer than a few vectors of each step, one step at a time.
+        """
+        arrays = {out for out in self.recurrent.values() if large(out)}
+        before = {v: self._before(v) for v in arrays}
+        found: set[Vector] = set()
+        for v in arrays:
+            for u in before[v] & arrays:
+                between = before[v] - before[u] - {u, v} if v not in before[u] else set()
+                if not any(self._waits(w) for w in between):
+                    found |= between
+        return found
+
+    def _before(self, v: Vector) -> set[Vector]:
+        """All that ``v`` depends on, in earlier steps too."""
+        found, waiting = set[Vector](), [v]
+        while waiting:
+            read = self.needs[waiting.pop()] - found
+            found |= read
+            waiting += read
+        return found
+
+    def _waits(self, v: Vector) -> bool:
+        """Whether it has a product of what a loop makes, which is done for all steps at once."""
+        operands = {p.operand for p in self.equation[v].rhs.atoms(Product)}
+        operands = {self.handed_on.get(u, u) for u in operands} & self.equation.keys()
+        made = set(self.recurrent.values())
+        return any(u in made or not made.isdisjoint(self._before(u)) for u in operands)
 
     def _ready(self, v: Vector, own: set[Vector]) -> Iterator[int]:
         """When each value is there that ``v`` needs, but for its ``own`` component: for a product,
@@ -174,7 +211,7 @@ class _Placement:
             names = {e.lhs, *(v for v, out in self.shifted.items() if out == e.lhs)}
             users = set()
             for u in self.equations:
-                if u.rhs.has(*names):
+                if not names.isdisjoint(self.reads[u.lhs]):
                     as_operand = any(p.operand in names for p in u.rhs.atoms(Product))
                     section = self.section[u.lhs]
                     users.add(first if as_operand and is_loop(section) else section)
@@ -191,7 +228,7 @@ class _Placement:
         return {
             self.section[u.lhs]
             for u in self.equations
-            if is_loop(self.section[u.lhs]) and matrices & {v.name for v in u.rhs.atoms(Vector)}
+            if is_loop(self.section[u.lhs]) and any(v.name in matrices for v in self.reads[u.lhs])
         }
 
 

@@ -49,6 +49,7 @@ from .operations import (
     Pass,
     atoms,
     heads,
+    is_large,
     is_loop,
     matrix_shapes,
 )
@@ -137,11 +138,11 @@ class _Planner:
             if v.category in ("vector", "state") and v not in defined
         }
         kept = tape | set(cell.outputs)  # a stacked sum is not a place for what must stay
-        hoist = self.options.hoist
-        ahead = _Direction(forward, cell, {s: s.at(0) for s in cell.states}, hoist, kept)
+        options = self.options
+        ahead = _Direction(forward, cell, {s: s.at(0) for s in cell.states}, options, kept)
         ends = {adjoint(v) for v in cell.inputs}
         carried = {carry(s): carry(s, -1) for s in cell.states}
-        back = _Direction(adjoints, cell, carried, hoist, ends)
+        back = _Direction(adjoints, cell, carried, options, ends)
         gradients = gradient_operations(totals, cell)
         stacks = (
             ahead.stacks
@@ -200,13 +201,14 @@ class _Direction:
     """
 
     def __init__(
-        self, equations: Sequence[Eq], cell: Cell, carried: dict[Vector, Vector], hoist: bool,
-        kept: set[Vector],
+        self, equations: Sequence[Eq], cell: Cell, carried: dict[Vector, Vector],
+        options: Options, kept: set[Vector],
     ) -> None:  # fmt: skip
-        self.cell, self.hoist, self.carried = cell, hoist, carried
+        self.cell, self.hoist, self.carried = cell, options.hoist, carried
+        self.fused = not options.arrays
         self.kept = kept | set(carried.values())
         self.matrices = matrix_shapes(equations, cell)
-        self.regions = regions(equations, carried, self._movable)
+        self.regions = regions(equations, carried, self._movable, self._is_large)
         self.equations, self.section = self.regions.equations, self.regions.of
         self.origin: dict[Vector, Eq] = {}
         self.bias: dict[Vector, Vector | None] = {}
@@ -223,6 +225,12 @@ class _Direction:
             return True
         read = {v for v in e.rhs.atoms(Vector) if v.category not in ("state", *OF_PARAMETERS)}
         return self.hoist and not any(self.cell.shape(v) in self.matrices for v in {e.lhs, *read})
+
+    def _is_large(self, v: Vector) -> bool:
+        """Whether a step should go over ``v`` once: where each operation goes over whole arrays,
+        that gains nothing.
+        """
+        return self.fused and is_large(v, self.cell)
 
     # -- sums of products
 

@@ -74,7 +74,8 @@ class Direction:
 
     def _section(self, n: int) -> tuple[Statement, ...]:
         """What only serves derivatives that callers may not want is done if one of them does."""
-        at = Pointers(self.source, self.places, self._packs, is_loop(n))
+        held = self.source.plan.held if self.name == "forward" else ()
+        at = Pointers(self.source, self.places, self._packs, is_loop(n), held)
         products = Products(self.source, self._packs, at)
         made: list[Statement] = []
         places = [(n, k) for k in range(len(self.part.sections[n]))]

@@ -9,7 +9,7 @@ to be, and the constant expression of the header.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -59,29 +59,40 @@ _FEW, _MANY = 48, 256
 
 @dataclass(frozen=True)
 class Part:
-    """So many rows (1, B, K B or (K + 1) B, for K steps) of so many numbers."""
+    """So many rows (1, B, 2 B, K B or (K + 1) B, for K steps) of so many numbers, and then so
+    many more between it and the next one.
+    """
 
     name: str
     about: str
     rows: Expr
     width: Expr
+    apart: int = 0
+
+    @property
+    def count(self) -> Expr:
+        """All its numbers."""
+        return self.rows * self.width + self.apart
 
 
 @dataclass(frozen=True)
 class Region:
-    """Parts side by side, from the end of the region ``after`` on."""
+    """Parts side by side, from the end of the region ``after`` on. It may have the parts of the
+    region ``like``, in other numbers.
+    """
 
     name: str
     about: str
     parts: tuple[Part, ...]
     after: Region | None = None
     has_rows: bool = True
+    like: Region | None = None
 
     @property
     def count(self) -> Expr:
         """All its numbers, with those of the region before it."""
         before = self.after.count if self.after else ZERO
-        return sum((part.rows * part.width for part in self.parts), before)
+        return sum((part.count for part in self.parts), before)
 
 
 @dataclass(frozen=True)
@@ -106,6 +117,7 @@ class Memory:
         self.source, self.cell, self.sizes = source, source.cell, source.sizes
         self.name, self.upper = source.name, source.name.upper()
         self.tape = self._tape(source.memory.kept)
+        self.tile = self._tile() if source.plan.held else self.tape
         packs = [self._packs(d) for d in (forward, backward)]
         self.forward = self._forward(forward)
         sums = self._sums(backward)
@@ -115,6 +127,7 @@ class Memory:
         self.sums = Region("sums", about, sums, has_rows=False) if is_apart else None
         regions = [self.tape, packs[0], self.forward, packs[1], self.backward]
         self.regions = (*regions, self.sums) if self.sums else tuple(regions)
+        self.layouts = tuple(dict.fromkeys((self.tape, self.tile, *self.regions)))
         of_constants = not self.cell.parameters and bool(packs[0].parts)
         line = self.sizes.pad  # to begin with a whole line of the cache
         tape, packed, forward_work, backward_work, step_work = BUFFERS
@@ -144,8 +157,23 @@ class Memory:
             about = f"{self.source.text(s.at(0))} from {s.name}[-1] on"
             width = self.sizes.room_of(s)
             parts.append(Part(self.source.state(s).name, about, (K + 1) * B, width))
-        about = "Where the parts of a tape begin. Without a tape, the workspace has that of a tile."
+        about = "Where the parts of a tape begin."
+        if not self.source.plan.held:
+            about += " Without a tape, the workspace has that of a tile."
         return Region("tape", about, (*parts, *self._rows(kept, K * B)))
+
+    def _tile(self) -> Region:
+        """What stands for the tape where there is none."""
+        held = {self.source.state(s).name for s in self.source.plan.held}
+        about = "Where the same begins in the workspace, which has that of a tile without a tape."
+        line = self.sizes.pad  # arrays a power of two apart would have few places in the caches
+        parts = (
+            replace(p, rows=2 * B, apart=line, about=f"{p.name}[t-1] and {p.name}[t], in turns")
+            if p.name in held
+            else p
+            for p in self.tape.parts
+        )
+        return Region("tile", about, tuple(parts), like=self.tape)
 
     def _packs(self, direction: Direction) -> Region:
         about = f"Where the parts of packed parameters begin, which {direction.name} reads."
@@ -153,8 +181,10 @@ class Memory:
         return Region(f"{direction.name}_packed", about, tuple(parts), has_rows=False)
 
     def _forward(self, direction: Direction) -> Region:
-        about = "Where the parts of the workspace of forward begin, after those of a tape."
-        return Region("forward", about, self._common(direction), self.tape)
+        about = (
+            f"Where the parts of the workspace of forward begin, after those of a {self.tile.name}."
+        )
+        return Region("forward", about, self._common(direction), self.tile)
 
     def _backward(self, direction: Direction, sums: Sequence[Part]) -> Region:
         source = self.source
@@ -216,12 +246,13 @@ class Memory:
     def layout(self, region: Region) -> dict[str, Any]:
         """The struct of a region, and the function that fills it."""
         name, lines = f"{self.name}_{region.name}", self.source.printer.lines
+        struct = f"{self.name}_{(region.like or region).name}_layout"
         values = [self._place(part) for part in region.parts]
         start = self.total(region.after, N, Count(B), STEPS) if region.after else NIL
         declared = self.sizes.declared(values, [B])
         if ROWS.name in names_in(values):
             declared.append(Declare(COUNT, ROWS, times(STEPS, Count(B))))
-        first = Declare(Kind(f"{name}_layout"), AT, Members(("total",), (start,)))
+        first = Declare(Kind(struct), AT, Members(("total",), (start,)))
         code = [*declared, *values, start]
         found = names_in(code) | {n.name for n in sizes_in(code)}
         given = [N.name, B.name, STEPS.name] if region.has_rows else [N.name]
@@ -232,11 +263,11 @@ class Memory:
             body += _explained(stored, part.about)
         counted = ["size_t B", "size_t steps"] if region.has_rows else []
         members = [*(part.name for part in region.parts), "total"]
-        head = f"static {name}_layout {name}_parts("
+        head = f"static {struct} {name}_parts("
         return {
             "about": comment(region.about, WIDTH),
-            "struct": broken(
-                "typedef struct { size_t ", members, f"; }} {name}_layout;", WIDTH
+            "struct": [] if region.like else broken(
+                "typedef struct { size_t ", members, f"; }} {struct};", WIDTH
             ),
             "head": broken(head, [f"const {self.name}_sizes *n", *counted], ")", WIDTH),
             "body": [*body, "return at;"],
@@ -249,8 +280,11 @@ class Memory:
             return total
         count = self.sizes.checked(part.width)
         if part.rows != 1:
-            rows = {K * B: ROWS, (K + 1) * B: plus(ROWS, Count(B)), B: Count(B)}[part.rows]
-            count = times(rows, count)
+            rows = {K * B: ROWS, (K + 1) * B: plus(ROWS, Count(B)), B: Count(B)}
+            rows[2 * B] = times(Count(Integer(2)), Count(B))
+            count = times(rows[part.rows], count)
+        if part.apart:
+            count = plus(count, Count(Integer(part.apart)))
         return Call("size_take", (Address(total), count), "size")
 
     def size_of(self, buffer: Buffer) -> dict[str, Any]:

@@ -40,9 +40,11 @@ from .tree import (
     Expression,
     If,
     Kind,
+    Literal,
     Loop,
     Member,
     Node,
+    Product,
     Relation,
     SizeOf,
     Statement,
@@ -58,6 +60,7 @@ from .tree import (
 )
 from .vocabulary import (
     AMONG,
+    AROUND,
     AT,
     BATCH,
     BEGUN,
@@ -181,13 +184,20 @@ class Passes:
             loaded.append(self._load(s, "initial", self._in_memory(s)))
             if value := self.cell.starts_at(s):
                 loaded.append(self._start(s, value))
-        carried, saved = [], []
+        carried, saved = list[Statement](), list[Statement]()
+        held = list[Statement]()
         for s in self.cell.states:
             rows = (Count(B), Count(self.sizes.room_of(s)))
             state = self.source.state(s)
-            last = shifted(state, product(STEPS, *rows))
-            carried.append(do("memcpy", state, last, product(*rows, _BYTES)))
-            saved.append(self._save(s, shifted(self._in_memory(s), product(LAST, *rows)), "final"))
+            is_held = s in self.source.plan.held
+            last = shifted(state, product(*(() if is_held else (STEPS,)), *rows))
+            moved = do("memcpy", state, last, product(*rows, _BYTES))
+            (held if is_held else carried).append(moved)
+            step = Product((LAST, AROUND), "*%") if is_held else LAST
+            saved.append(self._save(s, shifted(self._in_memory(s), product(step, *rows)), "final"))
+        if held:
+            odd = Product((STEPS, Literal("2")), "*%")
+            carried.append(If(Relation(odd, "!=", NIL, "size"), tuple(held)))
         steps = [*_over_steps(direction.sections), *copies.outputs(), *copies.written()]
         kept = [_IS_KEPT] if self.cell.states else []  # the template asks for a tape
         return self._function(direction, loaded, copies.read(), steps, saved, carried, kept)
@@ -295,9 +305,16 @@ class Passes:
             there = Relation(given, "!=", NULL, "size")
             tape = Declare(NUMBERS, TAPE, Choice(there, shifted(given, before), NULL))
             steps: Expression = Choice(_IS_KEPT, _STEPS_OF_ALL, MOST)
+            in_tape: Expression = memory.parts(memory.tape, N, _B, steps)
+            if memory.tile is not memory.tape:
+                in_tape = Choice(
+                    _IS_KEPT,
+                    memory.parts(memory.tape, N, _B, _STEPS_OF_ALL),
+                    memory.parts(memory.tile, N, _B, MOST),
+                )
         else:
             tape = Declare(READ_NUMBERS, TAPE, shifted(Member(CALL, "kept"), before))
-            steps = _STEPS_OF_ALL
+            in_tape = memory.parts(memory.tape, N, _B, _STEPS_OF_ALL)
         each = memory.total(region, N, Member(SLICE, "most", "size"), MOST)
         work = shifted(Member(CALL, "work"), product(Member(SLICE, "s", "size"), each))
         places = direction.places
@@ -313,7 +330,8 @@ class Passes:
             Declare(COUNT, MOST, most),
             Declare(self._struct("params"), P, Member(CALL, "p")),
             tape,
-            self._layout(IN_TAPE, memory.tape, N, _B, steps),
+            Declare(COUNT, AROUND, Choice(_IS_KEPT, Literal("SIZE_MAX"), Literal("2"))),
+            Declare(Kind(f"{self.name}_tape_layout", is_const=True), IN_TAPE, in_tape),
             self._layout(IN_WORK, region, N, _B, MOST),
             self._layout(IN_PACKED, packed, N),
             Declare(NUMBERS, WORK, work),

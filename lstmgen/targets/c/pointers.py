@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ...language.symbols import OF_PARAMETERS, Vector
 from ...planning.operations import B
 from .packs import Packs
 from .places import Places, Row
 from .source import Source
-from .tree import ONE, Count, Expression, Sum, Variable, product, rows_of_width, shifted
-from .vocabulary import AMONG, STEPS
+from .tree import ONE, Count, Expression, Product, Sum, Variable, product, rows_of_width, shifted
+from .vocabulary import AMONG, AROUND, STEPS
 
 
 class Pointers:
     """Pointers from within a section of a pass, which is a loop over steps or is not."""
 
-    def __init__(self, source: Source, places: Places, packs: Packs, in_loop: bool) -> None:
+    def __init__(
+        self,
+        source: Source,
+        places: Places,
+        packs: Packs,
+        in_loop: bool,
+        held: Collection[Vector] = (),
+    ) -> None:
         self.places = places
         self._source, self._packs = source, packs
-        self._in_loop = in_loop
+        self._in_loop, self._held = in_loop, held
 
     @property
     def rows(self) -> Expression:
@@ -52,10 +61,19 @@ class Pointers:
     def _step(self, what: Vector | Row) -> tuple[Expression, ...]:
         """The rows before those of the step that this is about, as factors of a product."""
         if isinstance(what, Vector) and self._has_one_more(what) and what.time == 0:
-            after = Sum((AMONG, ONE), "++")  # what belongs to the step before the tile is first
+            # what belongs to the step before the tile is first
+            after = self._around(what, Sum((AMONG, ONE), "++"))
             return (after, Count(B)) if self._in_loop else (Count(B),)
+        if isinstance(what, Vector) and self._in_loop:
+            return (self._around(what, AMONG), Count(B))
         of_all = not isinstance(what, Row) or what is not self.places.scratch
         return (AMONG, Count(B)) if self._in_loop and of_all else ()
+
+    def _around(self, v: Vector, step: Expression) -> Expression:
+        """The row of a step, where there may be but two."""
+        if any(v.name == s.name for s in self._held) and v.category == "state":
+            return Product((step, AROUND), "*%")
+        return step
 
     def _has_one_more(self, v: Vector) -> bool:
         """Whether there is a row more than there are steps."""

@@ -178,6 +178,8 @@ class Parts:
         real = source.printer.name("real")
         passes = Passes(source, self.forward, self.backward, memory).context()
         arranging = {d.name: passes["arranging"][d.name] for d in directions}
+        ours = memory.regions[: None if backward else 3]
+        layouts = [r for r in memory.layouts if r in (*ours, memory.tile)]
         once = self.forward.once if backward else self.forward.once[:1]
         return {
             **passes,
@@ -187,7 +189,7 @@ class Parts:
             "direct": _about_direct(self.cell),
             "heads": own_heads(source.name, real),
             "call": self._arrays(real),
-            "regions": [memory.layout(r) for r in memory.regions[: None if backward else 3]],
+            "regions": [memory.layout(r) for r in layouts],
             "arranging": arranging,
             "stages": [
                 *(self._stage(s.function) for s in once),

@@ -206,7 +206,7 @@ class Sum(Expression):
 
 @dataclass(frozen=True)
 class Product(Expression):
-    """Factors from left to right, of which ``signs`` says "*" or "/"; it begins with a "*"."""
+    """Factors from left to right, of which ``signs`` says "*", "/" or "%"; it begins with a "*"."""
 
     factors: tuple[Expression, ...]
     signs: str

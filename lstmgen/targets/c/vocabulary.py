@@ -21,7 +21,7 @@ from .functions import LIBRARY
 from .tree import Variable
 
 PASSES = ("forward", "backward")
-REGIONS = ("tape", *PASSES, *(f"{p}_packed" for p in PASSES), "sums")  # what is where
+REGIONS = ("tape", "tile", *PASSES, *(f"{p}_packed" for p in PASSES), "sums")  # what is where
 BUFFERS = ("tape", "packed", "forward_work", "backward_work", "step_work")
 # Functions whose heads are not in the templates.
 _FUNCTIONS = ("pack", "step", "admit", "run_forward", *PASSES, *(f"arrange_{p}" for p in PASSES),
@@ -126,6 +126,7 @@ TEAM, THREADS = Variable("team", "size"), Variable("threads", "size")
 BATCH, START = Variable("batch", "size"), Variable("start", "size")  # rows, the first of a slice
 STEPS, AMONG = Variable("steps", "size"), Variable("k", "size")  # in a tile, and the one of these
 MOST = Variable("most", "size")  # steps in a tile
+AROUND = Variable("around", "size")  # after so many rows, those of large states begin anew
 FROM, T0, END = Variable("from", "size"), Variable("t0", "size"), Variable("end", "size")
 LAST = Variable("last", "size")
 NUMBER, SLICES = Variable("s", "size"), Variable("slices", "size")  # of a slice, of all slices
@@ -143,8 +144,8 @@ STAGE_WORDS = frozenset(v.name for v in (ROWS, ROW, UNIT, P))
 
 _EVERYWHERE = (
     N, P, G, CALL, SLICE, TAPE, PACKED, WORK, IN_TAPE, IN_PACKED, IN_WORK, AT, MEMORY, COLUMNS,
-    PANELS, TEAM, THREADS, BATCH, START, STEPS, AMONG, MOST, FROM, T0, END, LAST, NUMBER, SLICES,
-    LARGEST, EACH, BEGUN, SUMS, IN_SUMS, LATER, ROWS, HEAD, GIVEN, FINE, ONE_STEP, STATUS,
+    PANELS, TEAM, THREADS, BATCH, START, STEPS, AMONG, MOST, AROUND, FROM, T0, END, LAST, NUMBER,
+    SLICES, LARGEST, EACH, BEGUN, SUMS, IN_SUMS, LATER, ROWS, HEAD, GIVEN, FINE, ONE_STEP, STATUS,
 )  # fmt: skip
 # Rows of memory, and members of the structs that say where things begin.
 _PLACES = ("kept", "tile", "scratch", "total", "sums")
