@@ -23,6 +23,7 @@ from lstmgen import (
     inputs,
     matrix,
     mean,
+    named,
     outer,
     repeat,
     split,
@@ -156,6 +157,8 @@ def test_a_matrix_of_parameters_does_not_move():
     [
         (C @ q, (H,)),
         (C.T @ v, (K,)),
+        (named(C + outer(v, q)).T @ v, (K,)),
+        (outer(v, q).T @ v, (K,)),
         (outer(v, q), (H, K)),
         (C @ outer(q, q), (H, K)),
         (S @ vectors("u", shape=("N", "K")), (N, P)),

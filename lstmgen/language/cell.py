@@ -24,7 +24,7 @@ from .checks import (
 from .declarations import Family
 from .functions import FUNCTIONS, functions_with
 from .initial import Initial, Start, start
-from .matrices import Matrix, entries
+from .matrices import Matrix, entries, is_of_parameters
 from .misuse import short
 from .shapes import Shapes
 from .sizes import Size
@@ -284,10 +284,11 @@ def _entries(e: Eq) -> Expr:
     """The right-hand side; of a matrix that is made of others, entry by entry."""
     if isinstance(e.lhs, Matrix):
         return entries(e.rhs)
-    return e.rhs.replace(
+    rhs = e.rhs.replace(
         lambda n: isinstance(n, Product) and not isinstance(n.matrix, Matrix),
         lambda n: Product(entries(n.matrix), n.operand),
     )
+    return rhs.replace(is_of_parameters, entries)
 
 
 def _no_equation(found: object, where: str) -> CellError:

@@ -10,7 +10,7 @@ from sympy.core.symbol import Str
 
 from .initial import Start
 from .misuse import Linear, bound, expression, short
-from .symbols import Contract, Product, Vector, acts_on_entries, is_scalar
+from .symbols import STATIC, Contract, Product, Reduction, Vector, acts_on_entries, is_scalar
 
 
 class Operator(Linear):
@@ -332,6 +332,12 @@ for _name in (
     *("rmod", "floordiv", "rfloordiv", "neg", "abs", "gt", "ge", "lt", "le"),
 ):
     setattr(Entries, f"__{_name}__", getattr(Expr, f"__{_name}__"))
+
+
+def is_of_parameters(e: Expr) -> bool:
+    """Whether ``e`` reduces a matrix that is learned, or what is made of such: a norm of it."""
+    is_static = all(v.category in STATIC for v in e.atoms(Vector))
+    return isinstance(e, Reduction) and is_static and e.has(Matrix)
 
 
 def entries(e: Expr) -> Expr:

@@ -195,6 +195,13 @@ class Function(Quantity, sympy.Function):
         ]
         return super().__new__(cls, *given, **options)
 
+    @property
+    def T(self) -> Any:
+        """The transpose of what has two axes, such as ``outer(v, k)``."""
+        if isinstance(self, Product) or not _may_be_matrix(self):
+            raise AttributeError("T")  # Explained says why
+        return Transpose(self)
+
 
 class Product(Function):
     """``W @ x``, a contraction with a matrix that does not move; it leads from size to size."""
