@@ -348,24 +348,24 @@ class Shapes:
 
     def _expanded(self, e: Expand, where: str) -> Shape:
         inner, wanted = self._infer(e.operand, where), list(e.args[1])
-        places = range(len(wanted)) if inner == SCALAR else self._places(e, inner, where)
+        told = len(e.args) > 2 and len(e.places) > 0
+        places = self._places(e, inner, where) if told or inner != SCALAR else ()
         for k, size in zip(places, inner, strict=False):
             if wanted[k] == 0:
                 wanted[k] = size
         return tuple(wanted)
 
     def _places(self, e: Expand, inner: Shape, where: str) -> tuple[int, ...]:
-        """Which axes of the result are those of the operand: the first that fit, in order."""
+        """Which axes of the result are those of the operand: those that it was told, else the
+        first that fit, in order.
+        """
+        wanted = tuple(e.args[1])
         if len(e.args) > 2:
+            self._check_places(e, inner, where)
             return e.places
-        wanted, places, k = e.args[1], [], 0
-        for size in inner:
-            while k < len(wanted) and wanted[k] not in (0, size):
-                k += 1
-            places.append(k)
-            k += 1
+        places = Expand.first(wanted, inner)
         if places[-1] >= len(wanted):
-            places = list(range(len(inner)))  # sizes that are still open
+            places = tuple(range(len(inner)))  # sizes that are still open
             fits = len(inner) <= len(wanted) and self._unify_shapes(
                 inner, tuple(wanted[: len(inner)])
             )
@@ -376,7 +376,23 @@ class Shapes:
                     where=where,
                     hint="name the axes of the operand, too, in their order",
                 )
-        return tuple(places)
+        return places
+
+    def _check_places(self, e: Expand, inner: Shape, where: str) -> None:
+        """Refuse places that the operand's axes do not have in the result."""
+        wanted, places = tuple(e.args[1]), e.places
+        ordered = list(places) == sorted({*places}) and places[-1:] < (len(wanted),)
+        sizes = tuple(wanted[k] for k in places) if ordered else ()
+        zeros = {k for k, size in enumerate(sizes) if size == 0}
+        open_ = tuple(inner[k] if k in zeros else size for k, size in enumerate(sizes))
+        own = () if inner == SCALAR and not places else inner
+        if not ordered or len(sizes) != len(own) or not self._unify_shapes(own, open_):
+            raise CellError(
+                f"{short(e)}: {short(e.operand)} has {_what(self._solved(inner))}, and does not "
+                f"lie along axis {', '.join(map(str, places))} of {_what(wanted)}",
+                where=where,
+                hint="axis= has the place of each axis of the operand in the result, from 0",
+            )
 
     def _part(self, e: Part, where: str) -> Shape:
         *front, last = self._infer(e.operand, where)

@@ -434,7 +434,13 @@ class _Writer:
         return _call(NAMES[e.func], *args)
 
     def _expand(self, e: Expand) -> Node:
-        return _call("expand", self.tree(e.operand), *map(_axis, e.args[1]))
+        places, axes = e.elsewhere, tuple(map(_axis, e.args[1]))
+        if len(places) > 1:
+            raise GenerateError(
+                f"cannot write {short(e)} as text: the notation has axis= for one axis only"
+            )
+        where = (Node("keyword", ("axis",), (_integer(places[0]),)),) if places else ()
+        return _call("expand", self.tree(e.operand), *axes, *where)
 
     def _part(self, e: Part) -> Node:
         value = e.operand
