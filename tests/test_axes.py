@@ -187,6 +187,12 @@ def test_where_no_axis_can_lie(axis, message):
         _square(axis=axis)
 
 
+def test_a_matrix_that_multiplies_along_the_last_axis_says_how_to_along_another():
+    E, S_ = matrix("E", "N", "N"), states("S", shape=("N", "P"))
+    with pytest.raises(CellError, match=r"write \(E @ S\.T\)\.T"):
+        Cell("mine", [Eq(S_.next, E @ S_ + expand(x, "N", "D"))], S_)
+
+
 @pytest.mark.parametrize(
     ("e", "shape"),
     [
@@ -198,6 +204,8 @@ def test_where_no_axis_can_lie(axis, message):
         (C @ outer(q, q), (H, K)),
         (S @ vectors("u", shape=("N", "K")), (N, P)),
         (outer(n, vectors("u", shape=("N", "K"))), (N, P, K)),
+        ((matrix("E", "P", "H") @ C.T).T, (P, K)),
+        ((weights("R", shape=("N", "P", "D")).i @ x).T, (P, N)),
         (sum_(C, "K"), (H,)),
         (mean(C, "H"), (K,)),
         (sum_(S, 1), (N, K)),

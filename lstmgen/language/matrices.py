@@ -140,9 +140,10 @@ class Operator(Linear):
 class Matrix(Operator, Symbol):
     """A matrix of shape (rows, columns), used as ``W @ x``; ``W.T`` is its transpose.
 
-    It is learned, unless it was declared otherwise. Axes before these are heads, with a matrix
-    each: of shape ("N", "P", "Q") it takes (N, Q) to (N, P), and one vector (Q,) for all heads to
-    (N, P), too.
+    It is learned, unless it was declared otherwise. It multiplies along the last axis: of a
+    quantity (N, D), each row, and along the first in ``(W @ S.T).T``. Axes before these are heads,
+    with a matrix each: of shape ("N", "P", "Q") it takes (N, Q) to (N, P), and one vector (Q,) for
+    all heads to (N, P), too.
     """
 
     axes: tuple[str, ...]

@@ -266,12 +266,16 @@ class Shapes:
 
     def _misfit(self, product: Expr, columns: Expr, size: Expr, where: str) -> CellError:
         matrix, operand = product.args[:2]
+        hint = f"a matrix fits one size only: use another for {short(operand)}, such as another "
+        hint += "member of its family"
+        if len(self._infer(operand, where)) > 1:  # a product of two matrices, to most readers
+            hint = f"{matrix} multiplies along the last axis; along the one before, write "
+            hint += f"({matrix} @ {bound(operand)}.T).T"
         return CellError(
             f"{short(product)}: {matrix} has {_text(self._find(columns))} columns, but "
             f"{short(operand)} has size {_text(self._find(size))}",
             where=where,
-            hint=f"a matrix fits one size only: use another for {short(operand)}, such as another "
-            "member of its family",
+            hint=hint,
         )
 
     def _contraction(self, e: Contract, where: str) -> Shape:

@@ -199,7 +199,9 @@ class Function(Quantity, sympy.Function):
     @property
     def T(self) -> Any:
         """The transpose of what has two axes, such as ``outer(v, k)``."""
-        if isinstance(self, Product) or not _may_be_matrix(self):
+        whole = self.operand if isinstance(self, Product) else self
+        heads = isinstance(self, Product) and len(getattr(self.matrix, "axes", ())) > 2
+        if not heads and not _may_be_matrix(whole):
             raise AttributeError("T")  # Explained says why
         return Transpose(self)
 
