@@ -107,8 +107,6 @@ def test_it_agrees_with_pytorch(name: str) -> None:
 @pytest.mark.parametrize("name", unseen.known())
 def test_it_is_the_same_cell_as_text_and_can_be_typeset(name: str) -> None:
     cell = unseen.known()[name].cell()
-    again = lstmgen.read_cell(lstmgen.write_cell(cell))
-    for what in ("equations", "outputs", "states", "inputs", "masks", "parameters", "learned"):
-        assert getattr(again, what) == getattr(cell, what), what
+    assert lstmgen.read_cell(lstmgen.write_cell(cell)) == cell
     assert "backward" in str(lstmgen.plan(cell))
     assert r"\frac{\partial L}" in "".join(lstmgen.generate(cell, "latex").values())

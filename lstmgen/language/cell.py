@@ -96,6 +96,24 @@ class Cell:
         what = "outputs" if len(self.outputs) > 1 else "output"
         return f"Cell({self.name!r}: {len(self.equations)} equations, {what} {outputs})"
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both say the same, to the name and the order of equations: a cell that was
+        written as text reads back equal.
+        """
+        if not isinstance(other, Cell):
+            return NotImplemented
+        return self is other or self._content == other._content
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.equations))
+
+    @cached_property
+    def _content(self) -> tuple[object, ...]:
+        arrays = *self.parameters, *self.states, *self.constants, *self.inputs, *self.masks
+        about = tuple((v, v.learned, self.initial(v), self.shape(v)) for v in arrays)
+        texts = self.name, self.title, self.source, self.notes
+        return texts, self.equations, self.outputs, about, self.roles
+
     # ------------------------------------------------------------------ what the equations hold
 
     @cached_property
