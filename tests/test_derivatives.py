@@ -374,6 +374,8 @@ def test_derived_cells_are_text_where_the_notation_has_their_products() -> None:
     need("lark")
     for derived in (tangent(cells.get("mlstm")), online(cells.get("sru"))):
         assert read_cell(write_cell(derived)).equations == derived.equations
+    with pytest.raises(GenerateError, match=r"cannot write rcumsum\(.*\) as text"):
+        write_cell(online(cells.get("on_lstm")))
     with pytest.raises(GenerateError, match="cannot write h_by_W_h @ h_back as text"):
         write_cell(online(cells.get("rnn")))
 

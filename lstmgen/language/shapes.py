@@ -385,12 +385,11 @@ class Shapes:
     def _check_places(self, e: Expand, inner: Shape, where: str) -> None:
         """Refuse places that the operand's axes do not have in the result."""
         wanted, places = tuple(e.args[1]), e.places
+        own = inner if places or inner != SCALAR else ()
         ordered = list(places) == sorted({*places}) and places[-1:] < (len(wanted),)
-        sizes = tuple(wanted[k] for k in places) if ordered else ()
-        zeros = {k for k, size in enumerate(sizes) if size == 0}
-        open_ = tuple(inner[k] if k in zeros else size for k, size in enumerate(sizes))
-        own = () if inner == SCALAR and not places else inner
-        if not ordered or len(sizes) != len(own) or not self._unify_shapes(own, open_):
+        pairs = zip(places, own, strict=False) if ordered and len(places) == len(own) else ()
+        lying = tuple(size if wanted[k] == 0 else wanted[k] for k, size in pairs)
+        if len(lying) != len(places) or not self._unify_shapes(own, lying):
             raise CellError(
                 f"{short(e)}: {short(e.operand)} has {_what(self._solved(inner))}, and does not "
                 f"lie along axis {', '.join(map(str, places))} of {_what(wanted)}",

@@ -428,6 +428,10 @@ class _Writer:
         return _product(["@"], [a, b])
 
     def _reduction(self, e: Reduction) -> Node:
+        if e.func not in NAMES:  # what is derived has more: a running sum from the last unit
+            raise GenerateError(
+                f"cannot write {short(e)} as text: the notation has no such function"
+            )
         args = [self.tree(e.args[0])]
         if e.axis is not None:
             args.append(Node("keyword", ("axis",), (_integer(int(e.axis)),)))
