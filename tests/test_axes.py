@@ -23,6 +23,7 @@ from lstmgen import (
     inputs,
     matrix,
     mean,
+    named,
     outer,
     repeat,
     split,
@@ -35,6 +36,7 @@ from lstmgen import (
 from lstmgen.derivation.reverse import reverse
 from lstmgen.language.shapes import Shapes
 from lstmgen.language.symbols import Contract, Expand
+from lstmgen.notation.reading import read_cell
 from lstmgen.notation.writing import write_cell
 from lstmgen.planning.operations import Fused
 from lstmgen.planning.schedule import plan as make_plan
@@ -151,21 +153,67 @@ def test_a_matrix_of_parameters_does_not_move():
         Cell("mine", [Eq(matrix("S", "H", "H"), U.h * h), Eq(h.next, W.h @ x)], h)
 
 
+def _square(**where: object) -> Cell:
+    A, a, u = states("A", shape=("H", "H")), vectors("a"), inputs("u", size=1)
+    lying = expand(a, "H", "H", **where)
+    return Cell("square", [Eq(a, sum_(A, 0)), Eq(A.next, A / 2 + lying + expand(u, A))], A)
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [({}, [[4, 4], [6, 6]]), ({"axis": 0}, [[4, 4], [6, 6]]), ({"axis": 1}, [[4, 6], [4, 6]])],
+)
+@pytest.mark.parametrize("target", ["numpy", "c"])
+def test_a_vector_lies_along_the_axis_that_is_said(where, expected, target):
+    """In a square there are two, and the text form has to say the same one."""
+    need("cffi")
+    cell = _square(**where)
+    assert read_cell(write_cell(cell)).equations == cell.equations
+    module = lstmgen.compile(cell, target, dtype="float64")
+    state = np.array([[[1.0, 2], [3, 4]]])
+    y, _, _ = module.forward(module.init(1, 2, dtype="float64"), np.zeros((1, 1, 1)), {"A": state})
+    np.testing.assert_array_equal(y[0, 0] - state[0] / 2, expected)
+    report = lstmgen.check(cell, target, module=module)
+    assert report.passed, f"\n{report}"
+
+
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [(2, "has 2 axes"), ("H", "place of an axis"), (True, "place of an axis"), ((), "place of"),
+     ((0, 1), "does not lie along axis 0, 1"), ((1, 0), "does not lie along axis 1, 0")],
+)  # fmt: skip
+def test_where_no_axis_can_lie(axis, message):
+    with pytest.raises((CellError, ValueError), match=message):
+        _square(axis=axis)
+
+
+def test_a_matrix_that_multiplies_along_the_last_axis_says_how_to_along_another():
+    E, S_ = matrix("E", "N", "N"), states("S", shape=("N", "P"))
+    with pytest.raises(CellError, match=r"write \(E @ S\.T\)\.T"):
+        Cell("mine", [Eq(S_.next, E @ S_ + expand(x, "N", "D"))], S_)
+
+
 @pytest.mark.parametrize(
     ("e", "shape"),
     [
         (C @ q, (H,)),
         (C.T @ v, (K,)),
+        (named(C + outer(v, q)).T @ v, (K,)),
+        (outer(v, q).T @ v, (K,)),
         (outer(v, q), (H, K)),
         (C @ outer(q, q), (H, K)),
         (S @ vectors("u", shape=("N", "K")), (N, P)),
         (outer(n, vectors("u", shape=("N", "K"))), (N, P, K)),
+        ((matrix("E", "P", "H") @ C.T).T, (P, K)),
+        ((weights("R", shape=("N", "P", "D")).i @ x).T, (P, N)),
         (sum_(C, "K"), (H,)),
         (mean(C, "H"), (K,)),
         (sum_(S, 1), (N, K)),
         (sum_(S, -1), (N, P)),
         (expand(v, C), (H, K)),
         (expand(q, "H", "K"), (H, K)),
+        (expand(v, "H", "H", axis=1), (H, H)),
+        (expand(n, "N", "P", "P", axis=(0, 2)), (N, P, P)),
         (expand(vectors("m", 1), "N", 4), (N, Integer(4))),
         (split(vectors("u", "H+K"), "H", "K")[1], (K,)),
         (split(vectors("u", "3*P"), 3)[0], (P,)),

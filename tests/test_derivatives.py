@@ -385,8 +385,14 @@ def test_derived_cells_are_text_where_the_notation_has_their_products() -> None:
     need("lark")
     for derived in (tangent(cells.get("mlstm")), online(cells.get("sru"))):
         assert read_cell(write_cell(derived)).equations == derived.equations
-    with pytest.raises(GenerateError, match="cannot write h_by_W_h @ h_back as text"):
+    with pytest.raises(GenerateError, match=r"cannot write rcumsum\(.*\) as text"):
+        write_cell(online(cells.get("on_lstm")))
+    with pytest.raises(GenerateError, match=r"cannot write expand\(.*axis=\(0, 2\)\) as text"):
         write_cell(online(cells.get("rnn")))
+    C = states("C", shape=("H", "H"))
+    turned = Eq(C.next, Contract(C, C, "ij,jk->ki") + expand(inputs("x", size=1), C))
+    with pytest.raises(GenerateError, match="cannot write C @ C as text"):
+        write_cell(Cell("turned", [turned], C))
 
 
 def test_matrices_made_entry_by_entry_are_refused() -> None:

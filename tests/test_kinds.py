@@ -28,6 +28,7 @@ from lstmgen import (
     Cell,
     LstmgenError,
     biases,
+    check,
     compile,
     constants,
     derive,
@@ -148,6 +149,24 @@ def test_a_matrix_and_its_transpose_twice() -> None:
 
 
 # --------------------------------------------------------------------------- learned scalars
+
+
+MATRIX = matrix("V", "H", "H")
+REDUCED: dict[str, Callable[[], list[Eq]]] = {
+    "in a gate": lambda: [Eq(h.next, drive + h / sum_(MATRIX**2, 1) * (MATRIX @ h))],
+    "under a name": lambda: [Eq(b, mean(MATRIX**2, 0)), Eq(h.next, drive * b)],
+    "to one number": lambda: [
+        Eq(s.next, s / 2 + max_(max_(abs(MATRIX), 1))), Eq(h.next, drive * s + MATRIX @ h)],
+    "a product": lambda: [Eq(h.next, drive * mean(MATRIX @ B.b) + sum_((MATRIX @ MATRIX)**2, 0))],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REDUCED)
+def test_a_step_reads_what_a_matrix_is_reduced_to(kind: str) -> None:
+    made = cell(*REDUCED[kind]())
+    assert_right(made)
+    report = check(made)
+    assert report.passed, f"forward mode, too:\n{report}"
 
 
 @pytest.mark.parametrize("users", [2, 3])

@@ -149,6 +149,7 @@ AT_ONCE = [
     (lambda: h.next.next, "it is the value after the step"),
     (lambda: g.next, 'states("g")'),
     (lambda: h.T, "vectors need no transpose"),
+    (lambda: sigmoid(h).T, "vectors need no transpose"),
     (lambda: h.shape, "cell.shape(h)"),
     (lambda: g.tanh(), "write tanh(g)"),
     (lambda: g.sum(), "write sum_(g)"),

@@ -60,6 +60,8 @@ SAME = "name title source notes equations outputs roles sizes states inputs mask
 
 
 def assert_same(a: Cell, b: Cell) -> None:
+    assert a == b
+    assert hash(a) == hash(b)
     for what in SAME:
         assert getattr(a, what) == getattr(b, what), what
     assert a.parameters == b.parameters
@@ -76,6 +78,26 @@ def assert_survives(cell: Cell) -> str:
 
 
 # --------------------------------------------------------------------------- there and back
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        MGU.replace("name: mgu", "name: gmu"),
+        MGU.replace("name: mgu", "name: mgu\ntitle: minimal"),
+        MGU.replace("name: mgu", "name: mgu\nstarts: b_f = 1"),
+        MGU.replace("name: mgu", "name: mgu\nfixed: b_f"),
+        MGU.replace("name: mgu", "name: mgu\nroles: f = gate"),
+        MGU.replace("name: mgu", "name: mgu\noutput: f"),
+        MGU.replace("name: mgu", "name: mgu\nsizes: h (P), f (P), n (P)"),
+        MGU.replace("(1 - f) * h", "(1 - n) * h"),
+    ],
+)
+def test_cells_that_differ_are_not_equal(other: str) -> None:
+    cell = read_cell(MGU)
+    assert cell == read_cell(MGU)
+    assert cell != read_cell(other)
+    assert cell != MGU
 
 
 def test_text_is_the_cell_that_python_has():

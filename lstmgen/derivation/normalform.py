@@ -27,7 +27,7 @@ import sympy
 from sympy import Eq, Expr, Function, Integer
 
 from ..language.functions import sigmoid, softplus, stop_gradient
-from ..language.matrices import Matrix, as_matrix
+from ..language.matrices import Matrix, as_matrix, is_of_parameters
 from ..language.shapes import SCALAR, Shapes
 from ..language.sizes import settled
 from ..language.symbols import (
@@ -105,6 +105,8 @@ class _Normaliser:
             given = equation.rhs.xreplace(self.static)
             self.category = "derived" if self._is_fixed(equation.lhs, given) else "vector"
             self.target, lhs = equation.lhs.name, self._left(equation.lhs)
+            if self.category != "derived":  # a step multiplies by matrices, and reads no entries
+                given = given.replace(is_of_parameters, self._named_once)
             rhs = self._right(_without_mod(plain_conditions(self._quantities(given))))
             alike = self.shapes.axes(rhs) == self.shapes.axes(lhs)
             if not alike and rhs.has(*MIXING):

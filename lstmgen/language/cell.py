@@ -24,7 +24,7 @@ from .checks import (
 from .declarations import Family
 from .functions import FUNCTIONS, functions_with
 from .initial import Initial, Start, start
-from .matrices import Matrix, entries
+from .matrices import Matrix, entries, is_of_parameters
 from .misuse import short
 from .shapes import Shapes
 from .sizes import Size
@@ -95,6 +95,24 @@ class Cell:
         outputs = " ".join(map(str, self.outputs))
         what = "outputs" if len(self.outputs) > 1 else "output"
         return f"Cell({self.name!r}: {len(self.equations)} equations, {what} {outputs})"
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both say the same, to the name and the order of equations: a cell that was
+        written as text reads back equal.
+        """
+        if not isinstance(other, Cell):
+            return NotImplemented
+        return self is other or self._content == other._content
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.equations))
+
+    @cached_property
+    def _content(self) -> tuple[object, ...]:
+        arrays = *self.parameters, *self.states, *self.constants, *self.inputs, *self.masks
+        about = tuple((v, v.learned, self.initial(v), self.shape(v)) for v in arrays)
+        texts = self.name, self.title, self.source, self.notes
+        return texts, self.equations, self.outputs, about, self.roles
 
     # ------------------------------------------------------------------ what the equations hold
 
@@ -284,10 +302,11 @@ def _entries(e: Eq) -> Expr:
     """The right-hand side; of a matrix that is made of others, entry by entry."""
     if isinstance(e.lhs, Matrix):
         return entries(e.rhs)
-    return e.rhs.replace(
+    rhs = e.rhs.replace(
         lambda n: isinstance(n, Product) and not isinstance(n.matrix, Matrix),
         lambda n: Product(entries(n.matrix), n.operand),
     )
+    return rhs.replace(is_of_parameters, entries)
 
 
 def _no_equation(found: object, where: str) -> CellError:

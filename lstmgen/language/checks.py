@@ -20,7 +20,7 @@ from sympy.logic.boolalg import Boolean, BooleanAtom
 from ..errors import CellError, did_you_mean
 from . import symbols as language
 from .functions import FUNCTIONS
-from .matrices import Matrix, Misplaced, Operator
+from .matrices import Matrix, Misplaced, Operator, is_of_parameters
 from .misuse import bound, located, rounded, short
 from .sizes import Size
 from .symbols import Concat, Contract, Product, Reduction, Vector, View, named
@@ -248,6 +248,8 @@ def _check_matrices(expr: Expr, where: str) -> None:
         if not isinstance(expr.matrix, Matrix):
             _check_static(expr.matrix, where)
         return _check_matrices(expr.operand, where)
+    if is_of_parameters(expr):
+        return None
     if isinstance(expr, Operator):
         inner = (n for n in sympy.postorder_traversal(expr) if isinstance(n, Misplaced))
         wrong: Operator = next(inner, expr)

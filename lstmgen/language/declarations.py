@@ -247,7 +247,7 @@ def outer(left: Any, right: Any) -> Expr:
     return Contract(left, right, "i,j->ij")
 
 
-def expand(value: Any, *axes: Any) -> Expr:
+def expand(value: Any, *axes: Any, axis: Any = None) -> Expr:
     """``value`` repeated along the axes that it does not have.
 
     Parameters
@@ -257,9 +257,25 @@ def expand(value: Any, *axes: Any) -> Expr:
     *axes : str or int, or one quantity
         The axes of the result, or a quantity that has them: ``expand(f, "H", "K")``,
         ``expand(f, C)``.
+    axis : int, or tuple of int
+        The places that the axes of ``value`` have in the result, from 0. Without, they are the
+        first that fit: f (H,) is the same in each row of (H, H) with ``axis=1`` only.
     """
-    shape = _axes(axes)
-    return Expand(value, sympy.Tuple(*shape))
+    shape = sympy.Tuple(*_axes(axes))
+    if axis is None:
+        return Expand(value, shape)
+    places = axis if isinstance(axis, (tuple, list)) else (axis,)
+    if not places or any(
+        isinstance(k, bool) or not isinstance(k, (int, sympy.Integer)) for k in places
+    ):
+        raise ValueError(
+            f"axis is the place of an axis in the result, from 0, not {short(repr(axis))}"
+        )
+    count = len(shape)
+    wrong = next((k for k in places if not -count <= k < count), None)
+    if wrong is not None:
+        raise ValueError(f"axis {wrong}: the result has {count} axes, whose places begin at 0")
+    return Expand(value, shape, sympy.Tuple(*(sympy.Integer(k % count) for k in places)))
 
 
 def split(value: Any, *sizes: Any) -> tuple[Expr, ...]:

@@ -10,7 +10,7 @@ from sympy.core.symbol import Str
 
 from .initial import Start
 from .misuse import Linear, bound, expression, short
-from .symbols import Contract, Product, Vector, acts_on_entries, is_scalar
+from .symbols import STATIC, Contract, Product, Reduction, Vector, acts_on_entries, is_scalar
 
 
 class Operator(Linear):
@@ -140,9 +140,10 @@ class Operator(Linear):
 class Matrix(Operator, Symbol):
     """A matrix of shape (rows, columns), used as ``W @ x``; ``W.T`` is its transpose.
 
-    It is learned, unless it was declared otherwise. Axes before these are heads, with a matrix
-    each: of shape ("N", "P", "Q") it takes (N, Q) to (N, P), and one vector (Q,) for all heads to
-    (N, P), too.
+    It is learned, unless it was declared otherwise. It multiplies along the last axis: of a
+    quantity (N, D), each row, and along the first in ``(W @ S.T).T``. Axes before these are heads,
+    with a matrix each: of shape ("N", "P", "Q") it takes (N, Q) to (N, P), and one vector (Q,) for
+    all heads to (N, P), too.
     """
 
     axes: tuple[str, ...]
@@ -332,6 +333,12 @@ for _name in (
     *("rmod", "floordiv", "rfloordiv", "neg", "abs", "gt", "ge", "lt", "le"),
 ):
     setattr(Entries, f"__{_name}__", getattr(Expr, f"__{_name}__"))
+
+
+def is_of_parameters(e: Expr) -> bool:
+    """Whether ``e`` reduces a matrix that is learned, or what is made of such: a norm of it."""
+    is_static = all(v.category in STATIC for v in e.atoms(Vector))
+    return isinstance(e, Reduction) and is_static and e.has(Matrix)
 
 
 def entries(e: Expr) -> Expr:

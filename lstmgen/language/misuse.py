@@ -228,6 +228,7 @@ _LESS, _AT_MOST = _comparison(sympy.StrictLessThan), _comparison(sympy.LessThan)
 
 # Sums and products of our symbols are SymPy's own, and what is raised about them is, too.
 _FOREIGN = {
+    r"has no attribute 'T'": "what has two axes has a name before it is transposed: named(S + A).T",
     r"no callable (\w+) method": None,
     r"unsupported operand type\(s\) for @": "a matrix stands on the left of @, as in W.i @ x",
     r"truth value of Relational": _CHOICES,

@@ -266,12 +266,16 @@ class Shapes:
 
     def _misfit(self, product: Expr, columns: Expr, size: Expr, where: str) -> CellError:
         matrix, operand = product.args[:2]
+        hint = f"a matrix fits one size only: use another for {short(operand)}, such as another "
+        hint += "member of its family"
+        if len(self._infer(operand, where)) > 1:  # a product of two matrices, to most readers
+            hint = f"{matrix} multiplies along the last axis; along the one before, write "
+            hint += f"({matrix} @ {bound(operand)}.T).T"
         return CellError(
             f"{short(product)}: {matrix} has {_text(self._find(columns))} columns, but "
             f"{short(operand)} has size {_text(self._find(size))}",
             where=where,
-            hint=f"a matrix fits one size only: use another for {short(operand)}, such as another "
-            "member of its family",
+            hint=hint,
         )
 
     def _contraction(self, e: Contract, where: str) -> Shape:
@@ -348,24 +352,24 @@ class Shapes:
 
     def _expanded(self, e: Expand, where: str) -> Shape:
         inner, wanted = self._infer(e.operand, where), list(e.args[1])
-        places = range(len(wanted)) if inner == SCALAR else self._places(e, inner, where)
+        told = len(e.args) > 2 and len(e.places) > 0
+        places = self._places(e, inner, where) if told or inner != SCALAR else ()
         for k, size in zip(places, inner, strict=False):
             if wanted[k] == 0:
                 wanted[k] = size
         return tuple(wanted)
 
     def _places(self, e: Expand, inner: Shape, where: str) -> tuple[int, ...]:
-        """Which axes of the result are those of the operand: the first that fit, in order."""
+        """Which axes of the result are those of the operand: those that it was told, else the
+        first that fit, in order.
+        """
+        wanted = tuple(e.args[1])
         if len(e.args) > 2:
+            self._check_places(e, inner, where)
             return e.places
-        wanted, places, k = e.args[1], [], 0
-        for size in inner:
-            while k < len(wanted) and wanted[k] not in (0, size):
-                k += 1
-            places.append(k)
-            k += 1
+        places = Expand.first(wanted, inner)
         if places[-1] >= len(wanted):
-            places = list(range(len(inner)))  # sizes that are still open
+            places = tuple(range(len(inner)))  # sizes that are still open
             fits = len(inner) <= len(wanted) and self._unify_shapes(
                 inner, tuple(wanted[: len(inner)])
             )
@@ -376,7 +380,22 @@ class Shapes:
                     where=where,
                     hint="name the axes of the operand, too, in their order",
                 )
-        return tuple(places)
+        return places
+
+    def _check_places(self, e: Expand, inner: Shape, where: str) -> None:
+        """Refuse places that the operand's axes do not have in the result."""
+        wanted, places = tuple(e.args[1]), e.places
+        own = inner if places or inner != SCALAR else ()
+        ordered = list(places) == sorted({*places}) and places[-1:] < (len(wanted),)
+        pairs = zip(places, own, strict=False) if ordered and len(places) == len(own) else ()
+        lying = tuple(size if wanted[k] == 0 else wanted[k] for k, size in pairs)
+        if len(lying) != len(places) or not self._unify_shapes(own, lying):
+            raise CellError(
+                f"{short(e)}: {short(e.operand)} has {_what(self._solved(inner))}, and does not "
+                f"lie along axis {', '.join(map(str, places))} of {_what(wanted)}",
+                where=where,
+                hint="axis= has the place of each axis of the operand in the result, from 0",
+            )
 
     def _part(self, e: Part, where: str) -> Shape:
         *front, last = self._infer(e.operand, where)

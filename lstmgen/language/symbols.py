@@ -13,6 +13,7 @@ A symbol carries its place in time. Within a step, ``h`` is the value that comes
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sympy
@@ -195,6 +196,15 @@ class Function(Quantity, sympy.Function):
         ]
         return super().__new__(cls, *given, **options)
 
+    @property
+    def T(self) -> Any:
+        """The transpose of what has two axes, such as ``outer(v, k)``."""
+        whole = self.operand if isinstance(self, Product) else self
+        heads = isinstance(self, Product) and len(getattr(self.matrix, "axes", ())) > 2
+        if not heads and not _may_be_matrix(whole):
+            raise AttributeError("T")  # Explained says why
+        return Transpose(self)
+
 
 class Product(Function):
     """``W @ x``, a contraction with a matrix that does not move; it leads from size to size."""
@@ -341,10 +351,33 @@ class Expand(View):
     """``u`` repeated along axes that it does not have: ``Expand(f, (H, K), (0,))`` of f (H,).
 
     The second argument is the shape of the result, in which 0 stands for an axis of ``u``. The
-    third, which a cell adds, says which of the axes are those of ``u``; a single number has none.
+    third, which a cell adds where ``expand`` was not told, says which of the axes are those of
+    ``u``; a single number has none.
     """
 
     nargs = (2, 3)
+
+    @staticmethod
+    def first(axes: Sequence[Expr], of: Sequence[Expr]) -> tuple[int, ...]:
+        """The first places where axes of these sizes fit, in their order; past the end if none."""
+        places, k = [], 0
+        for size in of:
+            while k < len(axes) and axes[k] not in (0, size):
+                k += 1
+            places.append(k)
+            k += 1
+        return tuple(places)
+
+    @property
+    def elsewhere(self) -> tuple[int, ...]:
+        """The places of the operand's axes, if they are not the first that fit: (H,) along the
+        second axis of (H, H). Else ().
+        """
+        if len(self.args) < 3:
+            return ()
+        axes = tuple(self.args[1])
+        is_first = self.places == self.first(axes, [axes[k] for k in self.places])
+        return () if is_first else self.places
 
     @property
     def places(self) -> tuple[int, ...]:
@@ -353,7 +386,13 @@ class Expand(View):
 
     def _sympystr(self, printer: Any) -> str:
         axes = ", ".join(f'"{n}"' for n in self.args[1])
-        return f"expand({printer._print(self.args[0])}, {axes})"
+        return f"expand({printer._print(self.args[0])}, {axes}{self.axis})"
+
+    @property
+    def axis(self) -> str:
+        """The end of the call, ``, axis=1``, where it says along which axes the operand lies."""
+        places = self.elsewhere
+        return f", axis={places[0] if len(places) == 1 else places}" if places else ""
 
 
 class Part(View):

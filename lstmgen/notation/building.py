@@ -336,14 +336,19 @@ class Builder:
         if node.word == "size":
             self._check_count(node, known, len(node.args))
             return self._size(node.args[0])
-        if known.keywords:  # a reduction
+        if node.word != "expand" and known.keywords:  # a reduction
             return self._reduced(node, known)
-        self._check_count(node, known, len(node.args))
+        positional = [a for a in node.args if a.kind != "keyword"]
+        self._check_count(node, known, len(positional))
+        options: dict[str, Any] = {}
         for argument in node.args:
             if argument.kind == "keyword":
-                raise self._error(argument, f"{node.word} takes no {argument.word}=")
-        value, *axes = node.args
-        made = known.make(self.value(value), *self._axes(node.word, axes))
+                if argument.word not in known.keywords or argument.word in options:
+                    again = " twice" if argument.word in options else ""
+                    raise self._error(argument, f"{node.word} takes no {argument.word}={again}")
+                options[argument.word] = self._axis(argument.args[0])
+        value, *axes = positional
+        made = known.make(self.value(value), *self._axes(node.word, axes), **options)
         if node.word == "split":
             raise self._error(
                 node, "split gives several parts, of which none is picked",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sympy
@@ -67,7 +67,7 @@ KNOWN: dict[str, Known] = {
     },
     "max": Known(sympy.Max, 1, MOST_ARGUMENTS, ("axis",)),
     "outer": _view("outer", 2, most=2),
-    "expand": _view("expand", 2, axes_from=1),
+    "expand": replace(_view("expand", 2, axes_from=1), keywords=("axis",)),
     "split": _view("split", 2, axes_from=1),
     "chunk": _view("chunk", 3, axes_from=1),
     "flatten": _view("flatten", 1, most=1),

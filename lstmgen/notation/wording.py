@@ -29,7 +29,8 @@ _SAID: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r'a learned vector is b\.i, with b = biases\("b"\)',
      'a learned vector stands on the left of no @'),
     (r'learned vectors, for elementwise products, are declared with biases\("b"\) or vector\("v"\)',
-     'one in elementwise arithmetic is named in the line "matrices:"'),
+     'elementwise, it makes another matrix, as in R = V * V; in a step, it is a learned vector of '
+     'two axes, named in the line "vectors:"'),
     (r"end it with \(…, True\)", "say what it is otherwise: where(condition, u, v)"),
     (r"these joined by &, \| and ~", "these joined by and, or and not"),
     (

@@ -433,13 +433,23 @@ class _Writer:
         return _product(["@"], [a, b])
 
     def _reduction(self, e: Reduction) -> Node:
+        if e.func not in NAMES:  # what is derived has more: a running sum from the last unit
+            raise GenerateError(
+                f"cannot write {short(e)} as text: the notation has no such function"
+            )
         args = [self.tree(e.args[0])]
         if e.axis is not None:
             args.append(Node("keyword", ("axis",), (_integer(int(e.axis)),)))
         return _call(NAMES[e.func], *args)
 
     def _expand(self, e: Expand) -> Node:
-        return _call("expand", self.tree(e.operand), *map(_axis, e.args[1]))
+        places, axes = e.elsewhere, tuple(map(_axis, e.args[1]))
+        if len(places) > 1:
+            raise GenerateError(
+                f"cannot write {short(e)} as text: the notation has axis= for one axis only"
+            )
+        where = (Node("keyword", ("axis",), (_integer(places[0]),)),) if places else ()
+        return _call("expand", self.tree(e.operand), *axes, *where)
 
     def _part(self, e: Part) -> Node:
         value = e.operand

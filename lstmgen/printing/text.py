@@ -223,7 +223,7 @@ class _TextPrinter(Printer):
     _print_mean = _print_sum_ = _print_max_ = _print_cumsum = _print_rcumsum = _print_Reduction
 
     def _print_Expand(self, e: Expand) -> str:
-        return f"expand({self._print(e.operand)})"
+        return f"expand({self._print(e.operand)}{e.axis})"
 
     def _print_Part(self, e: Part) -> str:
         return f"split({self._print(e.operand)})[{e.number}]"

@@ -327,7 +327,8 @@ class Typesetter(LatexPrinter):
     _print_mean = _print_sum_ = _print_max_ = _print_cumsum = _print_Reduction
 
     def _print_Expand(self, e: Expand) -> str:
-        shape = r" \times ".join(map(self._print, e.args[1]))
+        along = (rf"[{k + 1}]" for k in e.elsewhere)  # as parts are counted, from 1
+        shape = r" \times ".join(map(self._print, e.args[1])) + "".join(along)
         return rf"\operatorname{{expand}}_{{{shape}}}{_parentheses(self._print(e.operand))}"
 
     def _print_Part(self, e: Part) -> str:
