@@ -154,8 +154,7 @@ def second(
 # --------------------------------------------------------------------------- shapes alone
 
 
-@torch.library.register_fake("lstmgen::forward")
-def _(
+def _forward_shapes(
     params: Tensors, inputs: Tensors, states: Tensors, masks: Tensors, constants: Sequence[float],
     cell: str, keep: bool,
 ) -> list[Tensor]:  # fmt: skip
@@ -170,8 +169,10 @@ def _(
     return [*made, like.new_empty(numbers)]
 
 
-@torch.library.register_fake("lstmgen::backward")
-def _(
+torch.library.register_fake("lstmgen::forward", _forward_shapes)
+
+
+def _backward_shapes(
     dys: Tensors, dfinals: Tensors, params: Tensors, inputs: Tensors, states: Tensors,
     masks: Tensors, tape: Tensor, constants: Sequence[float], cell: str, wants_params: bool,
     wants_inputs: bool,
@@ -185,8 +186,10 @@ def _(
     return [*made, *(like.new_empty(s) for s in of.shapes(of.states, sizes, sizes["B"]))]
 
 
-@torch.library.register_fake("lstmgen::second")
-def _(
+torch.library.register_fake("lstmgen::backward", _backward_shapes)
+
+
+def _second_shapes(
     v_params: Tensors, v_inputs: Tensors, v_states: Tensors, dys: Tensors, dfinals: Tensors,
     params: Tensors, inputs: Tensors, states: Tensors, masks: Tensors, constants: Sequence[float],
     cell: str,
@@ -195,6 +198,9 @@ def _(
     sizes = of.known(params, inputs, states, masks)
     made = [t.new_empty(t.shape) for t in (*dys, *dfinals, *v_params, *inputs)]
     return [*made, *(like.new_empty(s) for s in of.shapes(of.states, sizes, sizes["B"]))]
+
+
+torch.library.register_fake("lstmgen::second", _second_shapes)
 
 
 def _numbers_of_tape(of: Kernel, sizes: dict[str, Any]) -> Any:
@@ -463,15 +469,20 @@ def run(
     TypeError
         If numbers are neither float32 nor float64.
     """
-    tensors = [*params, *inputs, *states, *masks]
+    counts = len(params), len(inputs), len(states), len(masks)
+    tensors = _widened([*params, *inputs, *states, *masks])
+    call = Call(cell, tuple(constants), *counts, False)
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     if torch.compiler.is_compiling():
-        made = torch.ops.lstmgen.forward(params, inputs, states, masks, constants, cell, keep)
+        parts = call.cut(tensors)[:4]
+        made = torch.ops.lstmgen.forward(*parts, call.constants, cell, keep)
     else:
-        counts = len(params), len(inputs), len(states), len(masks)
-        made = Forward.apply(Call(cell, tuple(constants), *counts, keep), *tensors)
+        made = Forward.apply(call._replace(keep=keep), *tensors)
     return list(made[:outputs]), list(made[outputs:-1])
 
 
-for _name in ("forward", "backward", "second"):
-    torch.library.register_autocast(f"lstmgen::{_name}", "cpu", torch.float32)
+def _widened(tensors: Tensors) -> list[Tensor]:
+    """Under autocast what is of half precision, in float32: kernels compute in no less."""
+    if not torch.is_autocast_enabled("cpu"):
+        return list(tensors)
+    return [t.float() if t.dtype in (torch.bfloat16, torch.float16) else t for t in tensors]
