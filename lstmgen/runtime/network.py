@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import LstmgenError
+from ..language import dtypes
 from ..network.structure import Structure
 from ..targets.numpy.network import interface
 from .kept import Packed
@@ -45,7 +46,7 @@ class NativeNetwork:
         self._reversed = [run.name for run in network.graph.runs if run.reverse]
         self._learned = [name for name in f.PARAMETERS if name not in f.UNLEARNED]
         self._blocks = [*self._learned, *f.UNLEARNED]  # in the order of C's blocks
-        self._memory = Memory(self._ffi, dtype)
+        self._memory, self._real = Memory(self._ffi, dtype), dtypes.dtype(dtype).storage.c
         self._trained: tuple[tuple[Any, ...], TrainingArrays] | None = None
         self._last: tuple[Any, Any, int | None, list[Any]] | None = None
 
@@ -150,6 +151,28 @@ class NativeNetwork:
         self._raise(self.CELL, "pack", self._function("pack")(sizes, struct, memory))
         struct.packed = memory
         return Packed(copies, self, (struct, D, [*arrays, memory]))
+
+    def released(self, tape: NetworkTape) -> Any:
+        """The memory of a tape as a buffer of bytes, which is the caller's from now on."""
+        numbers, at = tape.memory
+        tape.memory = None
+        return self._ffi.buffer(at, numbers * self.dtype.itemsize)
+
+    def backward_from(
+        self, memory: Any, params: Mapping[str, Any], x: Any, dy: Any, dstate: Any, *,
+        inputs: bool = True, lengths: Any = None, resets: Any = None, seed: int | None = None,
+    ) -> tuple[dict[str, Array], Any, dict[str, Array]]:  # fmt: skip
+        """``backward`` with the tape in a buffer that ``released`` gave, after ``forward`` with
+        these arguments.
+        """
+        _, D, _ = self._bound(params)
+        call = self._call(x, D, lengths, resets, seed, None, None, None)
+        at = self._ffi.from_buffer(f"{self._real}[]", memory)
+        tape = NetworkTape((len(at), at), call, self)
+        try:
+            return self.backward(params, tape, dy, dstate, inputs=inputs)
+        finally:
+            tape.memory = None  # it is not ours to use again
 
     # ------------------------------------------------------------------ training
 

@@ -16,7 +16,7 @@ class NetworkTape(Kept):
     copied deeply.
     """
 
-    memory: Buffer
+    memory: Any  # a Buffer; None where it has become somebody else's
 
     def __init__(self, memory: Buffer, call: Batch, module: NativeNetwork) -> None:
         super().__init__(memory, module)

@@ -16,7 +16,17 @@ except ImportError as error:
 
 from .conversion import convert, from_torch, to_torch
 from .kernels import register
+from .network import NetworkModule, register_network
 from .recurrent import Recurrent
 from .single import RecurrentCell
 
-__all__ = ["Recurrent", "RecurrentCell", "convert", "from_torch", "register", "to_torch"]
+__all__ = [
+    "NetworkModule",
+    "Recurrent",
+    "RecurrentCell",
+    "convert",
+    "from_torch",
+    "register",
+    "register_network",
+    "to_torch",
+]
