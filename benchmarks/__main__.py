@@ -152,6 +152,24 @@ def derivatives(names: tuple[str, ...], rounds: int) -> None:
     click.echo(_with_one_thread("zoo").derivatives(names, rounds))
 
 
+@main.command("torch")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True,
+              help="How many threads each may use.")  # fmt: skip
+@click.option("--rounds", type=click.IntRange(min=1), default=9, show_default=True,
+              help="How often each is visited.")  # fmt: skip
+def torch_(threads: int, rounds: int) -> None:
+    """Modules of PyTorch over our kernels, beside its own."""
+    from lstmgen.benchmark.threads import limit
+
+    limit(threads)  # before NumPy is loaded
+    import torch
+
+    from . import modules
+
+    torch.set_num_threads(threads)
+    click.echo(modules.run(rounds))
+
+
 @main.command("compile")
 @click.argument("names", nargs=-1, metavar="[CELL]...")
 @click.option("--slowest", type=click.IntRange(min=1), default=5, show_default=True,

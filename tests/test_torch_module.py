@@ -19,6 +19,7 @@ from lstmgen import LstmgenError, cells
 from lstmgen.targets.numpy.target import binds, init_sizes
 from lstmgen.torch import Recurrent, RecurrentCell, register
 from lstmgen.torch.kernels import Kernel, face
+from lstmgen.torch.operators import run
 
 SIZES = {"D": 2, "H": 3, "K": 2, "N": 2, "P": 3, "R": 2, "S": 2}
 
@@ -547,3 +548,16 @@ def test_names_that_a_module_has_already_are_refused():
     with pytest.raises(LstmgenError, match="a module has half already"):
         RecurrentCell(cell, 3, 3)
     assert Recurrent(cell, 3, 3)(torch.randn(2, 1, 3))[0].shape == (2, 1, 3)
+
+
+def test_tensors_that_c_could_not_read_are_refused_or_made_plain(stack):
+    module, x = stack
+    params = [p for n, p in module.named_parameters() if n.endswith("_l0")]
+    with pytest.raises(TypeError, match=r"a tensor is of torch\.float32, and others of"):
+        run(module._key, params, [x], [double(2, 4).float()], [], (), 1)
+    short = [p[:2] if k == 2 else p for k, p in enumerate(params)]
+    with pytest.raises(ValueError, match=r"gru: W_n has the shape \(2, 3\); expected \(H=4, D=3\)"):
+        run(module._key, short, [x], [], [], (), 1)
+    negative = torch.complex(x, x).conj().imag  # its sign is a flag, and not in memory
+    assert negative.is_neg()
+    torch.testing.assert_close(module(negative)[0], module(-x)[0], rtol=0, atol=0)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,8 @@ from ..targets.identity import maker
 from ..targets.numpy.target import interface
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+
+_MOST_SHAPES = 256  # that a kernel remembers to have checked
 
 _cells: dict[str, Cell] = {}
 
@@ -183,11 +186,13 @@ class Kernel:
         self._memory = Memory(self._ffi, dtype)
         self._rooms = Rooms(self._ffi, self._lib, cell, self.face.interface, {}, threads)
         self._pointer = self._ffi.typeof(f"{'double' if dtype == 'float64' else 'float'} *")
-        self.threads = threads
+        self.dtype, self.threads = getattr(torch, dtype), threads
+        self._structs: dict[str, tuple[Any, int]] = {}
+        self._checked: dict[tuple[int, Any], Room] = {}
 
     def tape_numbers(self, sizes: Mapping[str, int]) -> int:
         """How many numbers a tape has; the last one is the number of threads."""
-        return self._room(sizes).tape + 1
+        return self._rooms.of(sizes).tape + 1
 
     def forward(
         self, params: Sequence[Tensor], inputs: Sequence[Tensor], states: Sequence[Tensor],
@@ -200,7 +205,7 @@ class Kernel:
         ValueError
             If shapes do not fit.
         """
-        room = self._room(self.face.known(params, inputs, states, masks))
+        room = self._room(params, inputs, states, masks)
         like = (*params, *inputs)[0]
         ys, finals = self._fresh(room.outputs, like), self._fresh(room.states, like)
         tape = like.new_empty(self.tape_numbers(room.sizes) if keep else 0)
@@ -214,7 +219,7 @@ class Kernel:
         work = self._memory.workspace(room.forward_work)
         self._call(
             "forward", room.struct, self._struct("params", p, constants), *self._given(x, m),
-            self._state("state", s), self._several(ys), self._state("new_state", finals),
+            self._struct("state", s), self._several(ys), self._struct("new_state", finals),
             self._at(tape) if keep else self._ffi.NULL, work[1],
         )  # fmt: skip
         self._memory.give_back(work)
@@ -228,7 +233,8 @@ class Kernel:
         """(gradients of the learned parameters, of the inputs, of the initial states); those that
         are not wanted are empty lists, and not computed. No ``dfinals`` are zeros.
         """
-        room = self._room(self.face.known(params, inputs, states, masks))
+        room = self._room(params, inputs, states, masks)
+        self._refuse_adjoints(room, dys, dfinals)
         like = (*params, *inputs)[0]
         grads = self._fresh(room.learned, like) if wants_params else []
         dxs = self._fresh(room.inputs, like) if wants_inputs else []
@@ -250,16 +256,47 @@ class Kernel:
         work = self._memory.workspace(room.backward_work)
         self._call(
             "backward", room.struct, self._struct("params", p, constants), *self._given(x, m),
-            self._at(tape), self._several(dy), self._state("state", last),
-            self._struct("grads", grads), dx, self._state("new_state", firsts), work[1],
+            self._at(tape), self._several(dy), self._struct("state", last),
+            self._struct("grads", grads), dx, self._struct("new_state", firsts), work[1],
         )  # fmt: skip
         self._memory.give_back(work)
         return grads, dxs, firsts
 
     # ------------------------------------------------------------------ what C takes
 
-    def _room(self, sizes: Mapping[str, int]) -> Room:
-        return self._rooms.of(sizes)
+    def _room(self, *given: Sequence[Tensor]) -> Room:
+        """The room for parameters, inputs, states and masks, which are checked once for their
+        shapes and types: C would read beyond what is too small.
+        """
+        key = tuple([(t.shape, t.dtype) for part in given for t in part])
+        found = self._checked.get((len(given[2]), key))
+        if found is None:
+            for tensor in (t for part in given for t in part):
+                self._refuse_type(tensor)
+            if len(self._checked) >= _MOST_SHAPES:
+                self._checked.clear()
+            found = self._rooms.of(self.face.known(*given))
+            self._checked[len(given[2]), key] = found
+        return found
+
+    def _refuse_type(self, tensor: Tensor) -> None:
+        if tensor.dtype != self.dtype:
+            raise TypeError(
+                f"{self._name}: a tensor is of {tensor.dtype}, and others of {self.dtype}\n"
+                "  hint: all are of one number type: .to(module.dtype)"
+            )
+
+    def _refuse_adjoints(
+        self, room: Room, dys: Sequence[Tensor], dfinals: Sequence[Tensor]
+    ) -> None:
+        for tensors, shapes in ((dys, room.outputs), (dfinals, room.states if dfinals else ())):
+            for tensor, (name, shape) in zip(tensors, shapes, strict=True):
+                self._refuse_type(tensor)
+                if tensor.shape != shape:
+                    raise ValueError(
+                        f"{self._name}: the derivative by {name} has the shape "
+                        f"{tuple(tensor.shape)}; expected {shape}"
+                    )
 
     def _fresh(self, shapes: Shapes, like: Tensor) -> list[Tensor]:
         return [like.new_empty(shape) for _, shape in shapes]
@@ -282,12 +319,19 @@ class Kernel:
 
     def _struct(self, kind: str, tensors: Sequence[Tensor], numbers: Sequence[float] = ()) -> Any:
         """A struct of pointers, and then numbers; NULL if there is nothing in it."""
-        if not tensors and not numbers:
+        if numbers:
+            return self._ffi.new(f"{self._name}_{kind} *", [*map(self._at, tensors), *numbers])
+        if not tensors:
             return self._ffi.NULL
-        return self._ffi.new(f"{self._name}_{kind} *", [*map(self._at, tensors), *numbers])
-
-    def _state(self, kind: str, tensors: Sequence[Tensor]) -> Any:
-        return self._struct(kind, tensors)
+        # cffi takes some microseconds for each pointer; these are made as whole numbers at once
+        if kind not in self._structs:
+            of = self._ffi.typeof(f"{self._name}_{kind}")
+            words = self._ffi.sizeof(of) // np.dtype(np.uintp).itemsize
+            self._structs[kind] = self._ffi.typeof(f"{self._name}_{kind}[]"), words
+        struct, words = self._structs[kind]
+        members = np.zeros(words, np.uintp)
+        members[: len(tensors)] = [t.data_ptr() for t in tensors]
+        return self._ffi.from_buffer(struct, members)
 
     def _several(self, tensors: Sequence[Tensor]) -> Any:
         """One array by itself, several as a struct."""

@@ -353,13 +353,25 @@ class Forward(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         at = len(face(ctx.call.cell).outputs)
         *tensors, tape = ctx.saved_tensors
-        needs = ctx.needs_input_grad[1:]
-        made = _pull(ctx.call, tensors, tape, grads[:at], grads[at:-1], needs, Backward.apply)
+        needs, back = ctx.needs_input_grad[1:], _chosen(Backward, BackwardAlone).apply
+        made = _pull(ctx.call, tensors, tape, grads[:at], grads[at:-1], needs, back)
         return None, *made
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], call: Call, *tensors: Tensor) -> Any:
         return _one_by_one(Forward, info, in_dims[1:], tensors, call)
+
+
+class ForwardAlone(torch.autograd.Function):
+    """The same where no transform of ``torch.func`` is at work: a call takes half the time then."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, *tensors: Tensor) -> tuple[Tensor, ...]:
+        made = Forward.forward(call, *tensors)
+        Forward.setup_context(ctx, (call, *tensors), made)
+        return made
+
+    backward = Forward.backward
 
 
 class Backward(torch.autograd.Function):
@@ -400,6 +412,18 @@ class Backward(torch.autograd.Function):
         return _one_by_one(Backward, info, in_dims[4:], tensors, *given)
 
 
+class BackwardAlone(torch.autograd.Function):
+    """The same without transforms."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Any) -> tuple[Tensor, ...]:
+        made = Backward.forward(*given)
+        Backward.setup_context(ctx, given, made)
+        return made
+
+    backward = Backward.backward
+
+
 class Second(torch.autograd.Function):
     """The derivative of the way back: a ``Call``, how many tensors of each kind, and these."""
 
@@ -427,6 +451,11 @@ class Second(torch.autograd.Function):
         info: Any, in_dims: tuple[Any, ...], call: Call, counts: Sequence[int], *tensors: Tensor
     ) -> Any:
         return _one_by_one(Second, info, in_dims[2:], tensors, call, counts)
+
+
+def _chosen(seen_through: Any, alone: Any) -> Any:
+    """What ``torch.func`` sees through, where it is at work; else what takes less time."""
+    return seen_through if torch._C._are_functorch_transforms_active() else alone
 
 
 def _one_by_one(
@@ -477,7 +506,7 @@ def run(
         parts = call.cut(tensors)[:4]
         made = torch.ops.lstmgen.forward(*parts, call.constants, cell, keep)
     else:
-        made = Forward.apply(call._replace(keep=keep), *tensors)
+        made = _chosen(Forward, ForwardAlone).apply(call._replace(keep=keep), *tensors)
     return list(made[:outputs]), list(made[outputs:-1])
 
 
