@@ -7,6 +7,7 @@ saved program or of another process find the same code.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
@@ -20,7 +21,7 @@ from ..derivation.tangent import directions, tangent
 from ..errors import LstmgenError
 from ..language.cell import Cell
 from ..runtime.loading import load_python
-from ..runtime.memory import Memory
+from ..runtime.memory import LARGE, Memory, Pool
 from ..runtime.native import opened
 from ..runtime.rooms import Room, Rooms, Shapes
 from ..runtime.toolchain import MOST_THREADS, build_c, loading_library
@@ -183,7 +184,8 @@ class Kernel:
         with loading_library():
             self._ffi, self._lib = opened(header, library)
         self._name = cell.name
-        self._memory = Memory(self._ffi, dtype)
+        self._memory, self._tapes = Memory(self._ffi, dtype), Pool()
+        self._numbers = np.dtype(dtype)
         self._rooms = Rooms(self._ffi, self._lib, cell, self.face.interface, {}, threads)
         self._pointer = self._ffi.typeof(f"{'double' if dtype == 'float64' else 'float'} *")
         self.dtype, self.threads = getattr(torch, dtype), threads
@@ -206,9 +208,8 @@ class Kernel:
             If shapes do not fit.
         """
         room = self._room(params, inputs, states, masks)
-        like = (*params, *inputs)[0]
-        ys, finals = self._fresh(room.outputs, like), self._fresh(room.states, like)
-        tape = like.new_empty(self.tape_numbers(room.sizes) if keep else 0)
+        ys, finals = self._fresh(room.outputs), self._fresh(room.states)
+        tape = self._empty((room.tape + 1 if keep else 0,), self._tapes)
         if keep:
             tape[-1] = self.threads
         if not room.tape:
@@ -235,10 +236,9 @@ class Kernel:
         """
         room = self._room(params, inputs, states, masks)
         self._refuse_adjoints(room, dys, dfinals)
-        like = (*params, *inputs)[0]
-        grads = self._fresh(room.learned, like) if wants_params else []
-        dxs = self._fresh(room.inputs, like) if wants_inputs else []
-        firsts = self._fresh(room.states, like)
+        grads = self._fresh(room.learned) if wants_params else []
+        dxs = self._fresh(room.inputs) if wants_inputs else []
+        firsts = self._fresh(room.states)
         if not room.tape:
             for gradient in (*grads, *dxs):
                 gradient.zero_()
@@ -298,8 +298,17 @@ class Kernel:
                         f"{tuple(tensor.shape)}; expected {shape}"
                     )
 
-    def _fresh(self, shapes: Shapes, like: Tensor) -> list[Tensor]:
-        return [like.new_empty(shape) for _, shape in shapes]
+    def _fresh(self, shapes: Shapes) -> list[Tensor]:
+        return [self._empty(shape, self._memory.pool) for _, shape in shapes]
+
+    def _empty(self, shape: tuple[int, ...], pool: Pool) -> Tensor:
+        """A tensor to write to. Large memory is used again: to touch it for the first time costs as
+        much as a fifth of a pass.
+        """
+        count = math.prod(shape)
+        if count * self.dtype.itemsize < LARGE:
+            return torch.empty(shape, dtype=self.dtype)
+        return torch.from_numpy(pool.lent(np.empty(shape, self._numbers)))
 
     @staticmethod
     def _held(tensors: Iterable[Tensor]) -> list[Tensor]:
