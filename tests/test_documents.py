@@ -156,6 +156,16 @@ def test_python_example_runs(monkeypatch):
     exec(code, {})
 
 
+@pytest.mark.parametrize("document", ["README.md", "docs/pytorch.md"])
+def test_examples_in_pytorch_run(document, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / document).read_text(encoding="utf-8")
+    codes = [c for c in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "lstmgen.torch" in c]
+    assert codes
+    for code in codes:
+        exec(code, {})
+
+
 def test_the_network_shown_learns(monkeypatch, tmp_path):
     """As it stands there, in a folder of its own; and once more, to go on from its file."""
     monkeypatch.chdir(tmp_path)
