@@ -100,7 +100,7 @@ for _module, _names in {
 _HOME |= dict.fromkeys(("Dropout", "Embedding", "Layer", "Readout"), "network.layers")
 _HOME |= dict.fromkeys(("Adam", "AdamW", "Optimizer", "RMSprop", "SGD"), "network.optimizers")
 
-_MODULES = {"cells": "cells", "schedules": "network.schedules"}
+_MODULES = {"cells": "cells", "monitor": "monitor", "schedules": "network.schedules"}
 
 __all__ = [
     "SGD",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import sympy
-from sympy import Expr
+from sympy import Eq, Expr
 
-from .cell import Cell
 from .functions import FUNCTIONS, Range
 from .symbols import Vector, max_, mean, named, sum_
 
@@ -52,9 +51,9 @@ def _product_range(e: Expr, known: Mapping[Expr, Range]) -> Range:
     return (low, high)
 
 
-def ranges(cell: Cell) -> dict[Expr, Range]:
-    """Bounds of what each equation of a cell defines; what comes into a step may be anything."""
+def ranges(equations: Iterable[Eq]) -> dict[Expr, Range]:
+    """Bounds of what each equation defines; what comes into a step may be anything."""
     known: dict[Expr, Range] = {}
-    for e in cell.equations:
+    for e in equations:
         known[e.lhs] = value_range(e.rhs, known)
     return known

@@ -342,7 +342,7 @@ def _meanings(helpers: Sequence[Eq], order: Order) -> list[str]:
 
 
 def _equation_table(cell: Cell, order: Order, equations: Sequence[Eq]) -> list[str]:
-    known = ranges(cell)
+    known = ranges(cell.equations)
     rows = []
     for folded, equation in zip(equations, cell.equations, strict=True):
         left, _, right = text(folded, order, "show").partition(" = ")
