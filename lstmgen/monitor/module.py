@@ -61,17 +61,27 @@ class WatchedModule:
         LstmgenError
             If there was none.
         """
-        seen, arrived, grads = self._seen, self._arrived, self._grads
+        arrived, grads = self._arrived, self._grads
+        found = self.seen()
         self._forget()
-        if not seen:
-            raise LstmgenError(f"{self.CELL}: there are no statistics before forward has run")
-        found = Statistics(activations(seen, self._watched.bounded))
         if arrived:
             blocks = [arrived[k] for k in sorted(arrived)]
             of = self._watched.offsets
             found.adjoints = {s: steps_back([block[o] for block in blocks]) for s, o in of.items()}
         found.gradients = {name: norm([a]) for name, a in grads.items()}
         return found
+
+    def seen(self) -> Statistics:
+        """The gates alone; what is to be told of a backward pass, ``statistics`` tells later.
+
+        Raises
+        ------
+        LstmgenError
+            If there was no pass forward.
+        """
+        if not self._seen:
+            raise LstmgenError(f"{self.CELL}: there are no statistics before forward has run")
+        return Statistics(activations(self._seen, self._watched.bounded))
 
     # ------------------------------------------------------------------ the interface
 

@@ -15,7 +15,8 @@ except ImportError as error:
     ) from error
 
 from .kernels import register
+from .monitoring import monitor
 from .recurrent import Recurrent
 from .single import RecurrentCell
 
-__all__ = ["Recurrent", "RecurrentCell", "register"]
+__all__ = ["Recurrent", "RecurrentCell", "monitor", "register"]
