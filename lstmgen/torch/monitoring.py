@@ -24,6 +24,11 @@ from .kernels import face
 from .recurrent import Recurrent
 
 
+_outside = torch.compiler.disable(
+    reason="lstmgen.torch.monitor watches this module, which runs outside of graphs; remove() it"
+)
+
+
 class Monitoring:
     """What ``monitor`` has set up. Without it, or after ``remove``, there are no hooks."""
 
@@ -147,6 +152,7 @@ class _Watcher:
 
     # ------------------------------------------------------------------ hooks
 
+    @_outside
     def before(self, module: nn.Module, args: Any) -> None:
         """Count a call, and watch it if it is its turn."""
         if module is not self._module or not (module.training and torch.is_grad_enabled()):
@@ -163,6 +169,7 @@ class _Watcher:
         self._runs = {suffix: [] for suffix in self._suffixes()}
         module.__dict__["_run"] = self._run
 
+    @_outside
     def after(self, module: nn.Module, args: Any, output: Any) -> None:
         """Write what the gates did, and wait for gradients."""
         if module is not self._module or self._runs is None:
@@ -185,6 +192,7 @@ class _Watcher:
             handle.remove()
         self._waiting = []
 
+    @_outside
     def _run(
         self, suffix: str, xs: Sequence[Tensor], states: Sequence[Tensor], masks: Sequence[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
