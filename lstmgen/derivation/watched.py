@@ -56,7 +56,7 @@ def watch(cell: Cell) -> Watched:
     bounded = {
         e.lhs: (float(low), float(high))
         for e, (low, high) in zip(named, ranges(named).values(), strict=True)
-        if -math.inf < low < high < math.inf and _is_watched(e, 0 <= low and high <= 1)
+        if -math.inf < low < high < math.inf and _is_watched(e, low >= 0 and high <= 1)
     }
     offsets = {
         s.next: Vector(namer(f"{s.name}_offset"), "input", cell.shapes.declared(s))

@@ -61,7 +61,7 @@ def write(writer: Any, statistics: Statistics, step: int, name: str) -> None:
     step : int
         The number of the update.
     name : str
-        What the cell is called in the tags, ``saturation/NAME.f/low``.
+        What the cell is called in the tags, ``saturated_low/NAME.f``.
     """
     require_writer(writer)
     write_gates(writer, statistics, step, name)
@@ -75,13 +75,13 @@ def write_gates(writer: Any, statistics: Statistics, step: int, name: str) -> No
     for gate, found in statistics.gates.items():
         tag = f"{name}.{gate}"
         low, high = found.low, found.high
-        writer.add_scalar(f"saturation/{tag}/low", float(low.mean()), step)
-        writer.add_scalar(f"saturation/{tag}/high", float(high.mean()), step)
+        writer.add_scalar(f"saturated_low/{tag}", float(low.mean()), step)
+        writer.add_scalar(f"saturated_high/{tag}", float(high.mean()), step)
         counts, edges = found.histogram()
         _write_bars(writer, f"gates/{tag}", counts, edges, step, found.rows)
         units = np.arange(len(low) + 1.0)
-        _write_bars(writer, f"saturation_of_units/{tag}/low", low, units, step)
-        _write_bars(writer, f"saturation_of_units/{tag}/high", high, units, step)
+        _write_bars(writer, f"saturated_low_by_unit/{tag}", low, units, step)
+        _write_bars(writer, f"saturated_high_by_unit/{tag}", high, units, step)
 
 
 def write_adjoints(writer: Any, statistics: Statistics, step: int, name: str) -> None:

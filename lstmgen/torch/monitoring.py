@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
@@ -22,7 +21,6 @@ from ..monitor.writing import require_writer, write_adjoints, write_gates, write
 from ..runtime.toolchain import find_compiler
 from .kernels import face
 from .recurrent import Recurrent
-
 
 _outside = torch.compiler.disable(
     reason="lstmgen.torch.monitor watches this module, which runs outside of graphs; remove() it"
@@ -279,9 +277,9 @@ class _Watcher:
 
     def _watched_of(self, suffix: str, dtype: torch.dtype) -> WatchedModule:
         if suffix not in self._watched:
-            options = {"dtype": str(_dtype(dtype)).removeprefix("torch.")}
-            cell, target = self._module.cell, self._target
-            self._watched[suffix] = WatchedModule(cell, target, **(options if target == "c" else {}))
+            name = str(_dtype(dtype)).removeprefix("torch.")
+            options = {"dtype": name} if self._target == "c" else {}
+            self._watched[suffix] = WatchedModule(self._module.cell, self._target, **options)
         return self._watched[suffix]
 
 
