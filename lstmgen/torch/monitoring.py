@@ -7,8 +7,9 @@ graph: training is the same to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +23,14 @@ from ..runtime.toolchain import find_compiler
 from .kernels import face
 from .recurrent import Recurrent
 
-_outside = torch.compiler.disable(
-    reason="lstmgen.torch.monitor watches this module, which runs outside of graphs; remove() it"
-)
+_Hook = TypeVar("_Hook", bound=Callable[..., Any])
+
+
+def _outside(hook: _Hook) -> _Hook:
+    """A hook that ``torch.compile`` does not look into; graphs end where it is called."""
+    why = "lstmgen.torch.monitor watches this module, which runs outside of graphs; remove() it"
+    made: _Hook = torch.compiler.disable(hook, reason=why)
+    return made
 
 
 class Monitoring:
@@ -76,8 +82,8 @@ def monitor(model: nn.Module, writer: Any, every: int = 100, *, step: int = 0) -
     positive_every(every)
     if isinstance(model, torch._dynamo.OptimizedModule):
         raise LstmgenError(
-            "the model is compiled, and hooks would take it apart\n"
-            "  hint: lstmgen.torch.monitor(model) of the model itself, and train that for a while"
+            "the model is compiled: its graphs have no place for hooks\n"
+            "  hint: lstmgen.torch.monitor(model, …) before torch.compile(model)"
         )
     found = {
         name or module.cell.name: module
@@ -155,10 +161,10 @@ class _Watcher:
         """Count a call, and watch it if it is its turn."""
         if module is not self._module or not (module.training and torch.is_grad_enabled()):
             return
-        self.forget()
         self._step += 1
         if (self._step - 1) % self._every:
             return
+        self.forget()
         if torch._C._are_functorch_transforms_active():
             raise LstmgenError(
                 f"{self._name} is watched, which it cannot be within torch.func\n"
@@ -229,29 +235,31 @@ class _Watcher:
     def _wait(self, runs: dict[str, list[_Run]], step: int) -> None:
         """Have gradients written once they are there."""
         made = [t for of in runs.values() for run in of for t in run.made if t.requires_grad]
+        early: list[tuple[str, float]] = []
+        is_here = False
 
         def arrived(grads: Sequence[Tensor | None]) -> None:
-            handle.remove()
+            nonlocal is_here
+            outputs.remove()
+            is_here = True
             by = {id(t): g for t, g in zip(made, grads, strict=True)}
             with torch.no_grad():
                 self._back(runs, by, step)
-
-        handle = register_multi_grad_hook(made, arrived)
-        self._waiting.append(handle)
-        for name, p in self._parameters.items():
-            if p.requires_grad and p.is_leaf:
-                self._waiting.append(self._wait_for(name, p, step))
-
-    def _wait_for(self, name: str, parameter: nn.Parameter, step: int) -> Any:
-        def accumulated(p: Tensor) -> None:
-            handle.remove()
-            if p.grad is not None:
-                g = p.grad.coalesce().values() if p.grad.is_sparse else p.grad
-                value = float(torch.linalg.vector_norm(g.detach().float()))
+            for name, value in early:
                 write_gradient(self._writer, name, value, step)
 
-        handle = parameter.register_post_accumulate_grad_hook(accumulated)
-        return handle
+        def accumulated(name: str, value: float) -> None:
+            # a pass back from another call has gradients of parameters, too: they are not ours
+            if is_here:
+                write_gradient(self._writer, name, value, step)
+            else:
+                early.append((name, value))
+
+        outputs = register_multi_grad_hook(made, arrived)
+        self._waiting.append(outputs)
+        for name, p in self._parameters.items():
+            if p.requires_grad and p.is_leaf:
+                self._waiting.append(_once(p, partial(accumulated, name)))
 
     def _back(
         self, runs: Mapping[str, list[_Run]], grads: Mapping[int, Tensor | None], step: int
@@ -286,6 +294,20 @@ class _Watcher:
 def _dtype(dtype: torch.dtype) -> torch.dtype:
     """What it is computed in."""
     return dtype if dtype == torch.float64 else torch.float32
+
+
+def _once(parameter: nn.Parameter, then: Callable[[float], None]) -> Any:
+    """Have ``then`` told the norm of the gradient that is accumulated next."""
+
+    def accumulated(p: Tensor) -> None:
+        handle.remove()
+        if p.grad is not None:
+            g = p.grad.detach()
+            g = g.coalesce().values() if g.is_sparse else g
+            then(float(torch.linalg.vector_norm(g, dtype=_dtype(g.dtype))))
+
+    handle = parameter.register_post_accumulate_grad_hook(accumulated)
+    return handle
 
 
 class _Unwatched:
