@@ -216,7 +216,8 @@ def main() -> None:
     )
     args = parser.parse_args()
     if args.updates:
-        shutil.rmtree(args.out, ignore_errors=True)  # one run, one curve
+        for old in (args.out / args.cell).glob("events.out.tfevents.*"):
+            old.unlink()  # one curve, not several on top of each other
         try:
             train(args)
         except LstmgenError as error:

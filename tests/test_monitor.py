@@ -159,6 +159,13 @@ def test_every_cell_can_be_watched(name):
     assert set(watched.offsets) == {s.name for s in cell.states}
 
 
+@pytest.mark.parametrize("name", ["janet", "lstm_peephole"])
+def test_the_check_has_the_gradients_by_offsets(name):
+    cell = lstmgen.watched(lstmgen.cells.get(name))
+    assert {"h_offset"} <= {v.name for v in cell.inputs}
+    assert lstmgen.check(cell, seeds=1).passed
+
+
 x, h, c = inputs("x"), *states("h c")
 g, o = vectors("g o")
 W, b = weights("W"), biases("b")
@@ -328,6 +335,11 @@ def test_training_is_the_same_to_the_bit(window):
         gates = {tag for tag in recorder.scalars if tag.startswith(f"{what}/")}
         assert f"{what}/lstm1_backward.f" in gates and f"{what}/gru1.z" in gates
         assert len(gates) == 4 + 4 + 3
+
+
+def test_fit_takes_a_monitor_and_no_writer():
+    with pytest.raises(LstmgenError, match=r"not a Recorder\n  hint: monitor=Monitor\(writer"):
+        _network().fit(**_sequences(), monitor=Recorder())
 
 
 def test_the_gate_of_a_highway_is_seen():

@@ -133,4 +133,20 @@ def _named(gate: Expr, cell: Cell, namer: Namer) -> Vector:
     return Vector(namer(name), "vector", cell.shapes.declared(gate))
 
 
+def watched(cell: Cell) -> Cell:
+    """The cell that shows its gates; see ``watch``, which says what is what, too.
+
+    Parameters
+    ----------
+    cell : Cell
+
+    Returns
+    -------
+    Cell
+        The same step. Its bounded quantities are outputs, after the cell's own; and each state has
+        an input that is added to it, of zeros, the gradient by which is that by the state.
+    """
+    return watch(cell).cell
+
+
 _NOTES = "What ends in _offset is zero; the gradient by it is that by the state after the step."

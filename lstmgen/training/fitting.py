@@ -37,6 +37,11 @@ class Fit:
         self._window = _windows(window, data.per_step)
         self._patience = None if patience is None else _whole("patience", patience)
         self._seed, self._shuffle, self._augment = seed, shuffle, augment
+        if monitor is not None and not isinstance(monitor, Monitor):
+            raise LstmgenError(
+                f"monitor is a lstmgen.monitor.Monitor, not a {type(monitor).__name__}\n"
+                "  hint: monitor=Monitor(writer, every=100)"
+            )
         self._monitor = monitor
         self._memory, self._save = memory, None if save is None else Path(save)
         self._data, self._held = data.parted(validation, seed)
