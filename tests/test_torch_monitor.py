@@ -146,6 +146,47 @@ def test_packed_sequences_are_as_each_by_itself(enforce_sorted):
         assert one.bars[tag][0]["bucket_counts"] == counts.tolist()
 
 
+class InOperations(Recurrent):
+    """The Elman network by PyTorch's own operations, as on another device."""
+
+    def _run(self, suffix, xs, states, masks):
+        W, U, b = self._params(suffix)
+        h, ys = states[0] if states else xs[0].new_zeros(xs[0].shape[1], len(b)), []
+        for x in xs[0]:
+            h = torch.tanh(x @ W.T + h @ U.T + b)
+            ys.append(h)
+        return [torch.stack(ys)], [h]
+
+
+def test_operations_of_pytorch_are_watched_alike():
+    """There, the last state is a part of y: its gradient is not to count twice."""
+    found = []
+    x = torch.randn(5, 2, 3, dtype=torch.float64)
+    for kind in (Recurrent, InOperations):
+        torch.manual_seed(0)
+        module, recorder = kind("rnn", 3, 4).double(), Recorder()
+        assert module._names == ["W_h", "U_h", "b_h"]
+        monitor(module, recorder)
+        y, h = module(x)
+        (y.square().sum() + 3 * h.sum()).backward()
+        found.append(recorder.bars["adjoint_by_steps_back/rnn_l0.h"][0]["bucket_counts"])
+        found.append([p.grad for p in module.parameters()])
+    np.testing.assert_allclose(found[0], found[2])
+    for p, q in zip(found[1], found[3], strict=True):
+        torch.testing.assert_close(p, q)
+
+
+def test_the_number_type_may_change():
+    model, recorder = Model(), Recorder()
+    monitor(model, recorder, every=1)
+    model(torch.randn(4, 2, 3)).sum().backward()
+    model.double()
+    model.zero_grad()
+    model(torch.randn(4, 2, 3, dtype=torch.float64)).sum().backward()
+    for tag in ("adjoint/rnn_l0.h/0_back", "gradient/rnn.U_f_l0", "saturated_low/rnn_l0.f"):
+        assert recorder.scalars[tag].keys() == {0, 1}
+
+
 def test_a_loss_of_a_part_alone():
     """Of the last state; of the first steps; of one layer's output that another module has."""
     torch.manual_seed(0)

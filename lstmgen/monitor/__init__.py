@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .module import WatchedModule
-from .training import Monitor
+from .training import Monitor, watched_network
 from .writing import open_writer, write
 
-__all__ = ["Monitor", "WatchedModule", "open_writer", "write"]
+__all__ = ["Monitor", "WatchedModule", "open_writer", "watched_network", "write"]

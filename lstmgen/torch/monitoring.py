@@ -8,6 +8,7 @@ graph: training is the same to the bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -108,16 +109,15 @@ def monitor(model: nn.Module, writer: Any, every: int = 100, *, step: int = 0) -
     return Monitoring(handles, watchers)
 
 
+@dataclass(frozen=True)
 class _Run:
-    """One call of a cell over some steps: what it read and made, and what its gates did."""
+    """One call of a cell over some steps: what it made, and the same call of the watched cell."""
 
-    def __init__(self, ys: Sequence[Tensor], finals: Sequence[Tensor], params: Any, tape: Any
-                 ) -> None:  # fmt: skip
-        self.ys, self.finals, self.params, self.tape = ys, finals, params, tape
-
-    @property
-    def made(self) -> list[Tensor]:
-        return [*self.ys, *self.finals]
+    watched: WatchedModule
+    ys: Sequence[Tensor]
+    finals: Sequence[Tensor]
+    params: Mapping[str, Any]
+    tape: Any
 
 
 class _Watcher:
@@ -135,10 +135,11 @@ class _Watcher:
         except ToolchainError:
             self._target = "numpy"
         self._runs: dict[str, list[_Run]] | None = None
-        self._watched: dict[str, WatchedModule] = {}
+        self._watched: dict[tuple[str, torch.dtype], WatchedModule] = {}
         self._waiting: list[Any] = []
         for suffix in self._suffixes():  # compiles now, rather than in the midst of training
-            self._watched_of(suffix, self._module._params(suffix)[0].dtype)
+            for p in self._module._params(suffix)[:1]:
+                self._watched_of(suffix, _dtype(p.dtype))
 
     def _suffixes(self) -> Iterator[str]:
         for layer in range(self._module.num_layers):
@@ -183,12 +184,12 @@ class _Watcher:
         if output is None or not any(runs.values()):  # it failed, or there were no steps
             return
         step = self._step - 1
-        seen = {suffix: watched.seen() for suffix, watched in self._watched.items() if runs[suffix]}
-        for suffix, statistics in seen.items():
-            write_gates(self._writer, statistics, step, self._name + suffix)
-        made = [t for of in runs.values() for run in of for t in run.made]
-        if any(t.requires_grad for t in made):
-            self._wait(runs, step)
+        for suffix, of in runs.items():
+            for watched in dict.fromkeys(run.watched for run in of):
+                write_gates(self._writer, watched.seen(), step, self._name + suffix)
+        made = [t for of in runs.values() for run in of for t in (*run.ys, *run.finals)]
+        if made := [t for t in made if t.requires_grad]:
+            self._wait(runs, made, step)
 
     def forget(self) -> None:
         """Wait for no gradients."""
@@ -204,6 +205,9 @@ class _Watcher:
         module, runs = self._module, self._runs
         ys, finals = type(module)._run(module, suffix, xs, states, masks)
         assert runs is not None
+        if len({t.grad_fn for t in (*ys, *finals)}) > 1:
+            # of PyTorch's own operations: what y is made of has the gradient of y, too
+            finals = [f.view_as(f) for f in finals]
         with torch.no_grad():
             runs[suffix].append(self._again(suffix, xs, states, masks, ys, finals))
         return ys, finals
@@ -215,7 +219,8 @@ class _Watcher:
         """The same call through the cell that shows its gates."""
         module = self._module
         params = module._params(suffix)
-        watched, dtype = self._watched_of(suffix, params[0].dtype), _dtype(params[0].dtype)
+        dtype = _dtype((*params, *xs)[0].dtype)
+        watched = self._watched_of(suffix, dtype)
         whole = module._whole(masks, suffix, xs[0])
 
         def named(names: Sequence[str], tensors: Sequence[Tensor]) -> dict[str, Any]:
@@ -228,13 +233,12 @@ class _Watcher:
         inputs = named(module._inputs, xs)
         x = inputs if len(inputs) > 1 else inputs[module._inputs[0]]
         _, _, tape = watched.forward(given, x, state, named(module._masks, whole))
-        return _Run(ys, finals, given, tape)
+        return _Run(watched, ys, finals, given, tape)
 
     # ------------------------------------------------------------------ gradients
 
-    def _wait(self, runs: dict[str, list[_Run]], step: int) -> None:
-        """Have gradients written once they are there."""
-        made = [t for of in runs.values() for run in of for t in run.made if t.requires_grad]
+    def _wait(self, runs: Mapping[str, list[_Run]], made: Sequence[Tensor], step: int) -> None:
+        """Have gradients written once they are there, those of what was ``made``."""
         early: list[tuple[str, float]] = []
         is_here = False
 
@@ -276,19 +280,18 @@ class _Watcher:
             return found
 
         for suffix, of in runs.items():
-            watched = self._watched[suffix]
             for run in reversed(of):
                 dy, dstate = arrays(run.ys, module._outputs), arrays(run.finals, module._states)
-                watched.backward(run.params, run.tape, dy, dstate)
-            if of:
+                run.watched.backward(run.params, run.tape, dy, dstate)
+            for watched in dict.fromkeys(run.watched for run in of):
                 write_adjoints(self._writer, watched.statistics(), step, self._name + suffix)
 
     def _watched_of(self, suffix: str, dtype: torch.dtype) -> WatchedModule:
-        if suffix not in self._watched:
-            name = str(_dtype(dtype)).removeprefix("torch.")
-            options = {"dtype": name} if self._target == "c" else {}
-            self._watched[suffix] = WatchedModule(self._module.cell, self._target, **options)
-        return self._watched[suffix]
+        if (suffix, dtype) not in self._watched:
+            options = {"dtype": str(dtype).removeprefix("torch.")} if self._target == "c" else {}
+            made = WatchedModule(self._module.cell, self._target, **options)
+            self._watched[suffix, dtype] = made
+        return self._watched[suffix, dtype]
 
 
 def _dtype(dtype: torch.dtype) -> torch.dtype:
