@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .derivation.online import online
     from .derivation.reverse import Derivation
     from .derivation.tangent import tangent
+    from .derivation.watched import watched
     from .errors import CellError, GenerateError, LstmgenError, ToolchainError
     from .language.cell import Cell
     from .language.composed import elu, gelu, layer_norm, leaky_relu, log_sigmoid, silu, softmax
@@ -86,6 +87,7 @@ _HOME = {
     "plan": "network.plans",
     "read_cell": "notation.reading",
     "tangent": "derivation.tangent",
+    "watched": "derivation.watched",
     "write_cell": "notation.writing",
 }
 for _module, _names in {
@@ -100,7 +102,7 @@ for _module, _names in {
 _HOME |= dict.fromkeys(("Dropout", "Embedding", "Layer", "Readout"), "network.layers")
 _HOME |= dict.fromkeys(("Adam", "AdamW", "Optimizer", "RMSprop", "SGD"), "network.optimizers")
 
-_MODULES = {"cells": "cells", "schedules": "network.schedules"}
+_MODULES = {"cells": "cells", "monitor": "monitor", "schedules": "network.schedules"}
 
 __all__ = [
     "SGD",
@@ -175,6 +177,7 @@ __all__ = [
     "tanh",
     "vector",
     "vectors",
+    "watched",
     "weights",
     "write_cell",
 ]

@@ -28,7 +28,8 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 _EPILOG = """CELL is a name that `lstmgen cells` lists, a text file such as my_cell.cell, or a
 Python file that defines `cell`, or `network`. CELL:tangent is the cell that carries a
-tangent, for Jacobian- and Hessian-vector products; CELL:online learns while it runs.
+tangent, for Jacobian- and Hessian-vector products; CELL:online learns while it runs;
+CELL:watched shows its gates.
 
 \b
   lstmgen show lstm                              its equations

@@ -129,6 +129,25 @@ def test_charlm_beats_the_trigrams(tmp_path):
     assert (tmp_path / "charlm_lstm.png").is_file()
 
 
+def test_gates(tmp_path, monkeypatch):
+    need("tensorboard")
+    need("cc")
+    text = tmp_path / "text"
+    text.write_text("".join(p.read_text("utf-8") for p in sorted(ROOT.glob("examples/*.py"))))
+    out = tmp_path / "out"
+    tiny = ("--updates", "30", "--hidden", "8", "--every", "10", "--text", str(text))
+    output = run("gates.py", out, *tiny)
+    fell = [float(n) for n in re.findall(r"loss ([0-9.]+)", output)]
+    assert fell[-1] < 0.9 * fell[0]
+    events = list((out / "lstm").glob("events.out.tfevents.*"))
+    assert len(events) == 1 and b"saturated_high/rnn_l0.f" in events[0].read_bytes()
+    monkeypatch.setenv("PATH", str(tmp_path))  # where there is no browser
+    command = [sys.executable, ROOT / "examples" / "gates.py", "--updates", "0", "--out", out]
+    command += ["--screenshot", tmp_path / "picture.png"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "apt-get install chromium" in done.stderr
+
+
 @pytest.mark.parametrize("example", ["forecast.py", "charlm.py"])
 def test_help_and_mistakes(tmp_path, example):
     assert "--target" in run(example, tmp_path, "--help")

@@ -12,8 +12,8 @@ HOME = Path(lstmgen.__file__).parent
 # From left to right, as a cell goes through them.
 ROOMS = (
     "errors", "language", "cells", "derivation", "printing", "notation", "planning", "network",
-    "targets", "runtime", "verification", "analysis", "training", "conventions", "transcripts",
-    "benchmark", "torch", "cli", "__main__",
+    "targets", "runtime", "verification", "analysis", "monitor", "training", "conventions",
+    "transcripts", "benchmark", "torch", "cli", "__main__",
 )  # fmt: skip
 
 

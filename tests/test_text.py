@@ -40,10 +40,11 @@ from lstmgen import (
     weights,
 )
 from lstmgen.derivation.reverse import adjoint, carry, cotangent
+from lstmgen.language.ranges import value_range
 from lstmgen.language.sizes import Size
 from lstmgen.language.symbols import Outer, Total
 from lstmgen.printing.orders import Order, exact, literal, number, one_line
-from lstmgen.printing.text import show, text, value_range, wrap
+from lstmgen.printing.text import show, text, wrap
 
 CELLS = reference.NAMES
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -263,10 +263,11 @@ def differentiate(
     masks: Mapping[str, np.ndarray],
     dy: Mapping[str, np.ndarray],
     dstate: Mapping[str, np.ndarray],
+    after: Callable[[Mapping[str, torch.Tensor]], None] | None = None,
 ) -> Gradients:
     """Run and differentiate L = <dy, y> + <dstate, final states> in float64.
 
-    Outputs that ``dy`` does not have are not in L.
+    Outputs that ``dy`` does not have are not in L. ``after`` is given all that a step has made.
     """
 
     def leaf(a: Any) -> torch.Tensor:
@@ -295,6 +296,8 @@ def differentiate(
         v = fixed | {n: a[t] for n, a in xs.items()}
         v |= {m.name: torch.tensor(masks[m.name][t]) for m in cell.masks}
         scope["step"](learned, s, v)
+        if after is not None:
+            after(v)
         s = {n: v[n] for n in initial}
         for name, found in outputs.items():
             found.append(v[name])

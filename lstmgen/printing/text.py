@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, Literal
 
@@ -14,9 +13,10 @@ from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.printer import Printer
 
 from ..language.cell import Cell
-from ..language.functions import FUNCTIONS, Range
+from ..language.functions import Range
 from ..language.initial import Initial, Start
 from ..language.matrices import Matrix
+from ..language.ranges import ANY, ranges
 from ..language.symbols import (
     ADJOINT,
     STATIC,
@@ -29,11 +29,7 @@ from ..language.symbols import (
     Reshape,
     Transpose,
     Vector,
-    max_,
-    mean,
-    named,
     shift,
-    sum_,
 )
 from .orders import (
     RAISED,
@@ -295,57 +291,15 @@ class _TextPrinter(Printer):
         return f"({inner})" if isinstance(e, sympy.logic.boolalg.BooleanFunction) else inner
 
 
-# --------------------------------------------------------------------------- ranges
-
-_ANY: Range = (-math.inf, math.inf)
-
-
-def value_range(e: Expr, known: Mapping[Vector, Range]) -> Range:
-    """Bounds of an elementwise expression, from those of the vectors in it."""
-    if e.is_number:
-        return (float(e), float(e))
-    if isinstance(e, Vector):
-        return known.get(e, _ANY)
-    args = [value_range(a, known) for a in e.args if isinstance(a, Expr)]
-    if e.is_Add:
-        return (sum(a for a, _ in args), sum(b for _, b in args))
-    if e.is_Mul:
-        return _product_range(e, known)
-    if e.func in FUNCTIONS:
-        return FUNCTIONS[e.func].bounds(*args)
-    if isinstance(e, (named, mean, max_)):
-        return args[0]
-    if isinstance(e, sympy.Piecewise):
-        values = [value_range(value, known) for value, _ in e.args]
-        return (min(a for a, _ in values), max(b for _, b in values))
-    if e.is_Pow and e.exp.is_Integer and e.exp % 2 == 0 and e.exp > 0:
-        return (0, max(abs(args[0][0]), abs(args[0][1])) ** int(e.exp))
-    return _ANY
-
-
-def _product_range(e: Expr, known: Mapping[Vector, Range]) -> Range:
-    factors = list(e.args)
-    ranges = []
-    for f in e.args:
-        if 1 / sum_(f) in factors and value_range(f, known)[0] >= 0:  # a share of the whole
-            factors.remove(f)
-            factors.remove(1 / sum_(f))
-            ranges.append((0.0, 1.0))
-    low, high = 1.0, 1.0
-    for a, b in [*ranges, *(value_range(f, known) for f in factors)]:
-        corners = [x * y if x and y else 0.0 for x in (low, high) for y in (a, b)]
-        low, high = min(corners), max(corners)
-    return (low, high)
+# --------------------------------------------------------------------------- lstmgen show
 
 
 def _range_text(bounds: Range) -> str:
-    if bounds == _ANY:
+    if bounds == ANY:
         return ""
     low, high = (f"{x:g}".replace("-", "−").replace("inf", "∞") for x in bounds)
     return f"{low}…{high}"
 
-
-# --------------------------------------------------------------------------- lstmgen show
 
 _WIDTH = 64  # of an equation; what is longer goes on below, at a term
 
@@ -388,20 +342,19 @@ def _meanings(helpers: Sequence[Eq], order: Order) -> list[str]:
 
 
 def _equation_table(cell: Cell, order: Order, equations: Sequence[Eq]) -> list[str]:
-    known: dict[Vector, Range] = {}
+    known = ranges(cell.equations)
     rows = []
     for folded, equation in zip(equations, cell.equations, strict=True):
-        known[equation.lhs] = value_range(equation.rhs, known)
         left, _, right = text(folded, order, "show").partition(" = ")
         role = one_line(cell.roles.get(equation.lhs.name, ""))
         rows.append((left, wrap(right, _WIDTH), role, _range_text(known[equation.lhs])))
     margin = max(len(left) for left, *_ in rows)
     body = max(len(part) for _, right, *_ in rows for part in right)
     roles = min(max(len(role) for *_, role, _ in rows), 36)
-    ranges = max(len(bounds) for *_, bounds in rows)
+    widest = max(len(bounds) for *_, bounds in rows)
     lines = []
     for left, (first, *others), role, bounds in rows:
-        lines.append(f"{left:{margin}} = {first:{body}}    {role:{roles}}   {bounds:>{ranges}}")
+        lines.append(f"{left:{margin}} = {first:{body}}    {role:{roles}}   {bounds:>{widest}}")
         lines += [" " * (margin + 3) + part for part in others]
     return lines
 

@@ -16,6 +16,7 @@ from types import ModuleType
 from .. import cells
 from ..derivation.online import online
 from ..derivation.tangent import tangent
+from ..derivation.watched import watched
 from ..errors import LstmgenError, did_you_mean
 from ..language.cell import Cell
 from ..language.misuse import advice
@@ -93,7 +94,7 @@ def find_model(name: str) -> Cell | Structure:
     return load_model(plain)
 
 
-DERIVED = {"tangent": tangent, "online": online}
+DERIVED = {"tangent": tangent, "online": online, "watched": watched}
 
 
 def _derived(name: str) -> tuple[str, Callable[[Cell], Cell] | None]:

@@ -16,6 +16,7 @@ except ImportError as error:
 
 from .conversion import convert, from_torch, to_torch
 from .kernels import register
+from .monitoring import monitor
 from .network import NetworkModule, register_network
 from .recurrent import Recurrent
 from .single import RecurrentCell
@@ -26,6 +27,7 @@ __all__ = [
     "RecurrentCell",
     "convert",
     "from_torch",
+    "monitor",
     "register",
     "register_network",
     "to_torch",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import LstmgenError
+from ..monitor.training import Monitor
 from .data import Data
 from .progress import Progress
 from .state import Training, load
@@ -27,8 +28,8 @@ class Fit:
         self, network: Network, x: Any, target: Any, *, epochs: int, batch: int,
         window: int | tuple[int, int] | None, lengths: Any, weights: Any, validation: Any,
         patience: int | None, params: Mapping[str, Any] | None, seed: int, shuffle: bool,
-        augment: Augment | None, save: str | Path | None, progress: bool | None, dtype: Any,
-        memory: Mapping[str, Any],
+        augment: Augment | None, save: str | Path | None, progress: bool | None,
+        monitor: Monitor | None, dtype: Any, memory: Mapping[str, Any],
     ) -> None:  # fmt: skip
         self._network, self._module = network, network.module(dtype)
         data = Data(network, x, target, lengths, weights)
@@ -36,6 +37,12 @@ class Fit:
         self._window = _windows(window, data.per_step)
         self._patience = None if patience is None else _whole("patience", patience)
         self._seed, self._shuffle, self._augment = seed, shuffle, augment
+        if monitor is not None and not isinstance(monitor, Monitor):
+            raise LstmgenError(
+                f"monitor is a lstmgen.monitor.Monitor, not a {type(monitor).__name__}\n"
+                "  hint: monitor=Monitor(writer, every=100)"
+            )
+        self._monitor = monitor
         self._memory, self._save = memory, None if save is None else Path(save)
         self._data, self._held = data.parted(validation, seed)
         self._training = self._begun(params, dtype)
@@ -162,6 +169,8 @@ class Fit:
                 params, part.x, state, lengths=part.lengths, seed=seed, tape=False
             )
             return 0.0, state
+        if self._monitor is not None:
+            self._monitor.update(self._network, params, part, state, moments["updates"], seed)
         value, state = module.train(
             params, moments, part.x, part.target, state, lengths=part.lengths,
             weights=part.weights, seed=seed, **self._memory,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import GenerateError, LstmgenError, ToolchainError
+from ..monitor.training import Monitor
 from ..network.description import show
 from ..network.structure import Structure
 from ..runtime.toolchain import compile
@@ -151,7 +152,7 @@ class Network(Structure):
         seed: int = 0, shuffle: bool = True, augment: Augment | None = None,
         checkpoint_every: int | str | None = None, snapshots: int | None = None,
         memory: float | None = None, save: str | Path | None = None, progress: bool | None = None,
-        dtype: Any = np.float32,
+        monitor: Monitor | None = None, dtype: Any = np.float32,
     ) -> Training:  # fmt: skip
         """Train on sequences.
 
@@ -197,6 +198,8 @@ class Network(Structure):
             training goes on from it, and comes to the same bits as if it had not been interrupted.
         progress : bool, optional
             By default, a bar on a terminal, and nothing elsewhere; with True, lines elsewhere.
+        monitor : lstmgen.monitor.Monitor, optional
+            Writes what gates and gradients do, for TensorBoard. Training is the same to the bit.
         dtype : optional
             float32 or float64.
 
@@ -215,7 +218,8 @@ class Network(Structure):
         return Fit(
             self, x, target, epochs=epochs, batch=batch, window=window, lengths=lengths,
             weights=weights, validation=validation, patience=patience, params=params, seed=seed,
-            shuffle=shuffle, augment=augment, save=save, progress=progress, dtype=dtype,
+            shuffle=shuffle, augment=augment, save=save, progress=progress, monitor=monitor,
+            dtype=dtype,
             memory={"checkpoint_every": checkpoint_every, "snapshots": snapshots, "memory": memory},
         ).run()  # fmt: skip
 
