@@ -20,6 +20,7 @@ from lstmgen.targets.numpy.target import binds, init_sizes
 from lstmgen.torch import Recurrent, RecurrentCell, register
 from lstmgen.torch.kernels import Kernel, face
 from lstmgen.torch.operators import run
+from lstmgen.transcripts import pytorch
 
 SIZES = {"D": 2, "H": 3, "K": 2, "N": 2, "P": 3, "R": 2, "S": 2}
 
@@ -101,6 +102,25 @@ def stack():
 
 
 # --------------------------------------------------------------------------- any cell
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # Dynamo looks at it
+def test_compiled_steps_are_made_once_for_all_lengths(monkeypatch):
+    module = Recurrent("lstm", 3, 4, 2, dtype=torch.float64)
+    expected = [module(double(T, 2, 3))[0] for T in (3, 6)]
+    graphs, plain = [], torch.compile
+
+    def backend(graph, _inputs):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", lambda step: plain(step, backend=backend, fullgraph=True))
+    pytorch._made.cache_clear()  # functions that were made with another compiler
+    module.backend = "compiled"
+    for T, y in zip((3, 6), expected, strict=True):
+        torch.testing.assert_close(module(double(T, 2, 3))[0], y)
+    pytorch._made.cache_clear()
+    assert len(graphs) == 2  # one for each size of a layer's input
 
 
 def test_a_cell_in_a_file(tmp_path):

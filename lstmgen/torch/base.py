@@ -18,7 +18,7 @@ from .kernels import face, register
 from .operations import run_operations
 from .operators import run
 
-BACKENDS = ("auto", "c", "torch")
+BACKENDS = ("auto", "c", "torch", "compiled")
 
 
 class Cells(nn.Module):
@@ -122,13 +122,22 @@ class Cells(nn.Module):
         masks = self._whole(masks, suffix, xs[0])
         if params:
             self._same_kind(xs, params[0])
-        if self.backend == "torch" or (self.backend == "auto" and xs[0].device.type != "cpu"):
+        is_elsewhere = self.backend == "auto" and xs[0].device.type != "cpu"
+        if is_elsewhere or self.backend in ("torch", "compiled"):
             names = {
                 "parameters": self._names, "inputs": self._inputs, "states": self._states,
                 "masks": self._masks, "constants": self._constant_names,
             }  # fmt: skip
             return run_operations(
-                self._key, names, params, xs, states, masks, self._constants, self._sizes[suffix]
+                self._key,
+                names,
+                params,
+                xs,
+                states,
+                masks,
+                self._constants,
+                self._sizes[suffix],
+                self.backend == "compiled",
             )
         return run(self._key, params, xs, states, masks, self._constants, len(self._outputs))
 

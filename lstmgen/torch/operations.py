@@ -16,6 +16,7 @@ Tensors = Sequence[Tensor]
 def run_operations(
     cell: str, names: Mapping[str, Sequence[str]], params: Tensors, inputs: Tensors,
     states: Tensors, masks: Tensors, constants: Sequence[float], sizes: Mapping[str, int],
+    compiled: bool = False,
 ) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
     """A cell over a sequence: (outputs, final states), as ``operators.run``.
 
@@ -27,9 +28,12 @@ def run_operations(
         The names of the parameters, inputs, states, masks and constants, in order.
     sizes : mapping
         The cell's sizes.
+    compiled : bool
+        Whether a step goes through ``torch.compile``.
     """
     known = cell_of(cell)
-    function = sequence_function(known, {str(n): sizes[str(n)] for n in known.sizes})
+    compiled = compiled and not torch.compiler.is_compiling()
+    function = sequence_function(known, {str(n): sizes[str(n)] for n in known.sizes}, compiled)
     device = inputs[0].device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)

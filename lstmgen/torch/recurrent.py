@@ -46,8 +46,9 @@ class Recurrent(Cells):
         The size P of cells that have one, such as "lstmp": the units of the hidden state. The same
         as ``P=``.
     backend : str
-        "c" for kernels alone, "torch" for PyTorch's operations alone; "auto" for kernels where
-        tensors are on the CPU.
+        "c" for kernels alone; "torch" for PyTorch's operations alone, in a loop over steps, and
+        "compiled" for the same with each step through ``torch.compile``; "auto" for kernels where
+        tensors are on the CPU, and PyTorch's operations elsewhere.
     device, dtype
         Of the parameters.
     **sizes

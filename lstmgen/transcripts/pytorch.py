@@ -39,11 +39,11 @@ class SequenceFunction:
         arguments may be several parameters in one array; calls put them together.
     """
 
-    def __init__(self, cell: Cell, sizes: Mapping[str, int]) -> None:
-        self.cell, self.sizes = cell, dict(sizes)
+    def __init__(self, cell: Cell, sizes: Mapping[str, int], compiled: bool = False) -> None:
+        self.cell, self.sizes, self._compiled = cell, dict(sizes), compiled
         self._made = transcribe(cell, self.sizes, _TORCH)
         self.source = self._made.source
-        self._run = _loaded(self.source, cell, self.sizes)
+        self._run = _loaded(self.source, cell, self.sizes, compiled)
         self._parameters = self._shapes(cell.parameters)
         self._inputs, self._masks = self._shapes(cell.inputs), self._shapes(cell.masks)
         self._states, self._outputs = self._shapes(cell.states), self._shapes(cell.outputs)
@@ -110,7 +110,7 @@ class SequenceFunction:
         return f"SequenceFunction({self.cell.name!r}, {_listed(self.sizes)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return sequence_function, (self.cell, self.sizes)
+        return sequence_function, (self.cell, self.sizes, self._compiled)
 
     def __deepcopy__(self, memo: Any) -> SequenceFunction:
         return self  # nothing in it changes, and a copy of the cell would be another cell
@@ -134,8 +134,13 @@ class SequenceFunction:
         return x, (x.shape[0], x.shape[1])
 
 
-def sequence_function(cell: Cell, sizes: Mapping[str, int]) -> SequenceFunction:
+def sequence_function(
+    cell: Cell, sizes: Mapping[str, int], compiled: bool = False
+) -> SequenceFunction:
     """The function of a cell of given sizes; the same one for the same cell and sizes.
+
+    Where it is ``compiled``, a step goes through ``torch.compile``: the loop over steps stays in
+    Python, so that it is compiled once for all lengths.
 
     Raises
     ------
@@ -156,15 +161,17 @@ def sequence_function(cell: Cell, sizes: Mapping[str, int]) -> SequenceFunction:
     for name in needed:
         if int(sizes[name]) != sizes[name] or sizes[name] < 1:
             raise LstmgenError(f"{cell.name}: the size {name} is {sizes[name]!r}, not 1 or more")
-    return _made(cell, tuple((name, int(sizes[name])) for name in needed))
+    return _made(cell, tuple((name, int(sizes[name])) for name in needed), compiled)
 
 
 @lru_cache(maxsize=128)
-def _made(cell: Cell, sizes: tuple[tuple[str, int], ...]) -> SequenceFunction:
-    return SequenceFunction(cell, dict(sizes))
+def _made(cell: Cell, sizes: tuple[tuple[str, int], ...], compiled: bool) -> SequenceFunction:
+    return SequenceFunction(cell, dict(sizes), compiled)
 
 
-def _loaded(source: str, cell: Cell, sizes: Mapping[str, int]) -> Callable[..., Any]:
+def _loaded(
+    source: str, cell: Cell, sizes: Mapping[str, int], compiled: bool
+) -> Callable[..., Any]:
     filename = f"<PyTorch transcript of {cell.name}, {_listed(sizes)}>"
     try:
         module = load_python(source, "_lstmgen_transcript", filename)
@@ -173,6 +180,8 @@ def _loaded(source: str, cell: Cell, sizes: Mapping[str, int]) -> Callable[..., 
             "running a cell with PyTorch needs it to be installed\n"
             "  hint: pip install 'lstmgen[torch]'"
         ) from error
+    if compiled and hasattr(module, "step"):  # without a recurrence there are no steps
+        module.__dict__["step"] = module.torch.compile(module.step)
     run: Callable[..., Any] = module.sequence
     # torch.compile imports the module that globals name, and would find none, or another one
     del module.__name__
