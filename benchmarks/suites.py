@@ -13,10 +13,10 @@ from lstmgen.benchmark.contenders import (
     JaxScan,
     TorchKernel,
     TorchLoop,
-    reference_of,
 )
 from lstmgen.benchmark.problem import INFERENCE, STEP, TRAINING, Problem
 from lstmgen.benchmark.race import Entry
+from lstmgen.conventions import reference_of
 
 from . import gradbench
 from .c_steps import GeneratedFromC, PlainC

@@ -360,7 +360,7 @@ def test_text_is_tidy():
 def test_sources_are_about_their_cells():
     """What is the same for all is in the runtime: a source is short enough to be read."""
     for dtype in ("float32", "float64"):
-        assert emitted(cells.get("lstm"), dtype, ())["lstm.c"].count("\n") <= 610
+        assert emitted(cells.get("lstm"), dtype, ())["lstm.c"].count("\n") <= 620
     runtimes = {emitted(cell, dtype, ())["lstmgen_runtime.h"]
                 for cell in REFERENCE for dtype in ("float32", "float64")}  # fmt: skip
     assert len(runtimes) == 1

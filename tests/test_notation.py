@@ -584,6 +584,14 @@ PIECES = [
 SEEDS = [MGU, *(write_cell(lstmgen.cells.get(n)) for n in ("slstm", "delta_net", "lstmp"))]
 
 
+def test_a_role_with_a_product_in_it_survives():
+    long = "what a person wrote who took the role for the place of the equation"
+    assert_survives(read_cell(
+        f"name: a\noutput: h\nroles: n = {long}, h = {long} = tanh(W @ x)\n"
+        "n = tanh(W @ x + U @ h)\nh.next = 0.5 * h + n\n"
+    ))  # fmt: skip
+
+
 @settings(max_examples=300)
 @given(st.integers(0, 2**32))
 def test_what_is_nearly_a_cell_is_read_or_refused(seed):

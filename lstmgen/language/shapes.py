@@ -268,7 +268,8 @@ class Shapes:
         matrix, operand = product.args[:2]
         hint = f"a matrix fits one size only: use another for {short(operand)}, such as another "
         hint += "member of its family"
-        if len(self._infer(operand, where)) > 1:  # a product of two matrices, to most readers
+        # a product of two matrices, to most readers
+        if not getattr(matrix, "heads", ()) and len(self._infer(operand, where)) > 1:
             hint = f"{matrix} multiplies along the last axis; along the one before, write "
             hint += f"({matrix} @ {bound(operand)}.T).T"
         return CellError(

@@ -157,6 +157,8 @@ def _lines(header: Header) -> list[str]:
 
 def _list(word: str, values: list[str]) -> list[str]:
     """A header line of several values, which are not broken."""
+    if any("@" in value for value in values):  # a line below would read like an equation
+        return [f"{word}: {', '.join(values)}"]
     lines = [f"{word}: {values[0]}"]
     for value in values[1:]:
         lines[-1] += ","
