@@ -1,4 +1,4 @@
-"""The distributed example: as many processes as one likes, killed where one likes, are one curve."""
+"""The distributed example: any number of processes, killed in any place, have one loss curve."""
 
 from __future__ import annotations
 

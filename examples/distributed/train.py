@@ -337,7 +337,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--text", type=Path, metavar="FILE", help="learn this text instead")
     parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "output",
+        "--out", type=Path, default=Path(__file__).resolve().parents[1] / "output" / "distributed",
         help="where checkpoint, curve and log are; a run goes on from what it finds there",
     )  # fmt: skip
     args = parser.parse_args(arguments)
