@@ -27,13 +27,20 @@ import figures
 
 HERE = Path(__file__).resolve().parent
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=3")
-DATE = 400  # the update, about, in which the worker is killed
+EVERY = "100"  # updates from one checkpoint to the next
+DATE = 450  # the update, about, in which the worker is killed
+STYLES = (
+    {"color": "0.75", "lw": 4},
+    {"color": figures.THEIRS, "lw": 1.6},
+    {"color": figures.OURS, "lw": 0.7},
+)
 
 
 def run(out: Path, launcher: tuple[str, ...], options: list[str], kill: bool = False) -> None:
     """Train, and kill the second worker in the middle of it."""
     modules = ("-m", *launcher) if launcher else ()
-    command = [sys.executable, *modules, str(HERE / "train.py"), "--out", str(out), *options]
+    command = [sys.executable, *modules, str(HERE / "train.py"), "--out", str(out)]
+    command += ["--every", EVERY, *options]
     environment = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command, env=environment, stderr=subprocess.DEVNULL if kill else None
@@ -69,48 +76,66 @@ def draw(path: Path, runs: dict[str, Path]) -> None:
     plt = figures.pyplot()
     if plt is None:
         return
-    curves = [curve(out) for out in runs.values()]
-    grid = {"height_ratios": [3, 1.2], "width_ratios": [1.5, 1]}
-    figure, axes = plt.subplots(2, 2, figsize=(10, 4.6), gridspec_kw=grid, layout="constrained")
-    (loss, progress), (difference, blank) = axes
-    styles = (
-        {"color": "0.78", "lw": 5},
-        {"color": figures.THEIRS, "lw": 2},
-        {"color": figures.OURS, "lw": 0.8},
-    )
-    for (name, _), values, style in zip(runs.items(), curves, styles, strict=True):
-        loss.plot(values, label=name, **style)
-    for values, style in zip(curves[1:], styles[1:], strict=True):
-        # where two are equal, a logarithm has no place
-        difference.semilogy(np.maximum(np.abs(values - curves[0]), 1e-8), **style)
-    loss.set_title("bits per character of each batch", loc="left")
-    loss.legend(frameon=False)
-    loss.sharex(difference)
-    loss.tick_params(labelbottom=False)
-    difference.set_title("the difference to one process (float32)", loc="left")
-    difference.set_xlabel("update")
+    from PIL import Image  # matplotlib needs it, too
 
+    curves = [curve(out) for out in runs.values()]
     told = events(list(runs.values())[-1])
     starts = [k for k, event in enumerate(told) if "start" in event]
-    begin = told[0]["time"]
+    lost, again = told[starts[1] - 1], told[starts[1]]["start"]  # the last update, and the next
+
+    figure, axes = plt.subplot_mosaic(
+        [["loss", "progress"], ["difference", "progress"]], figsize=(10, 4.8),
+        height_ratios=[3, 1], width_ratios=[1.6, 1], layout="constrained",
+    )  # fmt: skip
+    loss, difference, progress = axes["loss"], axes["difference"], axes["progress"]
+    near = loss.inset_axes([0.42, 0.4, 0.56, 0.58])
+    for axis, scale in ((loss, 1.0), (near, 1.4)):
+        for (name, _), values, style in zip(runs.items(), curves, STYLES, strict=True):
+            axis.plot(values, label=name, **{**style, "lw": scale * style["lw"]})
+    shown = slice(max(0, again - 10), lost["step"] + 12)
+    part = np.concatenate([values[shown] for values in curves])
+    near.set_xlim(shown.start, shown.stop - 1)
+    near.set_ylim(part.min() - 0.05, part.max() + 0.05)
+    near.axvspan(again, lost["step"], color="0.94", lw=0)
+    near.set_title("grey: done again", fontsize="small", loc="right", pad=3)
+    near.tick_params(labelsize="small")
+    near.spines[["top", "right"]].set_visible(True)
+    loss.indicate_inset_zoom(near, edgecolor="0.4")
+    loss.set_title("bits per character in each batch", loc="left")
+    loss.sharex(difference)
+    loss.tick_params(labelbottom=False)
+    loss.set_ylim(curves[0].min() - 0.2, curves[0].max() + 0.2)
+
+    for values, style in zip(curves[1:], STYLES[1:], strict=True):
+        # where two are equal, a logarithm has no place
+        difference.semilogy(np.maximum(np.abs(values - curves[0]), 1e-8), **style)
+    difference.set_title(
+        "difference to one process: rounding in float32, which training enlarges", loc="left"
+    )
+    difference.set_xlabel("update")
+
     for first, last in zip(starts, [*starts[1:], len(told)], strict=True):
-        part = [event for event in told[first:last] if "step" in event]
-        seconds = [event["time"] - begin for event in part]
-        progress.plot(seconds, [event["step"] for event in part], color=figures.OURS, lw=1.8)
-    lost = told[starts[1] - 1]
-    again = lost["step"] + 1 - told[starts[1]]["start"]
-    killed = lost["time"] - begin, lost["step"]
+        steps = [event for event in told[first:last] if "step" in event]
+        seconds = [event["time"] - told[0]["time"] for event in steps]
+        progress.plot(seconds, [event["step"] for event in steps], **{**STYLES[2], "lw": 2})
+    killed = lost["time"] - told[0]["time"], lost["step"]
     progress.plot(*killed, marker="X", color="black", ms=8, ls="")
-    progress.axhline(told[starts[1]]["start"], color="0.6", lw=0.8, ls=":")
+    progress.axhline(again, color="0.6", lw=0.8, ls=":")
+    words = f"a worker is killed:\n{lost['step'] + 1 - again} updates are done again"
     where = {"xytext": (0, 14), "textcoords": "offset points", "ha": "center"}
-    progress.annotate(f"a worker is killed;\n{again} updates are done again", killed, **where)
-    progress.set_ylim(0, 1.18 * max(event.get("step", 0) for event in told))
-    progress.set_title("the update in work, over seconds", loc="left")
-    blank.axis("off")
-    progress.set_xlabel("seconds since the first update; dotted: the last checkpoint")
+    progress.annotate(words, killed, **where)
+    progress.text(0, again, "last checkpoint", va="bottom", color="0.4", fontsize="small")
+    progress.set_ylim(0, 1.05 * max(event.get("step", 0) for event in told))
+    progress.set_title("update in work, over seconds", loc="left")
+    figure.legend(
+        *loss.get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)
     plt.close(figure)
+    with Image.open(path) as image:  # few colours make a small file
+        few = image.convert("RGB").quantize(64)
+    few.save(path, optimize=True)
     print(f"Plot: {path}")
 
 
