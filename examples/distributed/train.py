@@ -48,10 +48,12 @@ CHECKPOINT, CURVE, LOG = "checkpoint.pt", "loss.csv", "log.jsonl"
 class CharacterModel(nn.Module):
     """What the next character may be, at each place of a text."""
 
-    def __init__(self, cell: lstmgen.Cell, characters: int, hidden: int) -> None:
+    def __init__(
+        self, cell: lstmgen.Cell, characters: int, hidden: int, sizes: dict[str, int]
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(characters, EMBEDDING)
-        self.layer = Recurrent(cell, EMBEDDING, hidden, **other_sizes(cell, hidden))
+        self.layer = Recurrent(cell, EMBEDDING, hidden, **sizes)
         if len(cell.outputs) > 1:
             raise lstmgen.LstmgenError(f"{cell.name} has several outputs; this model takes one")
         self.readout = nn.Linear(self.layer.output_size, characters)
@@ -213,7 +215,8 @@ def train(args: argparse.Namespace) -> None:
     text = vocabulary.encode(training)
     cell = find_cell(args.cell)
     torch.manual_seed(args.seed)
-    model = CharacterModel(cell, len(vocabulary), args.hidden)
+    sizes = dict(args.size) or other_sizes(cell, args.hidden)
+    model = CharacterModel(cell, len(vocabulary), args.hidden, sizes)
 
     # what decides the curve, and so has to be the same everywhere and in a run that goes on
     settings = {
@@ -221,6 +224,7 @@ def train(args: argparse.Namespace) -> None:
         for name in ("hidden", "batch", "window", "dropout", "rate", "seed", "dtype")
     }
     settings["cell"] = register(cell)  # its name and its equations
+    settings["sizes"] = sizes
     settings["text"] = hashlib.sha256(training.encode()).hexdigest()
     everywhere: list[Any] = [None] * processes
     dist.all_gather_object(everywhere, (settings, [socket.gethostname(), os.getpid()]))
@@ -313,12 +317,21 @@ def bits(loss: Any) -> float:
 # ---------------------------------------------------------------------- the command
 
 
+def size(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    return name, positive(number)
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     cell = "a name that `lstmgen cells` lists, or your own, my_cell.cell (default: lstm)"
     parser.add_argument("--cell", default="lstm", help=cell)
+    parser.add_argument(
+        "--size", type=size, action="append", default=[], metavar="NAME=NUMBER",
+        help="another size of the cell, such as heads, N=4 for slstm (default: half of --hidden)",
+    )  # fmt: skip
     for name, default, told in (
         ("hidden", 128, "units of the cell"),
         ("batch", 32, "windows of text in an update, over all processes"),
@@ -351,6 +364,8 @@ def main(arguments: list[str] | None = None) -> None:
     join()
     try:
         train(args)
+    except lstmgen.LstmgenError as error:
+        raise SystemExit(f"error: {error}") from None
     finally:
         dist.destroy_process_group()
 
