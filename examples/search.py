@@ -295,7 +295,9 @@ def plot(study: Any, path: Path) -> None:
         axis.set_title(name, loc="left")
         axis.set_xlabel("units")
     axes[0, 0].set_ylabel("error, in sunspots")
-    axes[0, 0].set_ylim(best - 1, np.quantile([t.value for t in trials], 0.95) + 1)
+    # the best of each cell is in sight; what went wrong need not be
+    tops = [min(t.value for t in trials if t.params["cell"] == name) for name in names]
+    axes[0, 0].set_ylim(best - 1, max(*tops, np.quantile([t.value for t in trials], 0.95)) + 1)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
     plt.close(figure)

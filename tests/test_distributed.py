@@ -113,6 +113,7 @@ def alone(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_killed_workers_leave_no_trace_in_the_curve(alone, tmp_path):
     script = tmp_path / "dying.py"
     script.write_text(DYING.format(folder=str(FOLDER)), encoding="utf-8")
@@ -143,6 +144,7 @@ def test_killed_workers_leave_no_trace_in_the_curve(alone, tmp_path):
     assert curve(tmp_path / "out") == pytest.approx(curve(alone), rel=0, abs=1e-10)
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(alone, tmp_path):
     output = torchrun(FOLDER / "train.py", tmp_path, "--steps", "30")
     assert "2 processes, from update 0 on" in output
@@ -157,7 +159,8 @@ def test_what_would_be_another_curve_is_refused(alone):
     assert done.stderr == f"error: rate is 0.1, and in the checkpoint in {alone} 0.005\n"
 
 
-def test_a_launch_that_could_not_restart_is_refused(tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_a_launch_that_could_not_restart_is_refused(tmp_path):
     """New workers would wait for those that died, without a word."""
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1")
     done = run(*launch, "--max-restarts=1", FOLDER / "train.py", *TINY, "--out", tmp_path,

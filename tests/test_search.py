@@ -98,6 +98,7 @@ def script(tmp_path: Path, what: str, times: str = "search.ALIVE, search.DEAD") 
     return path
 
 
+@pytest.mark.slow
 def test_workers_share_a_database_and_a_study_goes_on(tmp_path):
     storage = f"sqlite:///{tmp_path / 'search.db'}"
     both = [start(script(tmp_path, "together"), storage, "--trials", "6") for _ in range(2)]
@@ -127,6 +128,7 @@ def test_workers_share_a_database_and_a_study_goes_on(tmp_path):
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_trial_of_a_killed_worker_is_taken_up_again(tmp_path):
     storage = f"sqlite:///{tmp_path / 'search.db'}"
     end(start(script(tmp_path, "killed", "1, 4"), storage, "--trials", "1"), status=-signal.SIGKILL)
