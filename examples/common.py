@@ -1,4 +1,4 @@
-"""What the two examples share: their options, and a network around any cell."""
+"""What the examples share: their options, and a network around any cell."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def add_common_options(parser: argparse.ArgumentParser, *, hidden: int, epochs: 
         help="the language of the generated code (default: c where there is a compiler)",
     )
     parser.add_argument(
-        "--hidden", type=_positive, default=hidden, help="units of the cell (default: %(default)s)"
+        "--hidden", type=positive, default=hidden, help="units of the cell (default: %(default)s)"
     )
     parser.add_argument(
         "--epochs",
-        type=_positive,
+        type=positive,
         default=epochs,
         help="passes over the training part (default: %(default)s)",
     )
@@ -48,7 +48,7 @@ def add_common_options(parser: argparse.ArgumentParser, *, hidden: int, epochs: 
     parser.add_argument("--no-plot", action="store_true", help="draw nothing")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("has to be 1 or more")
@@ -64,12 +64,16 @@ def find_cell(name: str) -> lstmgen.Cell:
         raise SystemExit(f"error: {error}") from None
 
 
-def layer(cell: lstmgen.Cell, hidden: int) -> lstmgen.Layer:
-    """A layer of ``hidden`` units. Sizes that only some cells have (lstmp: P) are half of that."""
+def other_sizes(cell: lstmgen.Cell, hidden: int) -> dict[str, int]:
+    """The sizes that only some cells have (lstmp: P): half of ``hidden``."""
     told = {"H", *(str(n) for v in cell.inputs for n in cell.shape(v))}
-    others = {str(n): max(1, hidden // 2) for n in cell.sizes if str(n) not in told}
+    return {str(n): max(1, hidden // 2) for n in cell.sizes if str(n) not in told}
+
+
+def layer(cell: lstmgen.Cell, hidden: int) -> lstmgen.Layer:
+    """A layer of ``hidden`` units."""
     try:
-        return lstmgen.Layer(cell, hidden, name=LAYER, **others)
+        return lstmgen.Layer(cell, hidden, name=LAYER, **other_sizes(cell, hidden))
     except lstmgen.LstmgenError as error:
         raise SystemExit(f"error: {error}") from None
 

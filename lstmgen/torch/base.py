@@ -147,7 +147,7 @@ class Cells(nn.Module):
         if x.dtype != parameter.dtype and not torch.is_autocast_enabled(x.device.type):
             raise TypeError(
                 f"x is {x.dtype}, and the parameters are {parameter.dtype}\n"
-                "  hint: x.to(module.dtype), or module.to(x.dtype)"
+                f"  hint: x.to({parameter.dtype}), or module.to({x.dtype})"
             )
 
     def _starts(self, suffix: str, rows: int, like: Tensor) -> list[Tensor]:
