@@ -1,4 +1,4 @@
-"""What the two examples share: their options, and a network around any cell."""
+"""What examples share: their options, and a network around any cell."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def add_common_options(parser: argparse.ArgumentParser, *, hidden: int, epochs: 
         help="the language of the generated code (default: c where there is a compiler)",
     )
     parser.add_argument(
-        "--hidden", type=_positive, default=hidden, help="units of the cell (default: %(default)s)"
+        "--hidden", type=positive, default=hidden, help="units of the cell (default: %(default)s)"
     )
     parser.add_argument(
         "--epochs",
-        type=_positive,
+        type=positive,
         default=epochs,
         help="passes over the training part (default: %(default)s)",
     )
@@ -48,7 +48,7 @@ def add_common_options(parser: argparse.ArgumentParser, *, hidden: int, epochs: 
     parser.add_argument("--no-plot", action="store_true", help="draw nothing")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("has to be 1 or more")
