@@ -349,7 +349,7 @@ def plot(path: Path, series: Series, judged: dict[str, Judged], runs: dict[str, 
     draw_errors(figure.add_subplot(grid[1, 0]), judged)
     draw_training(figure.add_subplot(grid[1, 1]), runs)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=85, pil_kwargs={"optimize": True})
     plt.close(figure)
     print(f"Plot: {shown(path)}")
 

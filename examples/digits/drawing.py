@@ -11,7 +11,8 @@ from features import STEP, log_mel, mixed
 from speech import ACCENTS, DIGITS, TEST, Part
 
 CONFUSED_AT = 0  # dB
-COLOURS = (figures.OURS, figures.THEIRS, "#56B4E9", "0.65", "0.35")  # of the rows of the table
+COLOURS = (figures.OURS, figures.THEIRS, "#56B4E9")  # of networks
+GREYS = ("0.65", "0.35")  # of regressions
 SHOWN, SHOWN_AT = ("seven", "nine"), (20, 0)  # words, and dB
 
 
@@ -56,14 +57,17 @@ def draw_sounds(figure: Any, axes: list[Any], parts: dict[str, Part]) -> None:
     axes[0].set_ylabel(f"{bands.shape[1]} mel bands")
 
 
+def styles(networks: int, regressions: int) -> list[dict[str, Any]]:
+    """How the lines of the table's rows are drawn."""
+    solid = [{"color": c, "lw": 1.6 if k else 2.2} for k, c in enumerate(COLOURS[:networks])]
+    return [*solid, *({"color": c, "lw": 1.2, "ls": "--"} for c in GREYS[:regressions])]
+
+
 def draw_training(axis: Any, curves: dict[str, list[float]], levels: dict[str, float]) -> None:
-    for label, colour in zip((*curves, *levels), COLOURS, strict=True):
-        if label in curves:
-            epochs = range(1, len(curves[label]) + 1)
-            width = 2.2 if colour == COLOURS[0] else 1.6
-            axis.plot(epochs, 100 * np.array(curves[label]), color=colour, lw=width, label=label)
-        else:
-            axis.axhline(100 * levels[label], color=colour, lw=1.2, ls="--", label=label)
+    for (label, curve), style in zip(curves.items(), styles(len(curves), 0), strict=True):
+        axis.plot(range(1, len(curve) + 1), 100 * np.array(curve), label=label, **style)
+    for (label, level), style in zip(levels.items(), styles(0, len(levels)), strict=True):
+        axis.axhline(100 * level, label=label, **style)
     axis.set_title("Validation voices, % recognised", loc="left")
     axis.set_xlabel("epoch")
     axis.set_ylim(top=101)
@@ -73,11 +77,9 @@ def draw_training(axis: Any, curves: dict[str, list[float]], levels: dict[str, f
 def draw_noise(
     axis: Any, found: dict[str, list[float]], snrs: tuple[int, ...], trained: tuple[float, float]
 ) -> None:
-    for (label, row), colour in zip(found.items(), COLOURS, strict=True):
-        networks = "regression" not in label
-        width = 2.2 if colour == COLOURS[0] else 1.6
-        style = {"ls": "-" if networks else "--", "lw": width if networks else 1.2}
-        axis.plot(snrs, 100 * np.array(row[: len(snrs)]), "o", ms=3, color=colour, **style)
+    of_rows = styles(len(found) - len(GREYS), len(GREYS))
+    for row, style in zip(found.values(), of_rows, strict=True):
+        axis.plot(snrs, 100 * np.array(row[: len(snrs)]), marker="o", ms=3, **style)
     low, high = min(snrs), max(snrs)
     axis.axvspan(low - 1, trained[0], color="0.93", lw=0)
     axis.text(low, 3, "louder than\nany noise\nin training", fontsize="small", color="0.35")

@@ -249,6 +249,8 @@ def main() -> int:
         f"nn.GRU, 2 × {h} units": lambda: theirs(nn.GRU, h),
         f"nn.LSTM, 2 × {h} units": lambda: theirs(nn.LSTM, h),
     }
+    if args.quick:
+        del makes[f"nn.LSTM, 2 × {h} units"]
     runs: dict[str, Run] = {}
     for label, make in makes.items():
         run = runs[label] = train(make, training, validation, args)
@@ -294,13 +296,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--hidden", type=positive, default=48, help="units of each direction (default: 48)"
     )
-    parser.add_argument("--epochs", type=positive, default=12, help="(default: %(default)s)")
+    parser.add_argument("--epochs", type=positive, help="(default: 12; with --quick 8)")
     parser.add_argument(
         "--batch", type=positive, help="sequences of an update (default: 64; with --quick 16)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
     parser.add_argument(
-        "--quick", action="store_true", help="fewer voices, which are too few: to see that it runs"
+        "--quick",
+        action="store_true",
+        help="to see that it runs: fewer voices, which are too few, and no LSTM",
     )
     parser.add_argument(
         "--out",
@@ -311,6 +315,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--no-plot", action="store_true", help="draw nothing")
     args = parser.parse_args()
+    if args.epochs is None:
+        args.epochs = 8 if args.quick else 12
     if args.batch is None:
         args.batch = 16 if args.quick else 64
     return args
