@@ -1,4 +1,4 @@
-"""What the examples share: their options, and a network around any cell."""
+"""What examples share: their options, and a network around any cell."""
 
 from __future__ import annotations
 
