@@ -88,7 +88,7 @@ class Cells(nn.Module):
 
     def _started(self, width: int) -> dict[str, Any]:
         """What the parameters and constants of a cell start with."""
-        seed = int(torch.randint(2**31, ()).item())
+        seed = int(torch.randint(2**31, (), device="cpu").item())
         of, told = face(self._key), binds(self.cell)
         for name in of.sizes:
             if name not in self._given and name not in told.values():

@@ -73,7 +73,7 @@ class NetworkModule(nn.Module):
                 self.get_submodule(part).register_buffer(own, made)
 
     def _started(self) -> dict[str, Any]:
-        f, seed = tables(self._key), int(torch.randint(2**31, ()).item())
+        f, seed = tables(self._key), int(torch.randint(2**31, (), device="cpu").item())
         try:
             made = f.init(self.input_size, seed=seed, dtype=np.float64)
         except TypeError as error:
