@@ -170,15 +170,6 @@ def test_hooks_of_a_module(module):
     assert seen == [(5, 2, 4)]
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit")
-def test_a_traced_module_computes_the_same(module):
-    x = double(5, 2, 3)
-    with torch.no_grad():
-        traced = torch.jit.trace(module, (x,), check_trace=False)
-        longer = double(5, 4, 3, seed=9)
-        torch.testing.assert_close(traced(longer)[0], module(longer)[0])
-
-
 def test_a_network_on_no_device():
     from lstmgen import Layer, Network, Readout
 
