@@ -269,7 +269,7 @@ class Shapes:
         hint = f"a matrix fits one size only: use another for {short(operand)}, such as another "
         hint += "member of its family"
         # a product of two matrices, to most readers
-        if not getattr(matrix, "heads", ()) and len(self._infer(operand, where)) > 1:
+        if len(self._infer(matrix, where)) == 2 and len(self._infer(operand, where)) > 1:
             hint = f"{matrix} multiplies along the last axis; along the one before, write "
             hint += f"({matrix} @ {bound(operand)}.T).T"
         return CellError(
